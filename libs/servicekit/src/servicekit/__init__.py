@@ -1,0 +1,1 @@
+"""The bootstrap that every AgentTeams service shares. Imports no service."""

@@ -1,0 +1,134 @@
+"""Calls to our own services: deadline, identity, typed errors, retries.
+
+A plain wrapper around stubs rather than gRPC client interceptors: in
+grpc.aio every interceptor costs a task a call, and a deadline in the service
+config fires early (docs/adr/0003-rpc-wrapper.md).
+"""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import grpc
+
+from servicekit import telemetry
+from servicekit.context import current_caller, remaining_s
+from servicekit.errors import DeadlineExceeded, error_from_rpc
+from servicekit.identity import TokenIssuer
+
+Response = TypeVar("Response")
+
+_REPLY_MARGIN_S = 0.02  # what a server keeps of its caller's deadline for its own reply
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                # UNAVAILABLE only: every call of ours is safe to repeat (request ids, sequences).
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """A channel to `host:port` that reconnects by itself, within a second of a restart."""
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ],
+    )
+
+
+class RpcClient:
+    """Makes calls as the current caller, within the current deadline.
+
+    Args:
+        channel: Where to; the owner closes it.
+        issuer: Makes the token that says who the caller is.
+        default_timeout: For calls that name none.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, issuer: TokenIssuer, default_timeout: timedelta) -> None:
+        self.channel = channel
+        self._issuer = issuer
+        self._default_s = default_timeout.total_seconds()
+
+    async def unary(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[Any, Response]",
+        request: object,
+        *,
+        timeout: timedelta | None = None,
+    ) -> Response:
+        """One request, one response.
+
+        Raises:
+            ServiceError: What the server said, or why it could not be asked.
+        """
+        try:
+            return await method(request, timeout=self._timeout_s(timeout), metadata=self._metadata())
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def client_stream(
+        self,
+        method: "grpc.aio.StreamUnaryMultiCallable[Any, Response]",
+        requests: AsyncIterator[object],
+        *,
+        timeout: timedelta | None = None,
+    ) -> Response:
+        """Many requests, one response. Raises as `unary`."""
+        try:
+            return await method(requests, timeout=self._timeout_s(timeout), metadata=self._metadata())
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def server_stream(
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[Any, Response]",
+        request: object,
+        *,
+        timeout: timedelta | None = None,
+    ) -> AsyncIterator[Response]:
+        """One request, many responses; closing the iterator cancels the call. Raises as `unary`."""
+        call = method(request, timeout=self._timeout_s(timeout), metadata=self._metadata())
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        finally:
+            call.cancel()
+
+    def _timeout_s(self, timeout: timedelta | None) -> float:
+        wanted = self._default_s if timeout is None else timeout.total_seconds()
+        left = remaining_s()
+        if left is None:
+            return wanted
+        if left <= _REPLY_MARGIN_S:
+            raise DeadlineExceeded("no time is left for another call", reason="DEADLINE_TOO_SHORT")
+        return min(wanted, left - _REPLY_MARGIN_S)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        metadata = [("authorization", f"Bearer {self._issuer.token(current_caller())}")]
+        telemetry.inject(metadata)
+        return metadata

@@ -1,0 +1,25 @@
+"""Settings that every service has. The only place, with each service's own
+`settings.py`, that reads the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServerSettings(BaseSettings):
+    """Read from variables with the prefix AGENTTEAMS_, such as AGENTTEAMS_PORT."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTTEAMS_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of /metrics; 0 switches it off.")
+    identity_key_file: Path = Field(description="File with the key that signs tokens between services.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_delay_s: float = Field(
+        0.0, ge=0, description="Seconds between NOT_SERVING and the end of new calls; 5 on a cluster."
+    )
+    grace_s: float = Field(20.0, ge=0, description="Seconds that calls in flight get at a stop.")
+    otlp_endpoint: str | None = Field(None, description="OTLP/gRPC collector for traces; none: no traces.")

@@ -1,0 +1,161 @@
+"""What happens around every call that a server answers.
+
+One interceptor with a fixed order - trace, metrics, request log, errors,
+identity, deadline - because each further interceptor of grpc.aio costs a
+coroutine a call. Health and reflection are left alone: probes have no token.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from opentelemetry.trace import SpanKind
+
+from servicekit import telemetry
+from servicekit.context import set_call
+from servicekit.errors import (
+    DETAILS_KEY,
+    DeadlineExceeded,
+    ServiceError,
+    Unauthenticated,
+    status_from_error,
+)
+from servicekit.identity import TokenVerifier
+
+log = structlog.get_logger()
+
+_PUBLIC = ("/grpc.health.", "/grpc.reflection.")
+_OWN_SHARE_S = 0.02  # kept of the caller's deadline for our own reply
+_LEAST_S = 0.1  # with less than this left no call can end well
+_SERVER_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+# A string: grpc's classes are generic in their type stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Traces, measures, logs, authenticates and maps the errors of every call."""
+
+    def __init__(self, verifier: TokenVerifier) -> None:
+        self._verifier = verifier
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Wraps a method's handler, once."""
+        method = handler_call_details.method
+        wrapped = self._handlers.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or method.startswith(_PUBLIC):
+                return handler
+            wrapped = self._handlers[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            inner_stream: Any = handler.unary_stream
+
+            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                call = _Call(method, context, self._verifier)
+                try:
+                    with call.begin():
+                        async for response in inner_stream(request, context):
+                            yield response
+                except BaseException as error:
+                    await call.fail(error)
+                    raise
+                finally:
+                    call.end()
+
+            return grpc.unary_stream_rpc_method_handler(stream, **codec)
+
+        inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def unary(request: Any, context: Any) -> Any:
+            call = _Call(method, context, self._verifier)
+            try:
+                with call.begin():
+                    return await inner(request, context)
+            except BaseException as error:
+                await call.fail(error)
+                raise
+            finally:
+                call.end()
+
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(unary, **codec)
+        return grpc.unary_unary_rpc_method_handler(unary, **codec)
+
+
+class _Call:
+    """One call from begin to end."""
+
+    def __init__(self, method: str, context: Any, verifier: TokenVerifier) -> None:
+        self._method = method
+        self._context = context
+        self._verifier = verifier
+        self._started = time.perf_counter()
+        self._code = grpc.StatusCode.OK
+
+    def begin(self) -> Any:
+        """Sets caller and deadline for the handler; returns its span as a context manager."""
+        metadata = {
+            key: value for key, value in self._context.invocation_metadata() if isinstance(value, str)
+        }
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        if scheme != "Bearer":
+            raise Unauthenticated(
+                "the call carries no token: send metadata authorization: Bearer <token>",
+                reason="UNAUTHENTICATED",
+            )
+        caller = self._verifier.verify(token)
+        left = self._context.time_remaining()
+        if left is not None:
+            left -= _OWN_SHARE_S
+            if left < _LEAST_S - _OWN_SHARE_S:
+                raise DeadlineExceeded(
+                    f"{max(0, left * 1000):.0f} ms are left, at least {_LEAST_S * 1000:.0f} ms are needed",
+                    reason="DEADLINE_TOO_SHORT",
+                )
+        set_call(caller, left)
+        if not telemetry.tracing_enabled():
+            return nullcontext()
+        return telemetry.tracer().start_as_current_span(
+            self._method.lstrip("/"), context=telemetry.extract(metadata), kind=SpanKind.SERVER
+        )
+
+    async def fail(self, error: BaseException) -> None:
+        """Ends the call with the error's status; what is no error of ours is logged with its trace."""
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            self._code = grpc.StatusCode.CANCELLED
+            return
+        if isinstance(error, grpc.aio.AbortError):
+            self._code = grpc.StatusCode.UNKNOWN
+            return
+        status = status_from_error(error)
+        self._code = error.code if isinstance(error, ServiceError) else grpc.StatusCode.INTERNAL
+        if not isinstance(error, ServiceError):
+            log.error("call_failed", method=self._method, exc_info=error)
+        elif self._code in _SERVER_FAULTS:
+            log.warning("call_failed", method=self._method, code=self._code.name, message=error.message)
+        await self._context.abort(
+            self._code, status.message, trailing_metadata=((DETAILS_KEY, status.SerializeToString()),)
+        )
+
+    def end(self) -> None:
+        """Counts the call."""
+        seconds = time.perf_counter() - self._started
+        telemetry.RPC_SECONDS.labels(self._method, self._code.name).observe(seconds)
+        log.debug("call_served", method=self._method, code=self._code.name, seconds=seconds)
