@@ -44,6 +44,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The team's manifest refers to something that is not there. Retry later."""
     ERROR_REASON_TOO_MANY_RUNS: _ErrorReason.ValueType  # 22
     """As many runs as allowed are active. Retry after the given delay."""
+    ERROR_REASON_RUN_LIMIT_REACHED: _ErrorReason.ValueType  # 23
+    """A limit of the team's manifest was reached (turns, tool calls, tokens)."""
+    ERROR_REASON_RUN_TIMEOUT: _ErrorReason.ValueType  # 24
+    """The run took longer than the team's limits.runTimeoutSeconds."""
+    ERROR_REASON_RUN_ABANDONED: _ErrorReason.ValueType  # 25
+    """The process that worked on the run is gone. Ask again."""
+    ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 26
+    """Somebody cancelled the run."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No session of that name for this caller."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -109,6 +117,14 @@ ERROR_REASON_TEAM_NOT_READY: ErrorReason.ValueType  # 21
 """The team's manifest refers to something that is not there. Retry later."""
 ERROR_REASON_TOO_MANY_RUNS: ErrorReason.ValueType  # 22
 """As many runs as allowed are active. Retry after the given delay."""
+ERROR_REASON_RUN_LIMIT_REACHED: ErrorReason.ValueType  # 23
+"""A limit of the team's manifest was reached (turns, tool calls, tokens)."""
+ERROR_REASON_RUN_TIMEOUT: ErrorReason.ValueType  # 24
+"""The run took longer than the team's limits.runTimeoutSeconds."""
+ERROR_REASON_RUN_ABANDONED: ErrorReason.ValueType  # 25
+"""The process that worked on the run is gone. Ask again."""
+ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 26
+"""Somebody cancelled the run."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """No session of that name for this caller."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 41

@@ -306,6 +306,7 @@ class BeginRunResponse(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    RUN_STARTED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False: the request id was known, and this is the run of then."""
     fencing_token: _builtins.int
@@ -320,6 +321,10 @@ class BeginRunResponse(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """The session's messages before `input`, oldest first."""
 
+    @_builtins.property
+    def run_started(self) -> _run_pb2.RunEvent:
+        """The log's first event as it is stored; absent unless created."""
+
     def __init__(
         self,
         *,
@@ -327,10 +332,11 @@ class BeginRunResponse(_message.Message):
         created: _builtins.bool = ...,
         fencing_token: _builtins.int = ...,
         history: _abc.Iterable[_session_pb2.Message] | None = ...,
+        run_started: _run_pb2.RunEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "run_started", b"run_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fencing_token", b"fencing_token", "history", b"history", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fencing_token", b"fencing_token", "history", b"history", "run", b"run", "run_started", b"run_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
