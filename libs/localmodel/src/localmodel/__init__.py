@@ -1,0 +1,1 @@
+"""Local models: their files (`localmodel.assets`) and an OpenAI-compatible server (`localmodel.server`)."""

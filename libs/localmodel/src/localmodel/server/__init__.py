@@ -1,0 +1,1 @@
+"""An OpenAI-compatible chat server for models that run on this machine."""

@@ -1,0 +1,107 @@
+"""What a conversation holds, read from OpenAI messages: the turn, its tool results, its evidence.
+
+The markers are those that the orchestrator writes: evidence stands between
+`<evidence>` and `</evidence>`, each chunk as `[3] (handbook.md) text`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localmodel.server.wire import Message, Tool
+
+SEARCH_TOOL = "search_knowledge"
+DELEGATE_TOOL = "delegate_task"
+
+_EVIDENCE = re.compile(r"<evidence>(.*?)(?:</evidence>|\Z)", re.DOTALL)
+_CHUNK = re.compile(r"^\[(\d+)\] (?:\(([^)\n]*)\) ?)?", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One retrieved chunk as it was shown to the model."""
+
+    number: int
+    document: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A tool call of the current turn with what came back."""
+
+    name: str
+    arguments: dict[str, Any]
+    text: str
+
+
+def current_turn(messages: Sequence[Message]) -> Sequence[Message]:
+    """Returns the messages from the last user message on."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == "user":
+            return messages[index:]
+    return messages
+
+
+def question(messages: Sequence[Message]) -> str:
+    """Returns the last user message without the evidence in it."""
+    turn = current_turn(messages)
+    text = turn[0].text if turn else ""
+    return _EVIDENCE.sub("", text).strip()
+
+
+def results(messages: Sequence[Message]) -> list[Result]:
+    """Returns the tool results of the current turn in their order."""
+    calls = {call.id: call.function for message in messages for call in message.tool_calls or ()}
+    found = []
+    for message in current_turn(messages):
+        if message.role != "tool":
+            continue
+        call = calls.get(message.tool_call_id or "")
+        name = call.name if call else message.name or "tool"
+        found.append(
+            Result(name=name, arguments=parse_arguments(call.arguments if call else "{}"), text=message.text)
+        )
+    return found
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Reads a call's arguments; what is no JSON object is kept under the key `text`."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {"text": text}
+    return value if isinstance(value, dict) else {"text": text}
+
+
+def evidence(messages: Sequence[Message]) -> list[Chunk] | None:
+    """Returns the chunks that the messages show, or None if no evidence block is there at all."""
+    chunks: dict[int, Chunk] = {}
+    seen = False
+    for message in messages:
+        if message.role in {"system", "developer", "assistant"}:
+            continue
+        for block in _EVIDENCE.finditer(message.text):
+            seen = True
+            chunks.update((chunk.number, chunk) for chunk in _chunks(block.group(1)))
+    return list(chunks.values()) if seen else None
+
+
+def members(tools: Sequence[Tool]) -> list[str]:
+    """Returns the members that delegate_task accepts, in their order; empty without that tool."""
+    for tool in tools:
+        if tool.function.name == DELEGATE_TOOL:
+            schema = tool.function.parameters.get("properties", {}).get("member", {})
+            return [str(name) for name in schema.get("enum", [])]
+    return []
+
+
+def _chunks(block: str) -> list[Chunk]:
+    heads = list(_CHUNK.finditer(block))
+    ends = [head.start() for head in heads[1:]] + [len(block)]
+    return [
+        Chunk(number=int(head.group(1)), document=head.group(2) or "", text=block[head.end() : end].strip())
+        for head, end in zip(heads, ends, strict=True)
+    ]
