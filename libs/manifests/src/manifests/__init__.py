@@ -1,0 +1,50 @@
+"""The custom resources of AgentTeams, and the catalogue that reads them from a folder."""
+
+from manifests.base import API_VERSION, DEFAULT_NAMESPACE, Metadata, ModelConfigRef
+from manifests.catalogue import Catalogue
+from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
+from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
+from manifests.model import ModelConfig, ModelConfigSpec, SecretKeyRef
+from manifests.problems import Problem
+from manifests.references import check_references
+from manifests.team import (
+    AgentTeam,
+    AgentTeamSpec,
+    EvidenceReuse,
+    Knowledge,
+    Limits,
+    Member,
+    SessionPolicy,
+    Sharing,
+)
+
+__all__ = [
+    "API_VERSION",
+    "DEFAULT_NAMESPACE",
+    "KINDS",
+    "AgentTeam",
+    "AgentTeamSpec",
+    "Catalogue",
+    "Chunking",
+    "EvidenceReuse",
+    "FileContent",
+    "Knowledge",
+    "KnowledgeBase",
+    "KnowledgeBaseSpec",
+    "Limits",
+    "LoadedObject",
+    "Member",
+    "Metadata",
+    "ModelConfig",
+    "ModelConfigRef",
+    "ModelConfigSpec",
+    "Problem",
+    "Resource",
+    "SearchModeName",
+    "SecretKeyRef",
+    "SessionPolicy",
+    "Sharing",
+    "check_references",
+    "load_file",
+    "load_text",
+]

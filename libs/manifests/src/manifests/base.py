@@ -1,0 +1,117 @@
+"""What every custom resource has in common."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+API_VERSION: Final = "agentteams.dev/v1alpha1"
+DEFAULT_NAMESPACE = "default"
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DECIMAL_PATTERN = r"^-?[0-9]{1,6}(\.[0-9]{1,6})?$"
+SECRET_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+# Not "." and "..": in local mode a secret is the file <secrets_dir>/<name>/<key>.
+SECRET_KEY_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$"
+
+PATTERN_WORDS = {
+    NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
+    DECIMAL_PATTERN: 'must be a decimal in quotes, such as "0.92"',
+    SECRET_NAME_PATTERN: "must be a secret's name: lower-case letters, digits, '-' and '.'",
+    SECRET_KEY_PATTERN: "must be a key of a secret: letters, digits, '-', '_', '.', and no '.' first",
+}
+"""What a pattern means, for people."""
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+
+class Model(BaseModel):
+    """Frozen, camelCase in YAML and snake_case in Python, no unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        # `model` and `modelConfigRef` are ours, not pydantic's.
+        protected_namespaces=(),
+    )
+
+
+def decimal(minimum: str, maximum: str) -> AfterValidator:
+    """A validator: the text is a decimal between the two, both included."""
+
+    def check(value: str) -> str:
+        if not Decimal(minimum) <= Decimal(value) <= Decimal(maximum):
+            raise PydanticCustomError(
+                "decimal_range",
+                "must be between {minimum} and {maximum}",
+                {"minimum": minimum, "maximum": maximum},
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+Similarity = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("-1", "1")]
+Threshold = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "1")]
+Temperature = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "2")]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule between fields that a manifest breaks. `at` leads from the model that checks to the field."""
+
+    at: tuple[str | int, ...]
+    message: str
+    fix: str
+
+
+def refuse(violations: Iterable[Violation]) -> None:
+    """Raises one error with all of them, if there are any."""
+    found = tuple(violations)
+    if found:
+        text = "; ".join(f"{dotted(v.at)}: {v.message}; {v.fix}" for v in found)
+        # The text goes in as a value: braces in it are not placeholders.
+        raise PydanticCustomError("rule", "{text}", {"text": text, "violations": found})
+
+
+def duplicates(names: Sequence[str], *at: str | int) -> Iterator[Violation]:
+    """A violation for each name of a list (field `name` of its items) that came before."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            yield Violation(
+                (*at, index, "name"),
+                f'"{name}" is the name of {dotted(at)}[{seen[name]}] already',
+                "give each its own name",
+            )
+        seen.setdefault(name, index)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """('spec', 'members', 1, 'name') -> 'spec.members[1].name'."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+    return text
+
+
+class Metadata(Model):
+    """Which object it is."""
+
+    name: Name = Field(description="Unique among the objects of its kind in the namespace.")
+    namespace: Name = Field(default=DEFAULT_NAMESPACE, description="The tenant that the object belongs to.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Free labels, as in Kubernetes.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Free notes, as in Kubernetes.")
+
+
+class ModelConfigRef(Model):
+    """Refers to a ModelConfig of the same namespace."""
+
+    name: Name = Field(description="Name of a ModelConfig in the same namespace.")

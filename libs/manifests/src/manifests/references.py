@@ -1,0 +1,76 @@
+"""References between objects."""
+
+from collections.abc import Iterator, Mapping
+
+from manifests.base import dotted
+from manifests.knowledge import KnowledgeBase
+from manifests.loader import Key, LoadedObject
+from manifests.model import ModelConfig, ModelType
+from manifests.problems import Problem, closest
+from manifests.team import AgentTeam
+
+
+def check_references(objects: Mapping[Key, LoadedObject]) -> dict[Key, list[Problem]]:
+    """The problems of each object that refers to something missing or of the wrong type."""
+    found: dict[Key, list[Problem]] = {}
+    for key, loaded in objects.items():
+        problems = list(_problems_of(loaded, objects))
+        if problems:
+            found[key] = problems
+    return found
+
+
+def _problems_of(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> Iterator[Problem]:
+    check = _Check(loaded, objects)
+    resource = loaded.resource
+    if isinstance(resource, KnowledgeBase):
+        at = ("spec", "embedding", "modelConfigRef", "name")
+        yield from check.model(resource.spec.embedding.model_config_ref.name, "Embedding", *at)
+    elif isinstance(resource, AgentTeam):
+        spec = resource.spec
+        yield from check.model(spec.model_config_ref.name, "Chat", "spec", "modelConfigRef", "name")
+        for index, member in enumerate(spec.members):
+            if member.model_config_ref is not None:
+                at_member = ("spec", "members", index, "modelConfigRef", "name")
+                yield from check.model(member.model_config_ref.name, "Chat", *at_member)
+        for index, knowledge in enumerate(spec.knowledge):
+            at_knowledge = ("spec", "knowledge", index, "knowledgeBaseRef", "name")
+            yield from check.exists("KnowledgeBase", knowledge.knowledge_base_ref.name, *at_knowledge)
+
+
+class _Check:
+    def __init__(self, loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> None:
+        self._loaded = loaded
+        self._objects = objects
+        self._namespace = loaded.resource.metadata.namespace
+
+    def exists(self, kind: str, name: str, *at: str | int) -> Iterator[Problem]:
+        if (kind, self._namespace, name) in self._objects:
+            return
+        known = sorted(n for k, ns, n in self._objects if k == kind and ns == self._namespace)
+        meant = closest(name, known)
+        fix = f'did you mean "{meant}"?' if meant else f"apply that {kind}"
+        if not meant and known:
+            fix += f", or name one that is there: {', '.join(known[:8])}"
+        yield self._problem(f'no {kind} "{name}" in namespace "{self._namespace}"', fix, *at)
+
+    def model(self, name: str, wanted: ModelType, *at: str | int) -> Iterator[Problem]:
+        target = self._objects.get(("ModelConfig", self._namespace, name))
+        if target is None:
+            yield from self.exists("ModelConfig", name, *at)
+        elif isinstance(target.resource, ModelConfig) and target.resource.spec.type != wanted:
+            message = (
+                f'ModelConfig "{name}" has type {target.resource.spec.type}, and {wanted} is needed here'
+            )
+            yield self._problem(message, f"name a ModelConfig of type {wanted}", *at)
+
+    def _problem(self, message: str, fix: str, *at: str | int) -> Problem:
+        kind, namespace, name = self._loaded.key
+        return Problem(
+            path=self._loaded.path,
+            line=self._loaded.line_of(*at),
+            field=dotted(at),
+            message=message,
+            fix=fix,
+            object=f"{kind} {namespace}/{name}",
+        )

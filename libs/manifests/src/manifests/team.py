@@ -1,0 +1,194 @@
+"""AgentTeam: agents that answer together."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from manifests.base import (
+    API_VERSION,
+    Metadata,
+    Model,
+    ModelConfigRef,
+    Name,
+    Similarity,
+    Threshold,
+    Violation,
+    duplicates,
+    refuse,
+)
+from manifests.knowledge import SearchModeName
+
+Text = Annotated[str, StringConstraints(max_length=32_768)]
+ShortText = Annotated[str, StringConstraints(max_length=1024)]
+
+
+class Member(Model):
+    """One agent of a team."""
+
+    name: Name = Field(description="Unique within the team; the leader delegates by it.")
+    role: ShortText = Field(
+        default="", description="What it is good at, in a sentence; the leader chooses by it."
+    )
+    instructions: Text = Field(default="", description="Its system prompt.")
+    model_config_ref: ModelConfigRef | None = Field(
+        default=None, description="A ModelConfig of type Chat. Default: the team's."
+    )
+    knowledge: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="What it may search: names of spec.knowledge."
+    )
+
+
+class EvidenceReuse(Model):
+    """When a search of one member is answered by an earlier one of another."""
+
+    policy: Literal["Never", "Exact", "Semantic"] = Field(
+        default="Semantic",
+        description="Never: every search is made. Exact: the same query is not searched twice in a run. "
+        "Semantic: nor is one that means the same.",
+    )
+    min_similarity: Threshold = Field(
+        default="0.92",
+        description="With Semantic: least cosine similarity of two queries that count as the same. "
+        'Decimal in quotes, "0" to "1".',
+    )
+
+
+class Sharing(Model):
+    """What members see of one another's work within a run."""
+
+    evidence_reuse: EvidenceReuse = Field(
+        default_factory=EvidenceReuse, description="When an earlier search answers a later one."
+    )
+    member_interactions: Literal["None", "Answers", "AnswersAndEvidence"] = Field(
+        default="AnswersAndEvidence",
+        description="What a member is shown of the members before it: nothing, their answers, or also the "
+        "evidence that they found.",
+    )
+
+
+class KnowledgeBaseRef(Model):
+    """Refers to a KnowledgeBase of the same namespace."""
+
+    name: Name = Field(description="Name of a KnowledgeBase in the same namespace.")
+
+
+class Knowledge(Model):
+    """A knowledge base as this team uses it."""
+
+    name: Name = Field(description="What members call it; unique within the team.")
+    knowledge_base_ref: KnowledgeBaseRef = Field(description="The knowledge base.")
+    top_k: int | None = Field(
+        default=None, ge=1, le=100, description="Most chunks of one search. Default: the knowledge base's."
+    )
+    search_mode: SearchModeName | None = Field(default=None, description="Default: the knowledge base's.")
+    min_score: Similarity | None = Field(
+        default=None,
+        description="Chunks below this cosine similarity to the query are left out of dense and hybrid "
+        'searches. Decimal in quotes, "-1" to "1". Default: none are.',
+    )
+    search: Literal["Always", "OnDemand"] = Field(
+        default="OnDemand",
+        description="Always: agents search before each answer. OnDemand: when the model asks for it.",
+    )
+    on_empty: Literal["Answer", "Refuse"] = Field(
+        default="Answer",
+        description="When a search finds nothing. Answer: the model is told so and answers. Refuse: the "
+        "answer is that nothing was found.",
+    )
+
+
+class Limits(Model):
+    """Where a run is stopped."""
+
+    max_turns: int = Field(default=12, ge=1, le=200, description="Model calls of one agent within a run.")
+    max_tool_calls: int = Field(
+        default=40, ge=0, le=1000, description="Tool calls of a run, all agents together."
+    )
+    run_timeout_seconds: int = Field(default=600, ge=1, le=86_400, description="Wall time of a run.")
+    max_tokens_per_run: int = Field(
+        default=60_000,
+        ge=256,
+        le=100_000_000,
+        description="Tokens sent and written in a run, all agents together.",
+    )
+    max_concurrent_runs: int = Field(
+        default=50,
+        ge=1,
+        le=100_000,
+        description="Runs of this team at a time; one more is refused until one ends.",
+    )
+
+
+class SessionPolicy(Model):
+    """What a run knows of the conversation before it."""
+
+    history_runs: int = Field(
+        default=3, ge=0, le=100, description="Earlier questions with their answers that the model is shown."
+    )
+
+
+class AgentTeamSpec(Model):
+    """What an AgentTeam asks for."""
+
+    description: ShortText = Field(default="", description="What the team is for, shown in lists.")
+    mode: Literal["Coordinate"] = Field(
+        default="Coordinate",
+        description="How members work together. Coordinate: a leader delegates tasks and writes the answer.",
+    )
+    model_config_ref: ModelConfigRef = Field(
+        description="A ModelConfig of type Chat: the leader's, and the members' unless they name another."
+    )
+    instructions: Text = Field(default="", description="The leader's system prompt.")
+    members: tuple[Member, ...] = Field(
+        min_length=1, max_length=32, description="The agents. One member alone is an agent without a leader."
+    )
+    sharing: Sharing = Field(default_factory=Sharing, description="What members see of one another's work.")
+    knowledge: tuple[Knowledge, ...] = Field(
+        default=(), max_length=16, description="Knowledge bases that members may search."
+    )
+    limits: Limits = Field(default_factory=Limits, description="Where a run is stopped.")
+    session: SessionPolicy = Field(
+        default_factory=SessionPolicy, description="What a run knows of the conversation before it."
+    )
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        refuse(self._violations())
+        return self
+
+    def _violations(self) -> Iterator[Violation]:
+        yield from duplicates([m.name for m in self.members], "members")
+        yield from duplicates([k.name for k in self.knowledge], "knowledge")
+        known = [k.name for k in self.knowledge]
+        for index, member in enumerate(self.members):
+            for position, name in enumerate(member.knowledge):
+                at = ("members", index, "knowledge", position)
+                if name not in known:
+                    have = ", ".join(known) or "nothing yet"
+                    yield Violation(
+                        at,
+                        f'"{name}" is not in spec.knowledge, which has {have}',
+                        "add it there, or name one that is there",
+                    )
+                elif name in member.knowledge[:position]:
+                    yield Violation(at, f'"{name}" is listed twice', "remove one")
+
+
+class AgentTeam(Model):
+    """Agents that answer together."""
+
+    api_version: Literal["agentteams.dev/v1alpha1"] = Field(default=API_VERSION, description="Always this.")
+    kind: Literal["AgentTeam"] = Field(default="AgentTeam", description="Always this.")
+    metadata: Metadata = Field(description="Name and namespace.")
+    spec: AgentTeamSpec = Field(description="What is asked for.")
+
+    @cached_property
+    def revision(self) -> str:
+        """12 hex digits that change with the spec; defaults written out count as the same."""
+        spec = self.spec.model_dump(mode="json", by_alias=True)
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
