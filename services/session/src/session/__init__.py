@@ -1,0 +1,1 @@
+"""Keeps conversations: sessions, messages, runs and their event logs."""

@@ -1,0 +1,63 @@
+"""`python -m session` serves; `python -m session migrate` brings the schema up to date."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+
+from servicekit.clock import SystemClock
+from servicekit.errors import ServiceError
+from servicekit.identity import load_key
+from servicekit.ids import new_id
+from servicekit.paging import PageTokens
+from servicekit.server import Assembly, run
+from session.adapters.database import open_database
+from session.adapters.schema import check_schema, migrate
+from session.adapters.store import SqlSessionStore
+from session.servicer import SessionServicer, session_service
+from session.settings import DatabaseSettings, Settings
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """Serves, or migrates."""
+    match sys.argv[1:]:
+        case []:
+            settings = Settings()  # type: ignore[call-arg]  # from the environment
+            run(settings, name="session", build=lambda stack: build(settings, stack))
+        case ["migrate"]:
+            asyncio.run(migrate_command(DatabaseSettings()))  # type: ignore[call-arg]
+        case _:
+            sys.exit("usage: python -m session [migrate]")
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
+    """Puts the server together."""
+    database = open_database(settings.session_database_url, settings.limits())
+    stack.push_async_callback(database.close)
+
+    async def ready() -> None:
+        if settings.session_auto_migrate:
+            await migrate(database)
+        await check_schema(database)
+
+    store = SqlSessionStore(database=database, clock=SystemClock(), new_id=new_id)
+    tokens = PageTokens(load_key(settings.identity_key_file))
+    return Assembly(services=[session_service(SessionServicer(store=store, tokens=tokens))], ready=ready)
+
+
+async def migrate_command(settings: DatabaseSettings) -> None:
+    """Migrates and says from where to where."""
+    try:
+        database = open_database(settings.session_database_url, settings.limits())
+        before, after = await migrate(database)
+        await database.close()
+    except (ServiceError, ValueError) as error:
+        sys.exit(f"migration failed: {error}")
+    log.info("schema_migrated", before=before, after=after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Runs the store's transactions on SQLite or on Postgres.
+
+A transaction is a plain function of a SQLAlchemy connection, so there is one
+set of statements. On Postgres it runs in a greenlet over asyncpg; on SQLite
+it runs whole in a thread: one hop a transaction instead of one a statement.
+README.md has the figures.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from servicekit.errors import ResourceExhausted, ServiceError, Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """How much of the database one process may use.
+
+    Attributes:
+        connections: To Postgres, or reading threads on SQLite.
+        timeout: How long a call waits for a connection, and for the writer.
+        statement_timeout: How long a statement may take on Postgres.
+        waiting: How many calls may wait for the writer on SQLite.
+    """
+
+    connections: int = 10
+    timeout: timedelta = timedelta(seconds=5)
+    statement_timeout: timedelta = timedelta(seconds=15)
+    waiting: int = 1000
+
+
+class Duplicate(Exception):
+    """A unique constraint was violated; the store says what that means."""
+
+
+class Database(Protocol):
+    """Where transactions run."""
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one transaction, committed unless it raises. Raises Duplicate, Unavailable."""
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` with every statement on its own, for reading only. Raises Unavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        ...
+
+
+def open_database(url: str, limits: PoolLimits) -> Database:
+    """The database behind `sqlite:///path` or `postgresql://user@host/name`.
+
+    A driver in the URL (`sqlite+aiosqlite`, `postgresql+asyncpg`) is accepted
+    and makes no difference.
+
+    Raises:
+        ValueError: Another kind of URL.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise ValueError(_URL_HELP) from None  # the text may hold a password: it is not repeated
+    match parsed.get_backend_name():
+        case "sqlite" if parsed.database and parsed.database != ":memory:":
+            return SqliteDatabase(parsed, limits)
+        case "postgresql":
+            return PostgresDatabase(parsed, limits)
+    raise ValueError(_URL_HELP)
+
+
+_URL_HELP = (
+    "database_url must be sqlite:///path/to/file.db or postgresql+asyncpg://user:password@host:5432/name"
+)
+
+
+class PostgresDatabase:
+    """Postgres over asyncpg."""
+
+    def __init__(self, url: URL, limits: PoolLimits) -> None:
+        statement_timeout_ms = int(limits.statement_timeout.total_seconds() * 1000)
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            pool_size=limits.connections,
+            max_overflow=0,
+            pool_timeout=limits.timeout.total_seconds(),
+            pool_recycle=1800,
+            connect_args={
+                "timeout": limits.timeout.total_seconds(),
+                # The server's own limit ends a slow statement; this one is
+                # for a server that does not answer at all.
+                "command_timeout": limits.statement_timeout.total_seconds() + 5,
+                "server_settings": {
+                    "application_name": "agentteams-session",
+                    "statement_timeout": str(statement_timeout_ms),
+                    "lock_timeout": str(statement_timeout_ms // 2),
+                    "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
+                },
+            },
+        )
+        # One statement needs no BEGIN and no COMMIT: one round trip instead of three.
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """See Database."""
+        with map_errors():
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """See Database."""
+        with map_errors():
+            async with self._reading.connect() as connection:
+                return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        """See Database."""
+        await self._engine.dispose()
+
+
+class SqliteDatabase:
+    """A SQLite file in WAL mode: one thread writes, a few read beside it."""
+
+    def __init__(self, url: URL, limits: PoolLimits) -> None:
+        self._limits = limits
+        url = url.set(drivername="sqlite+pysqlite")
+        self._writing = _sqlite_engine(url, connections=1, readonly=False)
+        self._reading = _sqlite_engine(url, connections=limits.connections, readonly=True)
+        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._readers = ThreadPoolExecutor(limits.connections, "sqlite-reader")
+        self._waiting = 0
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """See Database. Raises ResourceExhausted when too many calls wait already."""
+
+        def transaction() -> T:
+            with self._writing.begin() as connection:
+                return work(connection)
+
+        return await self._run(self._writer, transaction)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """See Database. Raises ResourceExhausted when too many calls wait already."""
+
+        def statements() -> T:
+            with self._reading.connect() as connection:
+                return work(connection)
+
+        return await self._run(self._readers, statements)
+
+    async def close(self) -> None:
+        """See Database."""
+        for executor in (self._writer, self._readers):
+            await asyncio.to_thread(executor.shutdown)
+        for engine in (self._writing, self._reading):
+            engine.dispose()
+
+    async def _run(self, executor: Executor, work: Callable[[], T]) -> T:
+        if self._waiting >= self._limits.waiting:
+            raise ResourceExhausted(
+                f"{self._waiting} calls wait for the database already",
+                reason="DEPENDENCY_UNAVAILABLE",
+                metadata={"waiting": str(self._waiting)},
+                retry_after=timedelta(seconds=1),
+            )
+        self._waiting += 1
+        try:
+            with map_errors():
+                return await asyncio.get_running_loop().run_in_executor(executor, work)
+        finally:
+            self._waiting -= 1
+
+
+def _sqlite_engine(url: URL, *, connections: int, readonly: bool) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        # Another process (a migration, a backup) may hold the lock for a moment.
+        connect_args={"timeout": 5.0, "check_same_thread": False},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we send BEGIN ourselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        # NORMAL syncs at checkpoints, not at each commit. A killed process
+        # loses nothing: what is committed is in the kernel's hands. A power
+        # cut can lose the last commits, but never damages the file. Whoever
+        # must survive that runs Postgres, or pays for FULL: a disk flush (1
+        # to 10 ms) in every append.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA query_only={'ON' if readonly else 'OFF'}")
+
+    if not readonly:
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            # IMMEDIATE: a transaction that would first read and then write
+            # could otherwise fail in the middle.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+_UNIQUE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, "23505"}
+# Classes of SQLSTATE that mean "not now": connection, rollback (deadlock),
+# resources, object state (lock timeout), operator intervention (shutdown,
+# statement timeout), system.
+_TRANSIENT_CLASSES = {"08", "40", "53", "55", "57", "58"}
+_TRANSIENT_SQLITE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+@contextmanager
+def map_errors() -> Iterator[None]:
+    """Makes typed errors of what the drivers raise. A bug stays what it is.
+
+    Raises:
+        Duplicate: A unique constraint was violated.
+        Unavailable: The database does not answer, is too busy or out of space.
+    """
+    try:
+        yield
+    except ServiceError:
+        raise
+    except exc.IntegrityError as error:
+        if _code(error.orig) in _UNIQUE:
+            raise Duplicate from error
+        raise
+    except exc.DBAPIError as error:
+        if error.connection_invalidated or _transient(error.orig):
+            raise _unavailable() from error
+        raise
+    except (exc.TimeoutError, OSError, TimeoutError) as error:
+        raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "the session database does not answer; try again",
+        reason="DEPENDENCY_UNAVAILABLE",
+        metadata={"dependency": "database"},
+        retry_after=timedelta(seconds=1),
+    )
+
+
+def _code(error: BaseException | None) -> Any:
+    """The driver's own code: an extended result code of SQLite or a SQLSTATE."""
+    return getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)
+
+
+def _transient(error: BaseException | None) -> bool:
+    code = _code(error)
+    if isinstance(code, int):
+        return code & 0xFF in _TRANSIENT_SQLITE
+    if isinstance(code, str):
+        return code[:2] in _TRANSIENT_CLASSES
+    # Without a code asyncpg speaks of the connection itself (closed, in use, lost).
+    return type(error).__name__ == "InterfaceError"

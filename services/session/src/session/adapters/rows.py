@@ -1,0 +1,194 @@
+"""Rows to domain objects and back."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from servicekit.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from session.adapters.tables import messages, run_events, runs, sessions
+from session.core.model import Event, Message, Owner, Role, Run, RunState, Session
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# The columns of each kind of row, in the order in which the functions below read them.
+SESSION = [
+    sessions.c.id,
+    sessions.c.team,
+    sessions.c.display_name,
+    sessions.c.create_time_us,
+    sessions.c.update_time_us,
+    sessions.c.message_count,
+    sessions.c.owner,
+]
+MESSAGE = [
+    messages.c.session_id,
+    messages.c.sequence,
+    messages.c.role,
+    messages.c.content,
+    messages.c.run_id,
+    messages.c.create_time_us,
+    messages.c.citations,
+]
+RUN = [
+    runs.c.id,
+    runs.c.tenant,
+    runs.c.owner,
+    runs.c.team,
+    runs.c.session_id,
+    runs.c.state,
+    runs.c.create_time_us,
+    runs.c.end_time_us,
+    runs.c.last_sequence,
+    runs.c.summary,
+    runs.c.status,
+]
+EVENT = [
+    run_events.c.sequence,
+    run_events.c.kind,
+    run_events.c.member,
+    run_events.c.create_time_us,
+    run_events.c.payload,
+]
+
+Row = Sequence[Any]
+
+# A literal, not a parameter: a partial index serves only a query that repeats its condition.
+RUNNING = runs.c.state == sa.literal_column(str(int(RunState.RUNNING)))
+
+
+def owned(table: sa.Table) -> sa.ColumnElement[bool]:
+    """The lock on every statement: rows of the caller's tenant and of the caller."""
+    return sa.and_(table.c.tenant == sa.bindparam("b_tenant"), table.c.owner == sa.bindparam("b_owner"))
+
+
+def owner_values(owner: Owner) -> dict[str, Any]:
+    """The parameters of `owned`."""
+    return {"b_tenant": owner.tenant, "b_owner": owner.user}
+
+
+def to_us(time: datetime) -> int:
+    """Microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_us(time_us: int) -> datetime:
+    """The reverse of `to_us`."""
+    return _EPOCH + timedelta(microseconds=time_us)
+
+
+def duration_us(duration: timedelta) -> int:
+    """Whole microseconds."""
+    return duration // _MICROSECOND
+
+
+def session_from(row: Row) -> Session:
+    """Of the columns SESSION."""
+    return Session(
+        id=row[0],
+        team=row[1],
+        display_name=row[2],
+        create_time=from_us(row[3]),
+        update_time=from_us(row[4]),
+        message_count=row[5],
+        user=row[6],
+    )
+
+
+def message_from(row: Row) -> Message:
+    """Of the columns MESSAGE."""
+    return Message(
+        session=row[0],
+        sequence=row[1],
+        role=Role(row[2]),
+        content=row[3],
+        run=row[4],
+        create_time=from_us(row[5]),
+        citations=row[6],
+    )
+
+
+def run_from(row: Row) -> Run:
+    """Of the columns RUN."""
+    return Run(
+        id=row[0],
+        tenant=row[1],
+        user=row[2],
+        team=row[3],
+        session=row[4],
+        state=RunState(row[5]),
+        create_time=from_us(row[6]),
+        end_time=None if row[7] is None else from_us(row[7]),
+        last_sequence=row[8],
+        summary=row[9],
+        status=row[10],
+    )
+
+
+def event_from(row: Row) -> Event:
+    """Of the columns EVENT."""
+    return Event(sequence=row[0], kind=row[1], member=row[2], create_time=from_us(row[3]), payload=row[4])
+
+
+def session_not_found(session: str) -> NotFound:
+    """No such session, or not the caller's."""
+    return NotFound(
+        f"no session sessions/{session}",
+        reason="SESSION_NOT_FOUND",
+        metadata={"session": f"sessions/{session}"},
+    )
+
+
+def run_not_found(run: str) -> NotFound:
+    """No such run, or not the caller's."""
+    return NotFound(f"no run runs/{run}", reason="RUN_NOT_FOUND", metadata={"run": f"runs/{run}"})
+
+
+def session_busy(session: str, run: str | None) -> FailedPrecondition:
+    """The session has a run that is not finished. `run` None: it has ended just now."""
+    active = {} if run is None else {"run": f"runs/{run}"}
+    name = f"runs/{run}" if run else "another run"
+    return FailedPrecondition(
+        f"sessions/{session} works on {name}; try again when it has ended, or cancel it",
+        reason="SESSION_BUSY",
+        metadata={"session": f"sessions/{session}", **active},
+        retry_after=timedelta(seconds=1),
+    )
+
+
+def request_id_reused(request_id: str) -> InvalidArgument:
+    """The request id was used before with another body."""
+    return InvalidArgument(
+        f"request_id {request_id} was used before with another body; make a new id for a new request",
+        reason="REQUEST_ID_REUSED",
+        metadata={"request_id": request_id},
+    )
+
+
+def lease_lost(run: str) -> Conflict:
+    """Somebody else owns the run now."""
+    return Conflict(
+        f"runs/{run} belongs to another process now; stop working on it",
+        reason="LEASE_LOST",
+        metadata={"run": f"runs/{run}"},
+    )
+
+
+def run_finished(run: str, state: RunState) -> FailedPrecondition:
+    """The run has ended; its log takes no more."""
+    return FailedPrecondition(
+        f"runs/{run} has ended ({state.name})",
+        reason="RUN_FINISHED",
+        metadata={"run": f"runs/{run}", "state": state.name},
+    )
+
+
+def sequence_gap(run: str, *, last: int, got: int) -> FailedPrecondition:
+    """The first event does not follow the last stored one."""
+    return FailedPrecondition(
+        f"event {got} does not follow event {last}, the last one stored of runs/{run}; send {last + 1} first",
+        reason="SEQUENCE_GAP",
+        metadata={"run": f"runs/{run}", "last_sequence": str(last), "sequence": str(got)},
+    )

@@ -1,0 +1,313 @@
+"""The session store in SQL, the same for SQLite and Postgres."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from servicekit.clock import Clock
+from servicekit.errors import InvalidArgument
+from session.adapters import rows
+from session.adapters.database import Database, Duplicate
+from session.adapters.rows import EVENT, MESSAGE, RUN, RUNNING, SESSION, owned, owner_values, to_us
+from session.adapters.run_log import AppendEvents, BeginRun, Missed, session_row
+from session.adapters.tables import messages, run_events, runs, sessions
+from session.core.model import (
+    AcquiredRun,
+    BegunRun,
+    Event,
+    Lease,
+    Message,
+    NewEvent,
+    NewRun,
+    NewSession,
+    Owner,
+    Run,
+    Session,
+)
+
+T = TypeVar("T")
+
+_RUN_BY_ID = sa.select(*RUN).where(runs.c.id == sa.bindparam("b_run"), owned(runs))
+_ACTIVE_RUN = sa.select(runs.c.id).where(runs.c.session_id == sa.bindparam("b_id"), owned(runs), RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    """A row of an earlier call with the same request id."""
+
+    value: T
+    body_hash: bytes
+
+
+class SqlSessionStore:
+    """SessionStore on a Database.
+
+    Leases are timed by this process' clock: replicas need clocks that agree
+    within a fraction of a lease. A wrong clock costs a needless take-over,
+    never a double write: the fencing token decides about those.
+    """
+
+    def __init__(self, *, database: Database, clock: Clock, new_id: Callable[[], str]) -> None:
+        self._database = database
+        self._clock = clock
+        self._new_id = new_id
+
+    # Sessions
+
+    async def create_session(self, owner: Owner, new: NewSession) -> Session:
+        """See SessionStore."""
+        now_us = to_us(self._clock.now())
+        row = session_row(owner, self._new_id(), new.team, new.display_name, now_us)
+        row |= {"request_id": new.request_id, "body_hash": new.body_hash}
+
+        def insert(connection: Connection) -> None:
+            connection.execute(sa.insert(sessions), row)
+
+        try:
+            await self._database.write(insert)
+        except Duplicate as error:
+            found = await self._session_of_request(owner, new.request_id)
+            if found is None:
+                raise
+            if found.body_hash != new.body_hash:
+                raise rows.request_id_reused(new.request_id) from error
+            return found.value
+        return rows.session_from([row[column.name] for column in SESSION])
+
+    async def get_session(self, owner: Owner, session: str) -> Session:
+        """See SessionStore."""
+        query = sa.select(*SESSION).where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
+        row = await self._one(query, owner, b_id=session)
+        if row is None:
+            raise rows.session_not_found(session)
+        return rows.session_from(row)
+
+    async def list_sessions(
+        self, owner: Owner, *, team: str, before: tuple[datetime, str] | None, limit: int
+    ) -> tuple[Session, ...]:
+        """See SessionStore."""
+        query = sa.select(*SESSION).where(owned(sessions))
+        if team:
+            query = query.where(sessions.c.team == team)
+        query = _newest_first(query, sessions.c.update_time_us, sessions.c.id, before, limit)
+        return tuple(map(rows.session_from, await self._all(query, owner)))
+
+    async def update_session(self, owner: Owner, session: str, *, display_name: str) -> Session:
+        """See SessionStore."""
+        update = (
+            sa.update(sessions)
+            .where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
+            .values(display_name=sa.bindparam("b_name"))
+            .returning(*SESSION)
+        )
+        values = owner_values(owner) | {"b_id": session, "b_name": display_name}
+        row = await self._database.write(lambda c: c.execute(update, values).one_or_none())
+        if row is None:
+            raise rows.session_not_found(session)
+        return rows.session_from(row)
+
+    async def delete_session(self, owner: Owner, session: str) -> None:
+        """See SessionStore."""
+        values = owner_values(owner) | {"b_id": session}
+        # The lock keeps a run from beginning between the look and the deletion.
+        lock = (
+            sa.select(sessions.c.id)
+            .where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
+            .with_for_update()
+        )
+        delete = sa.delete(sessions).where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
+
+        def work(connection: Connection) -> None:
+            if connection.execute(lock, values).one_or_none() is None:
+                raise rows.session_not_found(session)
+            busy = connection.execute(_ACTIVE_RUN, values).scalar_one_or_none()
+            if busy is not None:
+                raise rows.session_busy(session, busy)
+            connection.execute(delete, values)
+
+        await self._database.write(work)
+
+    async def list_messages(
+        self, owner: Owner, session: str, *, after_sequence: int, limit: int
+    ) -> tuple[Message, ...]:
+        """See SessionStore."""
+        query = (
+            sa.select(*MESSAGE)
+            .where(
+                messages.c.session_id == sa.bindparam("b_id"),
+                owned(messages),
+                messages.c.sequence > sa.bindparam("b_after"),
+            )
+            .order_by(messages.c.sequence)
+            .limit(limit)
+        )
+        found = await self._all(query, owner, b_id=session, b_after=after_sequence)
+        if not found:
+            await self.get_session(owner, session)
+        return tuple(map(rows.message_from, found))
+
+    # Runs
+
+    async def begin_run(self, owner: Owner, new: NewRun) -> BegunRun:
+        """See SessionStore."""
+        transaction = BeginRun(
+            owner=owner,
+            new=new,
+            run=self._new_id(),
+            new_session="" if new.session else self._new_id(),
+            now=self._clock.now(),
+        )
+        try:
+            return await self._database.write(transaction)
+        except (Missed, Duplicate) as error:
+            # In this order: a repeated request must get its first answer
+            # whatever has become of the session since.
+            found = await self._run_of_request(owner, new.request_id)
+            if found is not None:
+                if found.body_hash != new.body_hash:
+                    raise rows.request_id_reused(new.request_id) from error
+                return BegunRun(run=found.value, created=False, fencing_token=0, history=())
+            if not new.session:
+                raise
+            session = await self.get_session(owner, new.session)
+            if session.team != new.team:
+                raise InvalidArgument.field(
+                    "team", f"sessions/{session.id} is a conversation with teams/{session.team}", new.team
+                ) from error
+            active = await self._one(_ACTIVE_RUN, owner, b_id=session.id)
+            raise rows.session_busy(session.id, None if active is None else active[0]) from error
+
+    async def append_events(
+        self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
+    ) -> int:
+        """See SessionStore."""
+        transaction = AppendEvents(
+            owner=owner, run=run, fencing_token=fencing_token, events=events, now=self._clock.now()
+        )
+        try:
+            return await self._database.write(transaction)
+        except Missed:
+            return await self._database.write(transaction.rest)
+
+    async def renew_leases(
+        self, owner: Owner | None, names: Sequence[str], *, lease: Lease
+    ) -> frozenset[str]:
+        """See SessionStore."""
+        duration_us = rows.duration_us(lease.duration)
+        update = (
+            sa.update(runs)
+            .where(runs.c.id.in_(sa.bindparam("b_runs", expanding=True)), RUNNING)
+            .where(runs.c.lease_owner == lease.owner)
+            .values(
+                lease_expire_time_us=to_us(self._clock.now()) + duration_us, lease_duration_us=duration_us
+            )
+            .returning(runs.c.id)
+        )
+        values: dict[str, Any] = {"b_runs": sorted(set(names))}
+        if owner is not None:
+            update = update.where(owned(runs))
+            values |= owner_values(owner)
+        kept = await self._database.write(lambda c: c.execute(update, values).scalars().all())
+        return frozenset(names).difference(kept)
+
+    async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
+        """See SessionStore."""
+        now_us = to_us(self._clock.now())
+        duration_us = rows.duration_us(lease.duration)
+        # A CTE, so that LIMIT is applied once; SKIP LOCKED, so that two
+        # orchestrators share the work instead of waiting for one another.
+        expired = (
+            sa.select(runs.c.id)
+            .where(RUNNING, runs.c.lease_expire_time_us < now_us)
+            .order_by(runs.c.lease_expire_time_us)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("expired")
+        )
+        update = (
+            sa.update(runs)
+            .where(runs.c.id.in_(sa.select(expired.c.id)))
+            .values(
+                fencing_token=runs.c.fencing_token + 1,
+                lease_owner=lease.owner,
+                lease_duration_us=duration_us,
+                lease_expire_time_us=now_us + duration_us,
+            )
+            .returning(*RUN, runs.c.fencing_token)
+        )
+        taken = await self._database.write(lambda c: c.execute(update).all())
+        return tuple(AcquiredRun(run=rows.run_from(row), fencing_token=row[-1]) for row in taken)
+
+    async def get_run(self, owner: Owner, run: str) -> Run:
+        """See SessionStore."""
+        row = await self._one(_RUN_BY_ID, owner, b_run=run)
+        if row is None:
+            raise rows.run_not_found(run)
+        return rows.run_from(row)
+
+    async def list_runs(
+        self, owner: Owner, *, session: str, team: str, before: tuple[datetime, str] | None, limit: int
+    ) -> tuple[Run, ...]:
+        """See SessionStore."""
+        query = sa.select(*RUN).where(owned(runs))
+        if session:
+            query = query.where(runs.c.session_id == session)
+        if team:
+            query = query.where(runs.c.team == team)
+        query = _newest_first(query, runs.c.create_time_us, runs.c.id, before, limit)
+        return tuple(map(rows.run_from, await self._all(query, owner)))
+
+    async def list_run_events(
+        self, owner: Owner, run: str, *, after_sequence: int, limit: int
+    ) -> tuple[Event, ...]:
+        """See SessionStore."""
+        query = (
+            sa.select(*EVENT)
+            .where(
+                run_events.c.run_id == sa.bindparam("b_run"),
+                owned(run_events),
+                run_events.c.sequence > sa.bindparam("b_after"),
+            )
+            .order_by(run_events.c.sequence)
+            .limit(limit)
+        )
+        found = await self._all(query, owner, b_run=run, b_after=after_sequence)
+        if not found:
+            await self.get_run(owner, run)
+        return tuple(map(rows.event_from, found))
+
+    async def _one(self, query: sa.Select[Any], owner: Owner, **values: object) -> rows.Row | None:
+        return await self._database.read(
+            lambda c: c.execute(query, owner_values(owner) | values).one_or_none()
+        )
+
+    async def _all(self, query: sa.Select[Any], owner: Owner, **values: object) -> Sequence[rows.Row]:
+        return await self._database.read(lambda c: c.execute(query, owner_values(owner) | values).all())
+
+    async def _session_of_request(self, owner: Owner, request_id: str) -> _Found[Session] | None:
+        query = sa.select(*SESSION, sessions.c.body_hash).where(
+            owned(sessions), sessions.c.request_id == request_id
+        )
+        row = await self._one(query, owner)
+        return None if row is None else _Found(rows.session_from(row), row[-1])
+
+    async def _run_of_request(self, owner: Owner, request_id: str) -> _Found[Run] | None:
+        query = sa.select(*RUN, runs.c.body_hash).where(owned(runs), runs.c.request_id == request_id)
+        row = await self._one(query, owner)
+        return None if row is None else _Found(rows.run_from(row), row[-1])
+
+
+def _newest_first(
+    query: sa.Select[Any],
+    time_us: sa.ColumnElement[int],
+    id_: sa.ColumnElement[str],
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> sa.Select[Any]:
+    if before is not None:
+        query = query.where(sa.tuple_(time_us, id_) < sa.tuple_(to_us(before[0]), before[1]))
+    return query.order_by(time_us.desc(), id_.desc()).limit(limit)

@@ -1,0 +1,115 @@
+"""The schema, as the code sees it; migrations/ builds it, a test compares both.
+
+Every table carries tenant and owner, also where a parent row has them: each
+statement filters by both, and row level security can later do so too. Times
+are microseconds since 1970 in UTC, the same in both databases and cheap to
+compare; `to_timestamp(create_time_us / 1e6)` shows one in psql.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("team", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("update_time_us", BigInteger, nullable=False),
+    # Also the sequence of the last message: the next one is found without counting rows.
+    Column("message_count", BigInteger, nullable=False),
+    # NULL for a session that a run created: the run has the request id then.
+    Column("request_id", Text),
+    Column("body_hash", LargeBinary),
+    UniqueConstraint("tenant", "owner", "request_id"),
+    Index(None, "tenant", "owner", "update_time_us", "id"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("session_id", String(64), ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("role", SmallInteger, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("citations", LargeBinary, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("session_id", String(64), ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("team", Text, nullable=False),
+    Column("team_revision", Text, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("end_time_us", BigInteger),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("summary", LargeBinary, nullable=False),
+    Column("status", LargeBinary, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("body_hash", LargeBinary, nullable=False),
+    # Empty and NULL once the run has ended; the fencing token stays, so that
+    # a late writer is told the truth.
+    Column("lease_owner", Text, nullable=False),
+    Column("lease_duration_us", BigInteger, nullable=False),
+    Column("lease_expire_time_us", BigInteger),
+    Column("fencing_token", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "owner", "request_id"),
+    Index(None, "tenant", "owner", "create_time_us", "id"),
+    Index(None, "session_id", "create_time_us", "id"),
+    # One running run a session, whatever the code does. It is also how
+    # expired leases are found: it holds only what runs right now, and no
+    # column of it changes at an append, so appends stay cheap (HOT updates).
+    Index(
+        "uq_runs_running_session_id",
+        "session_id",
+        unique=True,
+        sqlite_where=text("state = 2"),
+        postgresql_where=text("state = 2"),
+    ),
+)
+
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("member", Text, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)

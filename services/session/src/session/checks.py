@@ -1,0 +1,145 @@
+"""Checks of request fields; every error names the field, the value and the fix."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+
+from agentteams.session.v1 import run_pb2, session_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from servicekit.errors import InvalidArgument
+from servicekit.ids import is_uuid4
+from session.core.model import Lease
+from session.core.ports import MAX_LEASE, MIN_LEASE
+
+MAX_DISPLAY_NAME = 200
+MAX_INPUT_MESSAGES = 200
+MAX_EVENTS = 256
+MAX_TOOL_RESULT = 16_000
+MAX_RENEWED_RUNS = 1_000
+_MAX_NAME = 253  # as Kubernetes allows
+
+_ID = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_TERMINAL = {run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED}
+
+
+def resource_id(field: str, name: str, collection: str) -> str:
+    """The id in `collection/id`."""
+    prefix, _, id_ = name.partition("/")
+    if prefix != collection or not _ID.fullmatch(id_):
+        raise InvalidArgument.field(field, f"must have the form {collection}/{{id}}", name)
+    return id_
+
+
+def optional_id(field: str, name: str, collection: str) -> str:
+    """As `resource_id`; empty stays empty."""
+    return resource_id(field, name, collection) if name else ""
+
+
+def request_id(value: str) -> str:
+    """A UUID4, in lower case: the same id must not count as two."""
+    if not is_uuid4(value):
+        raise InvalidArgument.field(
+            "request_id", "must be a UUID4 that you make once for this request", value
+        )
+    return value.lower()
+
+
+def text(field: str, value: str, *, maximum: int = _MAX_NAME, required: bool = False) -> str:
+    """A text that the database can hold."""
+    if required and not value:
+        raise InvalidArgument.field(field, "is required")
+    if len(value) > maximum:
+        raise InvalidArgument.field(field, f"has {len(value)} characters, at most {maximum} are allowed")
+    if "\0" in value:
+        raise InvalidArgument.field(field, "has a NUL character; remove it")
+    return value
+
+
+def lease(owner: str, duration: Duration) -> Lease:
+    """The fields lease_owner and lease_duration."""
+    text("lease_owner", owner, required=True)
+    try:
+        length = duration.ToTimedelta()
+    except (OverflowError, ValueError):
+        length = timedelta.max
+    if not MIN_LEASE <= length <= MAX_LEASE:
+        raise InvalidArgument.field("lease_duration", "must be 1 s to 10 min", str(length))
+    return Lease(owner=owner, duration=length)
+
+
+def number(field: str, value: int, *, minimum: int = 0, maximum: int | None = None) -> int:
+    """A number in its range."""
+    if value < minimum or (maximum is not None and value > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise InvalidArgument.field(field, f"must be at least {minimum}{upper}", value)
+    return value
+
+
+def input_messages(messages: Sequence[session_pb2.Message], *, new_session: bool) -> None:
+    """The field input of BeginRun."""
+    if not messages:
+        raise InvalidArgument.field("input", "is required: at least the user's question")
+    if len(messages) > MAX_INPUT_MESSAGES:
+        raise InvalidArgument.field(
+            "input", f"has {len(messages)} messages, at most {MAX_INPUT_MESSAGES} are allowed"
+        )
+    if len(messages) > 1 and not new_session:
+        raise InvalidArgument.field(
+            "input", "more than one message is for new sessions only; send the last one", len(messages)
+        )
+    for index, message in enumerate(messages):
+        field = f"input[{index}]"
+        if message.role not in (session_pb2.ROLE_SYSTEM, session_pb2.ROLE_USER, session_pb2.ROLE_ASSISTANT):
+            raise InvalidArgument.field(
+                f"{field}.role", "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT", message.role
+            )
+        text(f"{field}.content", message.content, maximum=len(message.content), required=True)
+    if messages[-1].role != session_pb2.ROLE_USER:
+        role = session_pb2.Role.Name(messages[-1].role)
+        raise InvalidArgument.field(
+            f"input[{len(messages) - 1}].role", "the last message must be the user's", role
+        )
+
+
+def run_events(events: Sequence[run_pb2.RunEvent]) -> None:
+    """The field events of AppendRunEvents."""
+    if not 1 <= len(events) <= MAX_EVENTS:
+        raise InvalidArgument.field("events", f"must be 1 to {MAX_EVENTS}", len(events))
+    first = number("events[0].sequence", events[0].sequence, minimum=1)
+    for index, event in enumerate(events):
+        if event.sequence != first + index:
+            raise InvalidArgument.field(
+                f"events[{index}].sequence", f"must follow the one before: {first + index}", event.sequence
+            )
+        _run_event(f"events[{index}]", event, last=index == len(events) - 1)
+
+
+def _run_event(field: str, event: run_pb2.RunEvent, *, last: bool) -> None:
+    kind = event.WhichOneof("event")
+    if kind is None:
+        raise InvalidArgument.field(
+            f"{field}.event", "is required; or it is a kind that this version does not know"
+        )
+    if (kind == "run_started") != (event.sequence == 1):
+        raise InvalidArgument.field(f"{field}.event", "run_started is event 1, which BeginRun stores", kind)
+    if not event.HasField("create_time"):
+        raise InvalidArgument.field(f"{field}.create_time", "is required: when the step happened")
+    text(f"{field}.member", event.member)
+    if kind == "tool_call_finished" and len(event.tool_call_finished.result) > MAX_TOOL_RESULT:
+        raise InvalidArgument.field(
+            f"{field}.tool_call_finished.result",
+            f"at most {MAX_TOOL_RESULT} characters are allowed; shorten it and say so in it",
+            len(event.tool_call_finished.result),
+        )
+    if kind == "run_finished":
+        _run_finished(f"{field}.run_finished", event.run_finished, last=last)
+
+
+def _run_finished(field: str, end: run_pb2.RunFinished, *, last: bool) -> None:
+    if not last:
+        raise InvalidArgument.field(field, "must be the last event of the log")
+    if end.state not in _TERMINAL:
+        raise InvalidArgument.field(f"{field}.state", "must be SUCCEEDED, FAILED or CANCELLED", end.state)
+    if end.HasField("status") != (end.state == run_pb2.RUN_STATE_FAILED):
+        raise InvalidArgument.field(f"{field}.status", "must be set for FAILED, and for nothing else")

@@ -1,0 +1,1 @@
+"""What a session store does, without network, SQL or protobuf."""

@@ -1,0 +1,204 @@
+"""What is kept. Protobuf stops at the servicer, SQL at the adapters.
+
+Bytes (`payload`, `citations`, `summary`, `status`) are serialised messages
+that the store keeps and returns as they are; it never looks inside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+
+
+class RunState(IntEnum):
+    """Where a run stands; the numbers are those of the contract and of the rows."""
+
+    PENDING = 1
+    RUNNING = 2
+    SUCCEEDED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can happen any more."""
+        return self >= RunState.SUCCEEDED
+
+
+class Role(IntEnum):
+    """Who speaks; the numbers are those of the contract and of the rows."""
+
+    SYSTEM = 1
+    USER = 2
+    ASSISTANT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose rows a call may see. Every statement filters by both."""
+
+    tenant: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A conversation of one user with one team."""
+
+    id: str
+    team: str
+    display_name: str
+    create_time: datetime
+    update_time: datetime
+    message_count: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message to store. `citations`: a serialised Message with nothing else in it."""
+
+    role: Role
+    content: str
+    citations: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A stored message; its sequence is 1-based and gapless, and is its id."""
+
+    session: str
+    sequence: int
+    role: Role
+    content: str
+    run: str
+    create_time: datetime
+    citations: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One question to a team."""
+
+    id: str
+    tenant: str
+    user: str
+    team: str
+    session: str
+    state: RunState
+    create_time: datetime
+    end_time: datetime | None
+    last_sequence: int
+    summary: bytes
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended. `status`, `summary`: serialised, empty when absent."""
+
+    state: RunState
+    status: bytes
+    summary: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One step of a run: what the store looks at, and the whole as bytes."""
+
+    sequence: int
+    kind: str
+    member: str
+    create_time: datetime
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to append, with what it means for the session and the run."""
+
+    event: Event
+    answer: NewMessage | None = None
+    end: RunEnd | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """A session to create. `body_hash` tells a repeated request from another one."""
+
+    request_id: str
+    body_hash: bytes
+    team: str
+    display_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who works on a run, and for how long unless renewed."""
+
+    owner: str
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to begin.
+
+    Attributes:
+        request_id: Made once by the client for this question.
+        body_hash: Tells a repeated request from another one with the same id.
+        team: The team that answers.
+        team_revision: Stored with the run.
+        session: The session's id; empty: a new one.
+        title: Display name for a session that has none yet.
+        input: Messages to store first; the last is the question.
+        lease: The caller's.
+        history_messages: How many earlier messages to return.
+        first_event: Makes event 1 of (session id, sequence of the first input
+            message, now): both are known only inside the transaction.
+    """
+
+    request_id: str
+    body_hash: bytes
+    team: str
+    team_revision: str
+    session: str
+    title: str
+    input: tuple[NewMessage, ...]
+    lease: Lease
+    history_messages: int
+    first_event: Callable[[str, int, datetime], Event]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunRun:
+    """A run that was begun, or the one of the first call with the request id.
+
+    Attributes:
+        run: The run.
+        created: False: the request id was known.
+        fencing_token: Proves the lease; 0 unless created.
+        history: The messages before the input, oldest first.
+    """
+
+    run: Run
+    created: bool
+    fencing_token: int
+    history: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquiredRun:
+    """A run that changed its owner, with the new owner's token."""
+
+    run: Run
+    fencing_token: int
+
+
+TITLE_CHARACTERS = 80  # two lines of a list; the field itself takes 200
+
+
+def title_of(question: str) -> str:
+    """The display name of a session that was given none: the start of its first question."""
+    text = " ".join(question[: 10 * TITLE_CHARACTERS].split())
+    return text if len(text) <= TITLE_CHARACTERS else f"{text[: TITLE_CHARACTERS - 1].rstrip()}…"

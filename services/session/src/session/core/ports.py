@@ -1,0 +1,132 @@
+"""What the servicer needs of a store. `tests/contract` holds every one to it."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from session.core.model import (
+    AcquiredRun,
+    BegunRun,
+    Event,
+    Lease,
+    Message,
+    NewEvent,
+    NewRun,
+    NewSession,
+    Owner,
+    Run,
+    Session,
+)
+
+
+class SessionStore(Protocol):
+    """Sessions, messages, runs and events. Ids are bare, not resource names.
+
+    What belongs to another owner is as if it did not exist. Every method
+    raises Unavailable(DEPENDENCY_UNAVAILABLE) when the database does not
+    answer; it is safe to call again then.
+    """
+
+    async def create_session(self, owner: Owner, new: NewSession) -> Session:
+        """Creates a session, or returns the one of the first call with the request id.
+
+        Raises:
+            InvalidArgument: REQUEST_ID_REUSED: the id came with another body before.
+        """
+        ...
+
+    async def get_session(self, owner: Owner, session: str) -> Session:
+        """Raises NotFound: SESSION_NOT_FOUND."""
+        ...
+
+    async def list_sessions(
+        self, owner: Owner, *, team: str, before: tuple[datetime, str] | None, limit: int
+    ) -> tuple[Session, ...]:
+        """Sessions of the owner (and of `team` unless empty), last used first.
+
+        `before` is the place to go on after: (update time, id) of the
+        last session seen. A session that is used meanwhile moves to the
+        front; no session comes twice.
+        """
+        ...
+
+    async def update_session(self, owner: Owner, session: str, *, display_name: str) -> Session:
+        """Raises NotFound: SESSION_NOT_FOUND."""
+        ...
+
+    async def delete_session(self, owner: Owner, session: str) -> None:
+        """Deletes a session with everything below it.
+
+        Raises:
+            NotFound: SESSION_NOT_FOUND.
+            FailedPrecondition: SESSION_BUSY: it has a run that is not finished.
+        """
+        ...
+
+    async def list_messages(
+        self, owner: Owner, session: str, *, after_sequence: int, limit: int
+    ) -> tuple[Message, ...]:
+        """Messages after a sequence, oldest first. Raises NotFound: SESSION_NOT_FOUND."""
+        ...
+
+    async def begin_run(self, owner: Owner, new: NewRun) -> BegunRun:
+        """Stores session (if new), input, run and first event in one transaction.
+
+        Raises:
+            NotFound: SESSION_NOT_FOUND.
+            FailedPrecondition: SESSION_BUSY: another run of the session is not finished.
+            InvalidArgument: REQUEST_ID_REUSED, or INVALID_FIELD: the session is
+                another team's.
+        """
+        ...
+
+    async def append_events(
+        self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
+    ) -> int:
+        """Appends all or none; skips those stored already; renews the lease.
+
+        Returns:
+            The sequence of the last stored event.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            Conflict: LEASE_LOST: somebody else owns the run; stop.
+            FailedPrecondition: SEQUENCE_GAP or RUN_FINISHED.
+            InvalidArgument: INVALID_FIELD: another event with that sequence is stored.
+        """
+        ...
+
+    async def renew_leases(self, owner: Owner | None, runs: Sequence[str], *, lease: Lease) -> frozenset[str]:
+        """Renews the leases of `lease.owner`; returns the runs that it has lost.
+
+        `owner` None: of every tenant, for an orchestrator's own calls.
+        """
+        ...
+
+    async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
+        """Takes over runs of every tenant whose leases have expired, longest expired first."""
+        ...
+
+    async def get_run(self, owner: Owner, run: str) -> Run:
+        """Raises NotFound: RUN_NOT_FOUND."""
+        ...
+
+    async def list_runs(
+        self, owner: Owner, *, session: str, team: str, before: tuple[datetime, str] | None, limit: int
+    ) -> tuple[Run, ...]:
+        """Runs of the owner (of `session`, of `team` unless empty), newest first.
+
+        `before` is the place to go on after: (create time, id) of the
+        last run seen.
+        """
+        ...
+
+    async def list_run_events(
+        self, owner: Owner, run: str, *, after_sequence: int, limit: int
+    ) -> tuple[Event, ...]:
+        """Events after a sequence, in order. Raises NotFound: RUN_NOT_FOUND."""
+        ...
+
+
+MIN_LEASE = timedelta(seconds=1)
+MAX_LEASE = timedelta(minutes=10)

@@ -1,0 +1,291 @@
+"""The gRPC face: checks and translates, calls the store, translates back."""
+
+from datetime import datetime
+from functools import partial
+
+import grpc
+from agentteams.session.v1 import (
+    run_pb2,
+    session_pb2,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from google.protobuf.empty_pb2 import Empty
+
+from servicekit.context import current_caller
+from servicekit.errors import InvalidArgument, PermissionDenied
+from servicekit.paging import PageTokens, page_size
+from servicekit.server import Service
+from session import checks, convert
+from session.core.model import NewRun, NewSession, Owner, title_of
+from session.core.ports import SessionStore
+
+SERVICE_NAME = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+# A response may have 16 MiB (servicekit.client): texts fill half of it at most.
+_PAGE_BYTES = 8 * 1024 * 1024
+_ORCHESTRATOR = "orchestrator"
+
+
+class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
+    """SessionService over a store."""
+
+    def __init__(self, *, store: SessionStore, tokens: PageTokens) -> None:
+        self._store = store
+        self._tokens = tokens
+
+    async def CreateSession(
+        self,
+        request: session_service_pb2.CreateSessionRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_pb2.Session:
+        """Creates a session."""
+        new = NewSession(
+            request_id=checks.request_id(request.request_id),
+            body_hash=convert.session_hash(request.session),
+            team=checks.resource_id("session.team", request.session.team, "teams"),
+            display_name=_display_name(request.session),
+        )
+        return convert.session_to_pb(await self._store.create_session(_owner(), new))
+
+    async def GetSession(
+        self,
+        request: session_service_pb2.GetSessionRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_pb2.Session:
+        """Returns a session."""
+        session = checks.resource_id("name", request.name, "sessions")
+        return convert.session_to_pb(await self._store.get_session(_owner(), session))
+
+    async def ListSessions(
+        self,
+        request: session_service_pb2.ListSessionsRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.ListSessionsResponse:
+        """Lists sessions, last used first."""
+        owner = _owner()
+        bound = ("sessions", owner.tenant, owner.user, request.team)
+        limit = page_size(request.page_size, default=50, maximum=200)
+        found = await self._store.list_sessions(
+            owner,
+            team=checks.optional_id("team", request.team, "teams"),
+            before=self._place(bound, request.page_token),
+            limit=limit + 1,
+        )
+        response = session_service_pb2.ListSessionsResponse(
+            sessions=[convert.session_to_pb(session) for session in found[:limit]]
+        )
+        if len(found) > limit:
+            last = found[limit - 1]
+            response.next_page_token = self._tokens.encode(bound, convert.cursor(last.update_time, last.id))
+        return response
+
+    async def UpdateSession(
+        self,
+        request: session_service_pb2.UpdateSessionRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_pb2.Session:
+        """Changes a session's display name."""
+        session = checks.resource_id("session.name", request.session.name, "sessions")
+        display_name = _display_name(request.session)
+        for path in request.update_mask.paths:
+            if path not in ("display_name", "*"):
+                raise InvalidArgument.field("update_mask", "only display_name can be changed", path)
+        if display_name or request.update_mask.paths:
+            return convert.session_to_pb(
+                await self._store.update_session(_owner(), session, display_name=display_name)
+            )
+        return convert.session_to_pb(await self._store.get_session(_owner(), session))
+
+    async def DeleteSession(
+        self,
+        request: session_service_pb2.DeleteSessionRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> Empty:
+        """Deletes a session with everything below it."""
+        await self._store.delete_session(_owner(), checks.resource_id("name", request.name, "sessions"))
+        return Empty()
+
+    async def ListMessages(
+        self,
+        request: session_service_pb2.ListMessagesRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.ListMessagesResponse:
+        """Lists messages, oldest first."""
+        owner = _owner()
+        session = checks.resource_id("parent", request.parent, "sessions")
+        bound = ("messages", owner.tenant, owner.user, session)
+        after = int(self._tokens.decode(bound, request.page_token)) if request.page_token else 0
+        limit = page_size(request.page_size, default=50, maximum=200)
+        found = await self._store.list_messages(owner, session, after_sequence=after, limit=limit + 1)
+        page = convert.oldest_within(found[:limit], _PAGE_BYTES)
+        response = session_service_pb2.ListMessagesResponse(
+            messages=[convert.message_to_pb(message) for message in page]
+        )
+        if len(found) > len(page):
+            response.next_page_token = self._tokens.encode(bound, str(page[-1].sequence))
+        return response
+
+    async def BeginRun(
+        self,
+        request: session_service_pb2.BeginRunRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.BeginRunResponse:
+        """Stores question, run and first event in one transaction."""
+        new = _new_run(request)
+        begun = await self._store.begin_run(_owner(), new)
+        return session_service_pb2.BeginRunResponse(
+            run=convert.run_to_pb(begun.run),
+            created=begun.created,
+            fencing_token=begun.fencing_token,
+            history=[
+                convert.message_to_pb(message)
+                for message in convert.newest_within(begun.history, _PAGE_BYTES)
+            ],
+        )
+
+    async def AppendRunEvents(
+        self,
+        request: session_service_pb2.AppendRunEventsRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.AppendRunEventsResponse:
+        """Appends events to a run's log."""
+        run = checks.resource_id("run", request.run, "runs")
+        checks.number("fencing_token", request.fencing_token, minimum=1)
+        checks.run_events(request.events)
+        events = [convert.new_event(f"events[{i}]", event) for i, event in enumerate(request.events)]
+        last = await self._store.append_events(
+            _owner(), run, fencing_token=request.fencing_token, events=events
+        )
+        return session_service_pb2.AppendRunEventsResponse(last_sequence=last)
+
+    async def RenewRunLeases(
+        self,
+        request: session_service_pb2.RenewRunLeasesRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.RenewRunLeasesResponse:
+        """Renews leases: an orchestrator's of every tenant, else the caller's own."""
+        owner = None if current_caller().service == _ORCHESTRATOR else _owner()
+        lease = checks.lease(request.lease_owner, request.lease_duration)
+        checks.number("runs (count)", len(request.runs), minimum=1, maximum=checks.MAX_RENEWED_RUNS)
+        runs = [checks.resource_id(f"runs[{i}]", name, "runs") for i, name in enumerate(request.runs)]
+        lost = await self._store.renew_leases(owner, runs, lease=lease)
+        return session_service_pb2.RenewRunLeasesResponse(
+            lost_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in lost]
+        )
+
+    async def AcquireExpiredRuns(
+        self,
+        request: session_service_pb2.AcquireExpiredRunsRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.AcquireExpiredRunsResponse:
+        """Takes over runs whose leases have expired."""
+        if current_caller().service != _ORCHESTRATOR:
+            raise PermissionDenied("AcquireExpiredRuns is for orchestrators only", reason="PERMISSION_DENIED")
+        taken = await self._store.acquire_expired_runs(
+            lease=checks.lease(request.lease_owner, request.lease_duration),
+            limit=page_size(request.max_runs, default=50, maximum=50, field="max_runs"),
+        )
+        return session_service_pb2.AcquireExpiredRunsResponse(
+            runs=[
+                session_service_pb2.AcquiredRun(
+                    run=convert.run_to_pb(one.run), fencing_token=one.fencing_token, tenant=one.run.tenant
+                )
+                for one in taken
+            ]
+        )
+
+    async def GetRun(
+        self,
+        request: session_service_pb2.GetRunRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> run_pb2.Run:
+        """Returns a run."""
+        run = checks.resource_id("name", request.name, "runs")
+        return convert.run_to_pb(await self._store.get_run(_owner(), run))
+
+    async def ListRuns(
+        self,
+        request: session_service_pb2.ListRunsRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.ListRunsResponse:
+        """Lists runs, newest first."""
+        owner = _owner()
+        bound = ("runs", owner.tenant, owner.user, request.session, request.team)
+        limit = page_size(request.page_size, default=50, maximum=200)
+        found = await self._store.list_runs(
+            owner,
+            session=checks.optional_id("session", request.session, "sessions"),
+            team=checks.optional_id("team", request.team, "teams"),
+            before=self._place(bound, request.page_token),
+            limit=limit + 1,
+        )
+        response = session_service_pb2.ListRunsResponse(
+            runs=[convert.run_to_pb(run) for run in found[:limit]]
+        )
+        if len(found) > limit:
+            last = found[limit - 1]
+            response.next_page_token = self._tokens.encode(bound, convert.cursor(last.create_time, last.id))
+        return response
+
+    async def ListRunEvents(
+        self,
+        request: session_service_pb2.ListRunEventsRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> session_service_pb2.ListRunEventsResponse:
+        """Lists the events of a run in order."""
+        events = await self._store.list_run_events(
+            _owner(),
+            checks.resource_id("run", request.run, "runs"),
+            after_sequence=checks.number("after_sequence", request.after_sequence),
+            limit=page_size(request.page_size, default=100, maximum=500),
+        )
+        size = sum(len(event.payload) for event in events)
+        if size > 2 * _PAGE_BYTES - 64 * 1024:
+            # A shorter page would say that there are no more: the contract's end mark.
+            raise InvalidArgument.field(
+                "page_size",
+                f"{len(events)} events have {size} bytes, too many for one response; ask for fewer",
+            )
+        return session_service_pb2.ListRunEventsResponse(events=[convert.event_to_pb(e) for e in events])
+
+    def _place(self, bound: tuple[str, ...], token: str) -> tuple[datetime, str] | None:
+        return convert.place(self._tokens.decode(bound, token)) if token else None
+
+
+def session_service(servicer: SessionServicer) -> Service:
+    """For servicekit's server."""
+    return Service(
+        name=SERVICE_NAME,
+        register=partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, servicer),
+    )
+
+
+def _owner() -> Owner:
+    caller = current_caller()
+    if not caller.tenant or not caller.user:
+        raise PermissionDenied(
+            "this call needs a tenant and a user: make it on a user's behalf", reason="PERMISSION_DENIED"
+        )
+    return Owner(tenant=caller.tenant, user=caller.user)
+
+
+def _display_name(session: session_pb2.Session) -> str:
+    return checks.text("session.display_name", session.display_name, maximum=checks.MAX_DISPLAY_NAME)
+
+
+def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
+    checks.input_messages(request.input, new_session=not request.session)
+    revision = checks.text("team_revision", request.team_revision, required=True)
+    return NewRun(
+        request_id=checks.request_id(request.request_id),
+        body_hash=convert.run_hash(request),
+        team=checks.resource_id("team", request.team, "teams"),
+        team_revision=revision,
+        session=checks.optional_id("session", request.session, "sessions"),
+        title=title_of(next(m.content for m in request.input if m.role == session_pb2.ROLE_USER)),
+        input=tuple(map(convert.new_message, request.input)),
+        lease=checks.lease(request.lease_owner, request.lease_duration),
+        history_messages=checks.number("history_messages", request.history_messages, maximum=200),
+        first_event=partial(convert.first_event, inputs=len(request.input), revision=revision),
+    )

@@ -1,0 +1,43 @@
+"""Settings, read from the environment."""
+
+from datetime import timedelta
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from servicekit.config import ServerSettings
+from session.adapters.database import PoolLimits
+
+
+class DatabaseSettings(BaseSettings):
+    """What `python -m session migrate` needs, and the server too."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTTEAMS_", frozen=True, extra="ignore")
+
+    session_database_url: str = Field(
+        description="sqlite:///path/to/file.db or postgresql+asyncpg://user:password@host:5432/name."
+    )
+    session_pool_size: int = Field(10, ge=1, le=200, description="Connections to Postgres; SQLite readers.")
+    session_pool_timeout_s: float = Field(
+        5.0, gt=0, description="How long a call waits for a connection before UNAVAILABLE."
+    )
+    session_statement_timeout_s: float = Field(
+        15.0, gt=0, description="How long one statement may take on Postgres."
+    )
+
+    def limits(self) -> PoolLimits:
+        """How much of the database this process may use."""
+        return PoolLimits(
+            connections=self.session_pool_size,
+            timeout=timedelta(seconds=self.session_pool_timeout_s),
+            statement_timeout=timedelta(seconds=self.session_statement_timeout_s),
+        )
+
+
+class Settings(DatabaseSettings, ServerSettings):
+    """Variables with the prefix AGENTTEAMS_, such as AGENTTEAMS_SESSION_DATABASE_URL."""
+
+    port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    session_auto_migrate: bool = Field(
+        False, description="Migrate the schema at the start; for one machine. A cluster runs a job."
+    )
