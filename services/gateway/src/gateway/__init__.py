@@ -1,0 +1,1 @@
+"""The HTTP door: a team is a model of the OpenAI API."""

@@ -1,0 +1,247 @@
+"""The orchestrator over gRPC."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+
+import grpc
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
+from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from agentteams.session.v1 import run_pb2, session_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.core.model import (
+    Answer,
+    Citation,
+    ModelCallEnded,
+    Question,
+    Run,
+    RunEnded,
+    RunItem,
+    Stage,
+    Team,
+    TextPiece,
+    Usage,
+)
+from servicekit.client import RpcClient
+from servicekit.clock import Clock
+from servicekit.errors import (
+    Internal,
+    ServiceError,
+    Unavailable,
+    error_from_rpc,
+    error_from_status,
+)
+
+SERVICE = "agentteams.orchestrator.v1.OrchestratorService"
+_HEALTH_TIMEOUT_S = 2.0
+_PAGE_SIZE = 200
+_MAX_PAGES = 50
+_FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
+# A stream cut by a stopping server ends as INTERNAL or CANCELLED now and then; a bug does so each time.
+_MAX_ODD_ENDS = 3
+
+_ROLES = {
+    "system": session_pb2.ROLE_SYSTEM,
+    "user": session_pb2.ROLE_USER,
+    "assistant": session_pb2.ROLE_ASSISTANT,
+}
+_ORIGINS = {session_pb2.Citation.ORIGIN_MODEL: "model", session_pb2.Citation.ORIGIN_ATTRIBUTED: "attributed"}
+_STATES = {
+    run_pb2.RUN_STATE_SUCCEEDED: "succeeded",
+    run_pb2.RUN_STATE_FAILED: "failed",
+    run_pb2.RUN_STATE_CANCELLED: "cancelled",
+}
+
+
+class OrchestratorClient:
+    """Calls as the current caller.
+
+    Args:
+        rpc: The connection.
+        clock: For the time a lost stream is sought.
+        start_timeout: For StartRun and the calls about teams.
+        follow_timeout: For one stream of events.
+        reconnect: How long a lost stream is sought before it is an error.
+    """
+
+    def __init__(
+        self,
+        rpc: RpcClient,
+        *,
+        clock: Clock,
+        start_timeout: timedelta,
+        follow_timeout: timedelta,
+        reconnect: timedelta,
+    ) -> None:
+        self._rpc = rpc
+        self._clock = clock
+        self._start_timeout = start_timeout
+        self._follow_timeout = follow_timeout
+        self._reconnect_s = reconnect.total_seconds()
+        self._stub = OrchestratorServiceStub(rpc.channel)
+        self._health = health_pb2_grpc.HealthStub(rpc.channel)
+
+    async def check(self) -> None:
+        """Returns if it serves. Raises: Unavailable."""
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        try:
+            response = await self._health.Check(  # type: ignore[attr-defined]  # it ships no types
+                request, timeout=_HEALTH_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            raise Unavailable("the orchestrator is not ready", reason="DEPENDENCY_UNAVAILABLE")
+
+    async def start(self, question: Question, *, request_id: str) -> Run:
+        """Starts a run; the same request id gives the same run. Raises: ServiceError."""
+        request = pb.StartRunRequest(
+            team=f"teams/{question.team}",
+            session=question.session,
+            input=[
+                session_pb2.Message(role=_ROLES[message.role], content=message.content)
+                for message in question.messages
+            ],
+            request_id=request_id,
+        )
+        run = await self._rpc.unary(self._stub.StartRun, request, timeout=self._start_timeout)
+        return Run(name=run.name, session=run.session)
+
+    async def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
+        """All that happens to the run until RunEnded; finds a lost stream again. Raises: ServiceError."""
+        after = 0
+        lost_at: float | None = None
+        delay, odd_ends = _FIRST_DELAY_S, 0
+        while True:
+            request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
+            cause: ServiceError
+            try:
+                stream = self._rpc.server_stream(
+                    self._stub.StreamRunEvents, request, timeout=self._follow_timeout
+                )
+                # The wrapper is an async generator, whatever its annotation says.
+                async with aclosing(stream):  # type: ignore[type-var]
+                    async for response in stream:
+                        lost_at, delay = None, _FIRST_DELAY_S
+                        if response.HasField("text_delta"):
+                            piece = response.text_delta
+                            if not piece.member:
+                                yield TextPiece(piece.message, piece.offset, piece.text)
+                            continue
+                        event = response.event
+                        if event.sequence <= after:
+                            continue  # already seen before the stream broke
+                        after, odd_ends = event.sequence, 0
+                        item = _item(event)
+                        if item is not None:
+                            yield item
+                            if isinstance(item, RunEnded):
+                                return
+                cause = Internal("the stream of events ended before the run", reason="INTERNAL")
+            except (Unavailable, Internal) as error:
+                cause = error
+            odd_ends += isinstance(cause, Internal)
+            now = self._clock.monotonic()
+            lost_at = now if lost_at is None else lost_at
+            if now - lost_at >= self._reconnect_s or odd_ends >= _MAX_ODD_ENDS:
+                raise _lost(cause)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY_S)
+
+    async def team(self, name: str) -> Team:
+        """One team. Raises: NotFound and other ServiceErrors."""
+        request = pb.GetTeamRequest(name=f"teams/{name}")
+        return _team(await self._rpc.unary(self._stub.GetTeam, request, timeout=self._start_timeout))
+
+    async def teams(self) -> list[Team]:
+        """All teams of the caller, by name. Raises: ServiceError."""
+        teams: list[Team] = []
+        token = ""
+        for _ in range(_MAX_PAGES):
+            request = pb.ListTeamsRequest(page_size=_PAGE_SIZE, page_token=token)
+            page = await self._rpc.unary(self._stub.ListTeams, request, timeout=self._start_timeout)
+            teams.extend(_team(team) for team in page.teams)
+            token = page.next_page_token
+            if not token:
+                break
+        return teams
+
+
+def _lost(cause: ServiceError) -> ServiceError:
+    message = (
+        "The connection to the run was lost and could not be found again; the run may go on. "
+        f"Repeat the request with the same Idempotency-Key to follow it. ({cause.message})"
+    )
+    return Unavailable(message, reason=cause.reason, metadata=cause.metadata)
+
+
+def _item(event: run_pb2.RunEvent) -> RunItem | None:
+    kind = event.WhichOneof("event")
+    if kind == "run_finished":
+        return _ended(event.run_finished)
+    if event.member:
+        return None
+    if kind == "model_call_finished":
+        return ModelCallEnded()
+    if kind == "message_completed":
+        message = event.message_completed.message
+        if message.role == session_pb2.ROLE_ASSISTANT:
+            return Answer(text=message.content, citations=tuple(_citation(c) for c in message.citations))
+    return None
+
+
+def _citation(citation: session_pb2.Citation) -> Citation:
+    return Citation(
+        number=citation.number,
+        document=citation.document,
+        document_title=citation.document_title,
+        chunk=citation.chunk,
+        text=citation.text,
+        origin=_ORIGINS.get(citation.origin, ""),
+    )
+
+
+def _ended(finished: run_pb2.RunFinished) -> RunEnded:
+    used = finished.summary.usage
+    return RunEnded(
+        state=_STATES.get(finished.state, "failed"),
+        error=_error(finished),
+        usage=Usage(
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            model_calls=used.model_calls,
+            tool_calls=used.tool_calls,
+            searches=used.searches,
+            searches_saved=used.searches_saved,
+        ),
+        stages=tuple(
+            Stage(
+                name=stage.stage,
+                duration=timedelta(seconds=stage.duration.seconds, microseconds=stage.duration.nanos // 1000),
+                count=stage.count,
+            )
+            for stage in finished.summary.stages
+        ),
+    )
+
+
+def _error(finished: run_pb2.RunFinished) -> ServiceError | None:
+    if finished.HasField("status"):
+        return error_from_status(finished.status)
+    if finished.state == run_pb2.RUN_STATE_FAILED:
+        return Internal("the run failed and said no reason", reason="INTERNAL")
+    return None
+
+
+def _team(team: pb.Team) -> Team:
+    return Team(
+        name=team.name.removeprefix("teams/"),
+        description=team.description,
+        mode=team.mode,
+        members=tuple(team.members),
+        revision=team.revision,
+        ready=team.ready,
+        reason=team.reason,
+    )

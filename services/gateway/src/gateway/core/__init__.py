@@ -1,0 +1,1 @@
+"""What the gateway decides; knows nothing of gRPC and of HTTP servers."""

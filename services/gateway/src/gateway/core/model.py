@@ -1,0 +1,122 @@
+"""What a question, a run and its answer are to the gateway."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from servicekit.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a request asks, checked.
+
+    Attributes:
+        team: Name of the team, without prefix.
+        session: Stored conversation to go on with, `sessions/…`; empty: a new one.
+        messages: The question last.
+        stream: Whether the answer is wanted piece by piece.
+        include_usage: Whether a stream ends with a chunk of token counts.
+    """
+
+    team: str
+    session: str
+    messages: tuple[Message, ...]
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """A team as the orchestrator sees it."""
+
+    name: str
+    description: str
+    mode: str
+    members: tuple[str, ...]
+    revision: str
+    ready: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that was accepted: `runs/…` of `sessions/…`."""
+
+    name: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """A piece of a text that the team itself writes; `offset` in characters."""
+
+    message: str
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCallEnded:
+    """The model has ended the text that it was writing for the team itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """A piece of evidence that the answer rests on; `origin` is model or attributed."""
+
+    number: int
+    document: str
+    document_title: str
+    chunk: str
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The team's answer, whole and stored."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a run used."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    searches: int = 0
+    searches_saved: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Wall time of one stage of a turn."""
+
+    name: str
+    duration: timedelta
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """The run's end; `state` is succeeded, failed or cancelled."""
+
+    state: str
+    error: ServiceError | None = None
+    usage: Usage = Usage()
+    stages: tuple[Stage, ...] = ()
+
+
+RunItem = TextPiece | ModelCallEnded | Answer | RunEnded

@@ -1,0 +1,38 @@
+"""What the gateway needs of others."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from gateway.core.model import Question, Run, RunItem, Team
+
+
+class Orchestrator(Protocol):
+    """Runs questions, on behalf of the current caller."""
+
+    async def check(self) -> None:
+        """Returns if it serves.
+
+        Raises:
+            Unavailable: It does not.
+        """
+        ...
+
+    async def start(self, question: Question, *, request_id: str) -> Run:
+        """Starts a run; the same request id gives the same run. Raises: ServiceError."""
+        ...
+
+    def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
+        """All that happens to the run until RunEnded, which is last; finds a lost stream again.
+
+        Raises:
+            ServiceError: The run's events cannot be had; it may go on all the same.
+        """
+        ...
+
+    async def team(self, name: str) -> Team:
+        """One team. Raises: NotFound and other ServiceErrors."""
+        ...
+
+    async def teams(self) -> Sequence[Team]:
+        """All teams of the caller, by name. Raises: ServiceError."""
+        ...

@@ -1,0 +1,83 @@
+"""The gateway's HTTP server in the test's own process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import uvicorn
+
+from gateway.adapters.orchestrator_client import OrchestratorClient
+from gateway.app import build_app
+from gateway.auth import Authenticator, LocalUser
+from gateway.chat import Limits, OpenTurns
+from servicekit.client import RpcClient, open_channel
+from servicekit.clock import SystemClock
+from servicekit.identity import TokenIssuer
+from servicekit.testing import TEST_KEY
+
+
+class _Server(uvicorn.Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._serve(sockets)  # without taking the test runner's signals
+
+    async def main_loop(self) -> None:
+        self.asked_to_stop = asyncio.Event()
+        await self.asked_to_stop.wait()  # at once, where the real loop looks ten times a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """A gateway that listens."""
+
+    url: str
+    turns: OpenTurns
+
+
+@asynccontextmanager
+async def serve_gateway(
+    target: str,
+    *,
+    auth: Authenticator | None = None,
+    max_turns: int = 100,
+    run_timeout_s: float = 60.0,
+    keep_alive_s: float = 15.0,
+    reconnect_s: float = 10.0,
+) -> AsyncIterator[Gateway]:
+    """Serves on a free loopback port."""
+    channel = open_channel(target)
+    orchestrator = OrchestratorClient(
+        RpcClient(
+            channel,
+            issuer=TokenIssuer(TEST_KEY, service="gateway"),
+            default_timeout=timedelta(seconds=10),
+        ),
+        clock=SystemClock(),
+        start_timeout=timedelta(seconds=5),
+        follow_timeout=timedelta(seconds=run_timeout_s + 5),
+        reconnect=timedelta(seconds=reconnect_s),
+    )
+    limits = Limits(
+        max_body_bytes=1024 * 1024,
+        max_turns=max_turns,
+        run_timeout=timedelta(seconds=run_timeout_s),
+        keep_alive=timedelta(seconds=keep_alive_s),
+    )
+    turns = OpenTurns()
+    app = build_app(orchestrator=orchestrator, auth=auth or LocalUser(), limits=limits, turns=turns)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield Gateway(url=f"http://127.0.0.1:{listener.getsockname()[1]}", turns=turns)
+    finally:
+        server.asked_to_stop.set()
+        await serving
+        await channel.close()
