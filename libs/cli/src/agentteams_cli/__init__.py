@@ -1,0 +1,1 @@
+"""The `agentteams` command, and the stack that runs every service on one machine."""
