@@ -114,6 +114,7 @@ class OrchestratorClient:
         after = 0
         lost_at: float | None = None
         delay, odd_ends = _FIRST_DELAY_S, 0
+        ended: RunEnded | None = None
         while True:
             request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
             cause: ServiceError
@@ -135,13 +136,16 @@ class OrchestratorClient:
                             continue  # already seen before the stream broke
                         after, odd_ends = event.sequence, 0
                         item = _item(event)
-                        if item is not None:
+                        if isinstance(item, RunEnded):
+                            ended = item  # the stream's own end follows at once; cutting it off costs more
+                        elif item is not None:
                             yield item
-                            if isinstance(item, RunEnded):
-                                return
                 cause = Internal("the stream of events ended before the run", reason="INTERNAL")
             except (Unavailable, Internal) as error:
                 cause = error
+            if ended is not None:
+                yield ended
+                return
             odd_ends += isinstance(cause, Internal)
             now = self._clock.monotonic()
             lost_at = now if lost_at is None else lost_at
