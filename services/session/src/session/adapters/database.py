@@ -214,7 +214,9 @@ def _sqlite_engine(url: URL, *, connections: int, readonly: bool) -> sa.Engine:
         def _begin(connection: Connection) -> None:
             # IMMEDIATE: a transaction that would first read and then write
             # could otherwise fail in the middle.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("BEGIN IMMEDIATE")
 
     return engine
 

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("body_hash", sa.LargeBinary()),
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
         sa.UniqueConstraint("tenant", "owner", "request_id", name="uq_sessions_tenant_owner_request_id"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_sessions_tenant_owner_update_time_us_id",
@@ -72,6 +73,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["session_id"], ["sessions.id"], name="fk_runs_session_id", ondelete="CASCADE"
         ),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_runs_tenant_owner_create_time_us_id", "runs", ["tenant", "owner", "create_time_us", "id"]
