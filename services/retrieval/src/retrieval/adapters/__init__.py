@@ -1,0 +1,1 @@
+"""Where the network, the disk and other processes begin."""

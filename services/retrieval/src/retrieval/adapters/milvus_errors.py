@@ -1,0 +1,79 @@
+"""Milvus' errors to ours, in one place.
+
+pymilvus raises MilvusException for what the server says and for refused
+connections, and lets raw grpc.RpcError through for DEADLINE_EXCEEDED,
+UNIMPLEMENTED and their like.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from pymilvus.exceptions import MilvusException
+
+from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+
+_COLLECTION_NOT_FOUND = 100
+_NOT_LOADED = 101
+
+
+class NotLoaded(Exception):
+    """The collection is released; load it and ask again."""
+
+
+@contextmanager
+def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None]:
+    """Maps what the block raises.
+
+    Args:
+        action: For the message.
+        deadline_is_ours: A time-out is then the store's fault, not the caller's.
+        target: The store's address, for the message.
+    """
+    try:
+        yield
+    except ServiceError:
+        raise
+    except MilvusException as error:
+        if error.code == _COLLECTION_NOT_FOUND:
+            raise NotFound(
+                f"Milvus has no such collection: {error.message}", reason="COLLECTION_NOT_FOUND"
+            ) from error
+        if error.code == _NOT_LOADED or "not loaded" in error.message:
+            raise NotLoaded(error.message) from error
+        if _timed_out(error):
+            raise _too_late(action, deadline_is_ours, target) from error
+        raise _unavailable(action, target, error.message) from error
+    except TimeoutError as error:
+        raise _too_late(action, deadline_is_ours, target) from error
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise _too_late(action, deadline_is_ours, target) from error
+        raise _unavailable(action, target, str(code)) from error
+
+
+def silence_client_log() -> None:
+    """pymilvus logs a traceback for each error that it also raises; ours are logged once."""
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+
+
+def _timed_out(error: MilvusException) -> bool:
+    return error.code == grpc.StatusCode.DEADLINE_EXCEEDED or "Retry timeout" in error.message
+
+
+def _too_late(action: str, deadline_is_ours: bool, target: str) -> ServiceError:
+    if deadline_is_ours:
+        return _unavailable(action, target, "no answer in time")
+    return DeadlineExceeded(
+        f"the deadline came before Milvus answered ({action})", reason="DEADLINE_TOO_SHORT"
+    )
+
+
+def _unavailable(action: str, target: str, message: str) -> Unavailable:
+    return Unavailable(
+        f"Milvus at {target} failed ({action}): {message}",
+        reason="DEPENDENCY_UNAVAILABLE",
+        metadata={"dependency": "milvus", "target": target, "action": action},
+    )

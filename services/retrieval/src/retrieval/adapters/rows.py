@@ -1,0 +1,89 @@
+"""Rows of the catalogue to the domain and back."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from retrieval.core.model import (
+    Chunking,
+    Document,
+    DocumentError,
+    DocumentState,
+    KnowledgeBase,
+    KnowledgeBaseSpec,
+    SearchMode,
+)
+
+
+def ms(moment: datetime) -> int:
+    """Milliseconds since 1970."""
+    return round(moment.timestamp() * 1000)
+
+
+def moment(value_ms: int) -> datetime:
+    """The other way."""
+    return datetime.fromtimestamp(value_ms / 1000, UTC)
+
+
+def knowledge_base_values(knowledge_base: KnowledgeBase) -> dict[str, Any]:
+    """A new row."""
+    spec = knowledge_base.spec
+    return {
+        "tenant": knowledge_base.tenant,
+        "id": knowledge_base.id,
+        "embedding_model": spec.embedding_model,
+        "max_tokens": spec.chunking.max_tokens,
+        "overlap_tokens": spec.chunking.overlap_tokens,
+        "search_mode": spec.search_mode,
+        "dimension": knowledge_base.dimension,
+        "model_fingerprint": knowledge_base.model_fingerprint,
+        "revision": knowledge_base.revision,
+        "alias": knowledge_base.alias,
+        "collection": knowledge_base.collection,
+        "create_time_ms": ms(knowledge_base.create_time),
+    }
+
+
+def knowledge_base_from_row(row: Row[Any]) -> KnowledgeBase:
+    """A row as it stands."""
+    return KnowledgeBase(
+        tenant=row.tenant,
+        id=row.id,
+        spec=KnowledgeBaseSpec(
+            embedding_model=row.embedding_model,
+            chunking=Chunking(max_tokens=row.max_tokens, overlap_tokens=row.overlap_tokens),
+            search_mode=SearchMode(row.search_mode),
+        ),
+        dimension=row.dimension,
+        model_fingerprint=row.model_fingerprint,
+        revision=row.revision,
+        alias=row.alias,
+        collection=row.collection,
+        create_time=moment(row.create_time_ms),
+    )
+
+
+def document_from_row(row: Row[Any]) -> Document:
+    """A row as it stands."""
+    error = None
+    if row.error_reason is not None:
+        error = DocumentError(reason=row.error_reason, message=row.error_message or "")
+    return Document(
+        tenant=row.tenant,
+        knowledge_base=row.knowledge_base,
+        id=row.id,
+        path=row.path,
+        media_type=row.media_type,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        blob=row.blob,
+        state=DocumentState(row.state),
+        error=error,
+        chunk_count=row.chunk_count,
+        warnings=tuple(json.loads(row.warnings)),
+        attempts=row.attempts,
+        create_time=moment(row.create_time_ms),
+        update_time=moment(row.update_time_ms),
+    )

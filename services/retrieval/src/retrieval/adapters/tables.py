@@ -1,0 +1,72 @@
+"""The catalogue's tables. Times are milliseconds since 1970, so that every database compares them alike."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+knowledge_bases = Table(
+    "knowledge_bases",
+    metadata,
+    Column("tenant", String(253), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("embedding_model", String(300), nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("overlap_tokens", Integer, nullable=False),
+    Column("search_mode", Integer, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("model_fingerprint", String(200), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("alias", String(255), nullable=False),
+    Column("collection", String(255), nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+    # Set: it is being deleted and seen by nobody.
+    Column("delete_time_ms", BigInteger),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("tenant", String(253), primary_key=True),
+    Column("knowledge_base", String(63), primary_key=True),
+    Column("id", String(26), primary_key=True),
+    Column("path", String(1024), nullable=False),
+    Column("media_type", String(100), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("blob", String(500), nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("error_reason", String(64)),
+    Column("error_message", Text),
+    Column("chunk_count", Integer, nullable=False),
+    Column("warnings", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_failure_ms", BigInteger),
+    # Not to be claimed before.
+    Column("due_ms", BigInteger, nullable=False),
+    Column("lease_token", String(26)),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+    Column("update_time_ms", BigInteger, nullable=False),
+    Column("delete_time_ms", BigInteger),
+    ForeignKeyConstraint(["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"]),
+    Index("documents_queue", "state", "due_ms"),
+    Index("documents_by_path", "tenant", "knowledge_base", "path"),
+)
+
+# Collections that a re-index has left and that must be dropped.
+doomed_collections = Table(
+    "doomed_collections",
+    metadata,
+    Column("collection", String(255), primary_key=True),
+    Column("tenant", String(253), nullable=False),
+)

@@ -1,0 +1,125 @@
+"""Puts the service together: adapters -> core -> servicer."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from agentteams.retrieval.v1.retrieval_service_pb2 import DESCRIPTOR
+from agentteams.retrieval.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
+
+from retrieval import metrics
+from retrieval.adapters.blobs import LocalBlobs
+from retrieval.adapters.catalogue import SqlCatalogue, new_engine
+from retrieval.adapters.embedding_client import EmbeddingClient
+from retrieval.adapters.migrate import migrate
+from retrieval.adapters.milvus import MilvusStore
+from retrieval.adapters.parser_process import ParserProcesses
+from retrieval.core.directory import Directory
+from retrieval.core.documents import Documents
+from retrieval.core.ingest import IngestWorker
+from retrieval.core.knowledge_bases import KnowledgeBases
+from retrieval.core.search import Search
+from retrieval.core.tokens import token_counter
+from retrieval.servicer import RetrievalServicer
+from retrieval.settings import Settings
+from servicekit.client import RpcClient, open_channel
+from servicekit.clock import SystemClock
+from servicekit.identity import TokenIssuer, load_key
+from servicekit.paging import PageTokens
+from servicekit.server import Assembly, Service
+
+
+async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
+    """Everything that runs in the process; what must be closed is put on the stack."""
+    token_counter(settings.tokenizer_file)  # a wrong file stops the start, not every document
+    key = load_key(settings.identity_key_file)
+    engine = new_engine(settings.database_url.get_secret_value())
+    stack.push_async_callback(engine.dispose)
+    if settings.auto_migrate:
+        await migrate(engine)
+    clock = SystemClock()
+    catalogue = SqlCatalogue(engine)
+    store = MilvusStore(
+        uri=settings.milvus_uri,
+        token=settings.milvus_token.get_secret_value(),
+        timeout_s=settings.milvus_timeout_s,
+    )
+    stack.push_async_callback(store.close)
+    channel = open_channel(settings.embedding_target)
+    stack.push_async_callback(channel.close)
+    rpc = RpcClient(
+        channel, issuer=TokenIssuer(key, service="retrieval"), default_timeout=timedelta(seconds=10)
+    )
+    embedder = EmbeddingClient(rpc)
+    blobs = LocalBlobs(settings.blob_dir)
+    parser = ParserProcesses(
+        timeout=timedelta(seconds=settings.parse_timeout_s),
+        memory_mb=settings.parse_memory_mb,
+        max_chunks=settings.max_chunks_per_document,
+        tokenizer_file=settings.tokenizer_file,
+    )
+    stack.push_async_callback(parser.close)
+    directory = Directory(
+        catalogue=catalogue, clock=clock, time_to_live=timedelta(seconds=settings.snapshot_ttl_s)
+    )
+    worker = IngestWorker(
+        catalogue=catalogue,
+        store=store,
+        embedder=embedder,
+        blobs=blobs,
+        parser=parser,
+        directory=directory,
+        clock=clock,
+        limits=settings.ingest_limits(),
+    )
+    knowledge_bases = KnowledgeBases(
+        catalogue=catalogue,
+        store=store,
+        embedder=embedder,
+        blobs=blobs,
+        directory=directory,
+        clock=clock,
+    )
+    documents = Documents(
+        catalogue=catalogue,
+        store=store,
+        blobs=blobs,
+        directory=directory,
+        clock=clock,
+        max_bytes=settings.max_document_bytes,
+        uploaded=worker.wake,
+    )
+    search = Search(
+        directory=directory,
+        store=store,
+        embedder=embedder,
+        hybrid_budget=timedelta(seconds=settings.hybrid_budget_s),
+        embedding_timeout=timedelta(seconds=settings.embedding_query_timeout_s),
+    )
+    servicer = RetrievalServicer(
+        knowledge_bases=knowledge_bases, documents=documents, search=search, page_tokens=PageTokens(key)
+    )
+
+    async def ready() -> None:
+        await catalogue.check()
+        await store.connect()
+
+    async def ingest() -> None:
+        await worker.run(sweeps=[knowledge_bases.sweep, documents.sweep])
+
+    async def drain() -> None:
+        worker.stop()
+
+    async def queue() -> None:
+        await metrics.watch_queue(catalogue)
+
+    return Assembly(
+        services=[
+            Service(
+                name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
+                register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),
+            )
+        ],
+        ready=ready,
+        tasks=[ingest, queue] if settings.ingest else [queue],
+        drain=drain,
+    )

@@ -1,0 +1,132 @@
+"""The domain to protobuf."""
+
+from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
+from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
+from google.rpc import status_pb2
+
+from retrieval.core.model import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_OVERLAP_TOKENS,
+    Chunking,
+    Document,
+    DocumentError,
+    Hit,
+    SearchMode,
+    SearchResult,
+    Snapshot,
+)
+from servicekit.errors import FailedPrecondition, InvalidArgument, status_from_error
+
+_MIN_TOKENS, _MAX_TOKENS = 16, 2000
+
+
+def knowledge_base_to_pb(snapshot: Snapshot, *, deployment: str) -> kb_pb.KnowledgeBase:
+    """With its counts."""
+    kb, counts = snapshot.knowledge_base, snapshot.counts
+    message = kb_pb.KnowledgeBase(
+        name=kb.name,
+        embedding_model=kb.spec.embedding_model,
+        chunking=kb_pb.Chunking(
+            max_tokens=kb.spec.chunking.max_tokens, overlap_tokens=kb.spec.chunking.overlap_tokens
+        ),
+        search_mode=kb_pb.SearchMode.ValueType(kb.spec.search_mode),
+        dimension=kb.dimension,
+        model_fingerprint=kb.model_fingerprint,
+        revision=kb.revision,
+        documents=kb_pb.DocumentCounts(
+            pending=counts.pending, indexing=counts.indexing, ready=counts.ready, failed=counts.failed
+        ),
+        chunk_count=counts.chunks,
+        deployment=deployment,
+    )
+    message.create_time.FromDatetime(kb.create_time)
+    return message
+
+
+def document_to_pb(document: Document) -> kb_pb.Document:
+    """With its error, if it has one."""
+    message = kb_pb.Document(
+        name=f"knowledgeBases/{document.knowledge_base}/documents/{document.id}",
+        path=document.path,
+        media_type=document.media_type,
+        size_bytes=document.size_bytes,
+        sha256=document.sha256,
+        state=kb_pb.DocumentState.ValueType(document.state),
+        chunk_count=document.chunk_count,
+        warnings=document.warnings,
+    )
+    if document.error is not None:
+        message.error.CopyFrom(_error_to_pb(document.path, document.error))
+    message.create_time.FromDatetime(document.create_time)
+    message.update_time.FromDatetime(document.update_time)
+    return message
+
+
+def result_to_pb(knowledge_base: str, result: SearchResult) -> pb.SearchResponse:
+    """Chunks, outcome and times."""
+    message = pb.SearchResponse(
+        outcome=pb.SearchOutcome.ValueType(result.outcome),
+        revision=result.revision,
+        ready_documents=result.ready_documents,
+    )
+    prefix = f"knowledgeBases/{knowledge_base}/documents/"
+    for hit in result.hits:
+        _add_hit(message, prefix, hit)
+    for reason in result.reasons:
+        message.reasons.add(code=pb.SearchReason.Code.ValueType(reason.code), message=reason.message)
+    for stage, seconds in result.stages.items():
+        message.stages.add(stage=stage).duration.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def chunking_from_pb(message: kb_pb.Chunking) -> Chunking:
+    """With defaults filled in.
+
+    Raises:
+        InvalidArgument: Out of range.
+    """
+    field = "knowledge_base.chunking"
+    max_tokens = message.max_tokens or DEFAULT_MAX_TOKENS
+    if not _MIN_TOKENS <= max_tokens <= _MAX_TOKENS:
+        raise InvalidArgument.field(
+            f"{field}.max_tokens", f"must be {_MIN_TOKENS} to {_MAX_TOKENS}, or 0 for 200", max_tokens
+        )
+    # The default overlap must not refuse a small max_tokens.
+    overlap = message.overlap_tokens or min(DEFAULT_OVERLAP_TOKENS, max_tokens // 4)
+    if not 0 <= overlap < max_tokens:
+        raise InvalidArgument.field(
+            f"{field}.overlap_tokens", f"must be 0 to {max_tokens - 1}, less than max_tokens", overlap
+        )
+    return Chunking(max_tokens=max_tokens, overlap_tokens=overlap)
+
+
+def mode_from_pb(value: int, *, field: str) -> SearchMode | None:
+    """None for UNSPECIFIED.
+
+    Raises:
+        InvalidArgument: A number that this version does not know.
+    """
+    if value == kb_pb.SEARCH_MODE_UNSPECIFIED:
+        return None
+    try:
+        return SearchMode(value)
+    except ValueError:
+        raise InvalidArgument.field(
+            field, "must be SEARCH_MODE_DENSE, SEARCH_MODE_SPARSE or SEARCH_MODE_HYBRID", value
+        ) from None
+
+
+def _add_hit(message: pb.SearchResponse, prefix: str, hit: Hit) -> None:
+    message.chunks.add(
+        id=hit.id,
+        document=prefix + hit.document,
+        document_title=hit.title,
+        ordinal=hit.ordinal,
+        text=hit.text,
+        score=hit.score,
+        location=hit.location,
+    )
+
+
+def _error_to_pb(path: str, error: DocumentError) -> status_pb2.Status:
+    return status_from_error(FailedPrecondition(error.message, reason=error.reason, metadata={"path": path}))

@@ -1,0 +1,19 @@
+"""Errors that more than one module raises."""
+
+from servicekit.errors import NotFound
+
+
+def knowledge_base_not_found(knowledge_base: str) -> NotFound:
+    """Not there, or another tenant's: the caller cannot tell."""
+    name = f"knowledgeBases/{knowledge_base}"
+    return NotFound(
+        f"{name} does not exist in your namespace; create it first",
+        reason="KNOWLEDGE_BASE_NOT_FOUND",
+        metadata={"knowledge_base": name},
+    )
+
+
+def document_not_found(knowledge_base: str, document: str) -> NotFound:
+    """Not there, or being deleted."""
+    name = f"knowledgeBases/{knowledge_base}/documents/{document}"
+    return NotFound(f"{name} does not exist", reason="DOCUMENT_NOT_FOUND", metadata={"document": name})

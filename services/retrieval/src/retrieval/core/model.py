@@ -1,0 +1,275 @@
+"""The words of this service: knowledge bases, documents, chunks, searches."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+
+DEFAULT_MAX_TOKENS = 200
+DEFAULT_OVERLAP_TOKENS = 30
+
+
+class SearchMode(IntEnum):
+    """How a search compares. Same numbers as on the wire."""
+
+    DENSE = 1
+    SPARSE = 2
+    HYBRID = 3
+
+
+class DocumentState(IntEnum):
+    """Where a document stands. Same numbers as on the wire."""
+
+    PENDING = 1
+    INDEXING = 2
+    READY = 3
+    FAILED = 4
+
+
+class Outcome(IntEnum):
+    """How a search ended. Same numbers as on the wire."""
+
+    OK = 1
+    EMPTY = 2
+    DEGRADED = 3
+    FAILED = 4
+
+
+class ReasonCode(IntEnum):
+    """Why a search was degraded or failed. Same numbers as on the wire."""
+
+    SPARSE_UNSUPPORTED = 1
+    EMBEDDING_UNAVAILABLE = 2
+    STORE_UNAVAILABLE = 3
+    DEADLINE = 4
+    INDEXING = 5
+    MODEL_CHANGED = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunking:
+    """How documents are cut, in tokens of the embedding model."""
+
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    overlap_tokens: int = DEFAULT_OVERLAP_TOKENS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnowledgeBaseSpec:
+    """What its creator chose; never changes."""
+
+    embedding_model: str
+    chunking: Chunking
+    search_mode: SearchMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnowledgeBase:
+    """A set of documents that can be searched.
+
+    Attributes:
+        alias: The store's name for whatever collection serves it now.
+        collection: The collection that serves it now; a re-index makes another.
+        revision: Grows whenever a search could find something else.
+    """
+
+    tenant: str
+    id: str
+    spec: KnowledgeBaseSpec
+    dimension: int
+    model_fingerprint: str
+    revision: int
+    alias: str
+    collection: str
+    create_time: datetime
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"knowledgeBases/{self.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Documents by state, and chunks that can be found."""
+
+    pending: int = 0
+    indexing: int = 0
+    ready: int = 0
+    failed: int = 0
+    chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A knowledge base and its counts, read at one moment."""
+
+    knowledge_base: KnowledgeBase
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentError:
+    """Why a document could not be indexed; `reason` is one of errors.v1."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document as the catalogue knows it."""
+
+    tenant: str
+    knowledge_base: str
+    id: str
+    path: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    blob: str
+    state: DocumentState
+    error: DocumentError | None = None
+    chunk_count: int = 0
+    warnings: tuple[str, ...] = ()
+    attempts: int = 0
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A document that one worker may index until the lease ends.
+
+    Attributes:
+        token: Names the lease; every write of the claim is refused once another has it.
+        first_failure: When the present series of transient failures began.
+    """
+
+    document: Document
+    token: str
+    first_failure: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkDraft:
+    """A piece of a document before it is stored.
+
+    Attributes:
+        text: What a reader sees.
+        context: Headings above it, embedded in front of the text.
+        location: Page or heading path.
+    """
+
+    text: str
+    context: str
+    location: str
+
+    @property
+    def embedded_text(self) -> str:
+        """What the model reads."""
+        return f"{self.context}\n\n{self.text}" if self.context else self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRecord:
+    """A chunk in the store. `version` names the claim that wrote it last."""
+
+    id: str
+    document: str
+    title: str
+    version: str
+    ordinal: int
+    text: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A chunk that was found. Higher scores are better."""
+
+    id: str
+    document: str
+    title: str
+    ordinal: int
+    text: str
+    location: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedDocument:
+    """What the parser made of a document."""
+
+    chunks: tuple[ChunkDraft, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the embedding service says of a model."""
+
+    dimension: int
+    fingerprint: str
+    max_input_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Vectors, one a row, of length 1."""
+
+    vectors: Vectors
+    fingerprint: str
+    truncated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the connected store can do.
+
+    Attributes:
+        deployment: Lite, Standalone or Distributed, with the version.
+        sparse: Whether it has keyword search (BM25), hence hybrid search.
+        flush_after_ingest: Whether rows are slow to search until flushed.
+    """
+
+    deployment: str
+    sparse: bool
+    flush_after_ingest: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchQuery:
+    """What to look for, where, and how."""
+
+    knowledge_base: str
+    text: str
+    vector: Vectors | None = None
+    model_fingerprint: str = ""
+    top_k: int = 8
+    mode: SearchMode | None = None
+    min_similarity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a search was degraded or failed."""
+
+    code: ReasonCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found, and how it went. Times are in seconds."""
+
+    outcome: Outcome
+    reasons: tuple[Reason, ...]
+    hits: tuple[Hit, ...]
+    revision: int
+    ready_documents: int
+    stages: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,295 @@
+"""What the core needs from the outside."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from retrieval.core.model import (
+    Capabilities,
+    Chunking,
+    ChunkRecord,
+    Claim,
+    Counts,
+    Document,
+    DocumentError,
+    DocumentState,
+    Embedded,
+    Hit,
+    KnowledgeBase,
+    ModelInfo,
+    ParsedDocument,
+    Snapshot,
+    Vectors,
+)
+
+
+class VectorStore(Protocol):
+    """Chunks and their vectors, in collections behind aliases.
+
+    Every method raises Unavailable when the store does not answer and
+    DeadlineExceeded when the time ran out; those that need the collection
+    raise NotFound (reason COLLECTION_NOT_FOUND) when there is none. A
+    collection that was released is loaded again by itself.
+    """
+
+    async def connect(self) -> Capabilities:
+        """Learns what the store can do. Safe to repeat."""
+        ...
+
+    async def capabilities(self) -> Capabilities:
+        """What `connect` learnt; connects if it has not yet."""
+        ...
+
+    async def ensure_collection(self, *, alias: str, collection: str, dimension: int) -> bool:
+        """Makes the collection if it is not there, loads it, points the alias at it.
+
+        Returns:
+            Whether it was made now, hence is empty.
+        """
+        ...
+
+    async def drop_collection(self, collection: str, *, alias: str | None = None) -> None:
+        """Removes collection and alias; what is not there is no error."""
+        ...
+
+    async def upsert(self, collection: str, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
+        """Stores chunks; one of the same id is replaced. Found by a search that begins afterwards."""
+        ...
+
+    async def delete_document(
+        self, collection: str, document: str, *, keep_version: str | None = None
+    ) -> None:
+        """Removes the document's chunks, except those of the version to keep."""
+        ...
+
+    async def flush(self, collection: str) -> None:
+        """Makes what was stored quick to search. Only useful where capabilities say so."""
+        ...
+
+    async def search_dense(
+        self, alias: str, vector: Vectors, *, limit: int, min_similarity: float | None = None
+    ) -> list[Hit]:
+        """Nearest by cosine; the score is the cosine similarity."""
+        ...
+
+    async def search_sparse(self, alias: str, text: str, *, limit: int) -> list[Hit]:
+        """Best by BM25; the score is positive."""
+        ...
+
+    async def search_hybrid(
+        self, alias: str, vector: Vectors, text: str, *, limit: int, min_similarity: float | None = None
+    ) -> list[Hit]:
+        """Both, fused by reciprocal rank with k = 60."""
+        ...
+
+    async def count(self, collection: str) -> int:
+        """Chunks in the collection."""
+        ...
+
+    async def chunk_ids(self, collection: str, document: str) -> list[str]:
+        """Ids of the document's chunks, in their order."""
+        ...
+
+    async def close(self) -> None:
+        """Ends connections."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors, as the current caller. Raises ServiceErrors."""
+
+    async def describe(self, model: str) -> ModelInfo:
+        """What the model makes."""
+        ...
+
+    async def embed_query(self, model: str, text: str, *, timeout: timedelta | None = None) -> Embedded:
+        """One question."""
+        ...
+
+    async def embed_passages(self, model: str, texts: Sequence[str]) -> Embedded:
+        """Passages, at most 256."""
+        ...
+
+
+class Catalogue(Protocol):
+    """Knowledge bases, documents and the ingest queue. Every method is one transaction."""
+
+    async def check(self) -> None:
+        """Raises Unavailable unless the database answers and has its tables."""
+        ...
+
+    async def insert_knowledge_base(self, knowledge_base: KnowledgeBase) -> bool:
+        """False if one of that name is there."""
+        ...
+
+    async def snapshot(self, tenant: str, knowledge_base: str) -> Snapshot | None:
+        """The knowledge base and its counts; None if it is not there or being deleted."""
+        ...
+
+    async def list_knowledge_bases(self, tenant: str, *, after: str, limit: int) -> list[Snapshot]:
+        """By id, those behind `after`."""
+        ...
+
+    async def start_reindex(
+        self, before: KnowledgeBase, *, collection: str, dimension: int, fingerprint: str, now: datetime
+    ) -> bool:
+        """Moves to another, empty collection: every document waits again. False if somebody else did.
+
+        The former collection is remembered until `forget_collection`.
+        """
+        ...
+
+    async def doomed_collections(self) -> list[tuple[str, str]]:
+        """(tenant, collection) of collections to drop."""
+        ...
+
+    async def forget_collection(self, collection: str) -> None:
+        """It was dropped."""
+        ...
+
+    async def mark_knowledge_base_deleted(self, tenant: str, knowledge_base: str) -> KnowledgeBase | None:
+        """Hides it from everything but this method and `remove_knowledge_base`; None if it is not there."""
+        ...
+
+    async def deleted_knowledge_bases(self) -> list[KnowledgeBase]:
+        """Those marked as deleted and not yet removed."""
+        ...
+
+    async def remove_knowledge_base(self, tenant: str, knowledge_base: str) -> list[str]:
+        """Removes its rows; returns the originals that nobody refers to any more."""
+        ...
+
+    async def put_document(self, document: Document) -> tuple[Document, str | None]:
+        """Stores an upload as PENDING, unless the same bytes wait or are indexed already.
+
+        Returns:
+            The document as it stands now, and the original that is no longer needed, if any
+            (that of the former version, or the given one if the upload was a no-op).
+
+        Raises:
+            NotFound: The knowledge base is not there.
+        """
+        ...
+
+    async def get_document(self, tenant: str, knowledge_base: str, document: str) -> Document | None:
+        """None if it is not there or being deleted."""
+        ...
+
+    async def list_documents(
+        self, tenant: str, knowledge_base: str, *, state: DocumentState | None, after: str, limit: int
+    ) -> list[Document]:
+        """By path, those behind `after`."""
+        ...
+
+    async def mark_document_deleted(
+        self, tenant: str, knowledge_base: str, document: str, *, now: datetime
+    ) -> bool | None:
+        """Hides it. None: it is not there. True: a worker may still be writing its chunks."""
+        ...
+
+    async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, str]]:
+        """Those marked as deleted that no worker holds any more, with their collection."""
+        ...
+
+    async def remove_document(
+        self, tenant: str, knowledge_base: str, document: str, *, now: datetime
+    ) -> str | None:
+        """Removes the row of a document that is marked as deleted; returns its original."""
+        ...
+
+    async def claim(self, *, lease: timedelta, now: datetime) -> Claim | None:
+        """The next document to index: one that waits and is due, or whose worker's lease ended."""
+        ...
+
+    async def renew(self, claim: Claim, *, lease: timedelta, now: datetime) -> bool:
+        """Keeps the claim; False if it is lost."""
+        ...
+
+    async def finish(
+        self, claim: Claim, *, collection: str, chunk_count: int, warnings: Sequence[str], now: datetime
+    ) -> bool:
+        """READY, and the knowledge base's revision grows; False if the claim is lost."""
+        ...
+
+    async def fail(self, claim: Claim, error: DocumentError, *, chunks_removed: bool, now: datetime) -> bool:
+        """FAILED; False if the claim is lost."""
+        ...
+
+    async def postpone(self, claim: Claim, *, until: datetime, now: datetime) -> bool:
+        """PENDING again, not to be claimed before `until`; False if the claim is lost."""
+        ...
+
+    async def abandon(self, claim: Claim) -> None:
+        """The worker of a lost claim has stopped writing: the document need not wait for its lease."""
+        ...
+
+    async def queue_depth(self) -> Counts:
+        """Documents by state over all knowledge bases (chunks are not counted)."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Originals."""
+
+    def writer(self, tenant: str) -> AbstractAsyncContextManager["BlobWriter"]:
+        """A new original; what is not committed in the block leaves nothing behind."""
+        ...
+
+    def local_path(self, blob: str) -> AbstractAsyncContextManager[Path]:
+        """The original as a file to read.
+
+        Raises:
+            NotFound: It is not there.
+        """
+        ...
+
+    async def delete(self, blob: str) -> None:
+        """Removes it; what is not there is no error."""
+        ...
+
+
+class BlobWriter(Protocol):
+    """One original that is being written."""
+
+    async def write(self, data: bytes) -> None:
+        """Appends."""
+        ...
+
+    async def commit(self) -> str:
+        """Keeps it; returns its key."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """So far."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hex."""
+        ...
+
+
+class Parser(Protocol):
+    """Files to chunks."""
+
+    async def parse(self, file: Path, *, path: str, media_type: str, chunking: Chunking) -> ParsedDocument:
+        """Reads and cuts the file.
+
+        Raises:
+            DocumentUnreadable: It cannot be read, now or later.
+        """
+        ...
+
+
+class DocumentUnreadable(Exception):
+    """The document is at fault: trying again would not help."""
+
+    def __init__(self, error: DocumentError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+UploadStream = AsyncIterator[bytes]

@@ -1,0 +1,82 @@
+"""The parser's process: `python -m retrieval.parse --memory-mb 1024 [--tokenizer FILE]`.
+
+Reads one request a line on stdin, writes one answer a line on stdout, both
+JSON. Lives on after a document that is merely at fault; dies of one that
+crashes it, and its parent starts another. Ends with its parent.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from retrieval.core.chunking import cut
+from retrieval.core.model import Chunking
+from retrieval.core.tokens import TokenCounter, token_counter
+from retrieval.parsing.errors import Unreadable
+from retrieval.parsing.formats import read
+
+_PR_SET_PDEATHSIG = 1
+
+
+def answer(request: dict[str, Any], tokens: TokenCounter) -> dict[str, Any]:
+    """The chunks of one file, or why there are none."""
+    limit = request["max_chunks"]
+    try:
+        sections, warnings = read(Path(request["file"]), request["media_type"])
+        chunking = Chunking(max_tokens=request["max_tokens"], overlap_tokens=request["overlap_tokens"])
+        chunks = cut(sections, chunking, tokens)
+        if len(chunks) > limit:
+            raise Unreadable(
+                f"the document would make {len(chunks)} chunks, at most {limit} are allowed; split it",
+                reason="DOCUMENT_TOO_LARGE",
+            )
+    except Unreadable as error:
+        return {"error": {"reason": error.reason, "message": error.message}}
+    except RecursionError:
+        return {
+            "error": {"reason": "DOCUMENT_TYPE_UNSUPPORTED", "message": "the document is nested too deeply"}
+        }
+    return {
+        "chunks": [[chunk.text, chunk.context, chunk.location] for chunk in chunks],
+        "warnings": warnings[:50],
+    }
+
+
+def main() -> None:
+    """Answers until stdin ends."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--memory-mb", type=int, required=True)
+    arguments.add_argument("--tokenizer", type=Path)
+    options = arguments.parse_args()
+    _bind_to_parent()
+    bound = options.memory_mb * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A parser that prints must not garble the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokens = token_counter(options.tokenizer)
+    for line in sys.stdin:
+        try:
+            reply = json.dumps(answer(json.loads(line), tokens))
+        except MemoryError:
+            os._exit(77)  # what is left of the heap is not to be trusted
+        answers.write(reply + "\n")
+        answers.flush()
+
+
+def _bind_to_parent() -> None:
+    """Where the system can (Linux), the child dies with its parent even while it parses."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

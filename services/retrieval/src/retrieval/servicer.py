@@ -1,0 +1,190 @@
+"""Protobuf to domain and back, and nothing else."""
+
+import math
+from collections.abc import AsyncIterator
+
+import grpc
+import numpy as np
+from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
+from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
+from agentteams.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
+from google.protobuf.empty_pb2 import Empty
+
+from retrieval import convert, metrics
+from retrieval.core.documents import Documents
+from retrieval.core.knowledge_bases import KnowledgeBases
+from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode, SearchQuery, Vectors
+from retrieval.core.names import check_model, check_path, document_ids, knowledge_base_id
+from retrieval.core.search import Search
+from servicekit.context import current_caller
+from servicekit.errors import InvalidArgument
+from servicekit.paging import PageTokens, page_size
+
+Context = grpc.aio.ServicerContext[object, object]
+
+_MAX_QUERY_CHARACTERS = 8192
+_MAX_TOP_K = 100
+_MAX_CONTENT_BYTES = 1024 * 1024
+
+
+class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
+    """See the proto file; its comments are the specification."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_bases: KnowledgeBases,
+        documents: Documents,
+        search: Search,
+        page_tokens: PageTokens,
+    ) -> None:
+        self._knowledge_bases = knowledge_bases
+        self._documents = documents
+        self._search = search
+        self._page_tokens = page_tokens
+
+    async def CreateKnowledgeBase(
+        self, request: pb.CreateKnowledgeBaseRequest, context: Context
+    ) -> kb_pb.KnowledgeBase:
+        """See the proto file."""
+        wanted = request.knowledge_base
+        id_ = knowledge_base_id(wanted.name, field="knowledge_base.name")
+        spec = KnowledgeBaseSpec(
+            embedding_model=check_model(wanted.embedding_model, field="knowledge_base.embedding_model"),
+            chunking=convert.chunking_from_pb(wanted.chunking),
+            search_mode=convert.mode_from_pb(wanted.search_mode, field="knowledge_base.search_mode")
+            or SearchMode.HYBRID,
+        )
+        snapshot = await self._knowledge_bases.create(id_, spec)
+        return convert.knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+
+    async def GetKnowledgeBase(
+        self, request: pb.GetKnowledgeBaseRequest, context: Context
+    ) -> kb_pb.KnowledgeBase:
+        """See the proto file."""
+        snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
+        return convert.knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+
+    async def ListKnowledgeBases(
+        self, request: pb.ListKnowledgeBasesRequest, context: Context
+    ) -> pb.ListKnowledgeBasesResponse:
+        """See the proto file."""
+        size = page_size(request.page_size, default=50, maximum=200)
+        bound = ("knowledge-bases", current_caller().tenant)
+        after = self._page_tokens.decode(bound, request.page_token) if request.page_token else ""
+        found = await self._knowledge_bases.list(after=after, limit=size + 1)
+        deployment = await self._knowledge_bases.deployment()
+        response = pb.ListKnowledgeBasesResponse(
+            knowledge_bases=[convert.knowledge_base_to_pb(s, deployment=deployment) for s in found[:size]]
+        )
+        if len(found) > size:
+            response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)
+        return response
+
+    async def DeleteKnowledgeBase(self, request: pb.DeleteKnowledgeBaseRequest, context: Context) -> Empty:
+        """See the proto file."""
+        await self._knowledge_bases.delete(knowledge_base_id(request.name, field="name"))
+        return Empty()
+
+    async def UploadDocument(
+        self, request_iterator: AsyncIterator[pb.UploadDocumentRequest], context: Context
+    ) -> kb_pb.Document:
+        """See the proto file."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidArgument.field("header", "must be the first message of the upload")
+        knowledge_base = knowledge_base_id(first.header.parent, field="header.parent")
+        path = check_path(first.header.path, field="header.path")
+        document = await self._documents.upload(knowledge_base, path, _content(request_iterator))
+        return convert.document_to_pb(document)
+
+    async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> kb_pb.Document:
+        """See the proto file."""
+        document = await self._documents.get(*document_ids(request.name, field="name"))
+        return convert.document_to_pb(document)
+
+    async def ListDocuments(
+        self, request: pb.ListDocumentsRequest, context: Context
+    ) -> pb.ListDocumentsResponse:
+        """See the proto file."""
+        knowledge_base = knowledge_base_id(request.parent, field="parent")
+        size = page_size(request.page_size, default=100, maximum=1000)
+        state = _state(request.state)
+        bound = ("documents", current_caller().tenant, knowledge_base, str(request.state))
+        after = self._page_tokens.decode(bound, request.page_token) if request.page_token else ""
+        found = await self._documents.list(knowledge_base, state=state, after=after, limit=size + 1)
+        response = pb.ListDocumentsResponse(documents=[convert.document_to_pb(d) for d in found[:size]])
+        if len(found) > size:
+            response.next_page_token = self._page_tokens.encode(bound, found[size - 1].path)
+        return response
+
+    async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Context) -> Empty:
+        """See the proto file."""
+        await self._documents.delete(*document_ids(request.name, field="name"))
+        return Empty()
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """See the proto file."""
+        query = _query(request)
+        with metrics.SEARCH_SECONDS.time():
+            result = await self._search.run(query)
+        metrics.SEARCHES.labels(result.outcome.name).inc()
+        return convert.result_to_pb(query.knowledge_base, result)
+
+
+def _query(request: pb.SearchRequest) -> SearchQuery:
+    if not request.query.strip():
+        raise InvalidArgument.field("query", "must be set: what to look for")
+    if len(request.query) > _MAX_QUERY_CHARACTERS:
+        raise InvalidArgument.field(
+            "query", f"must have at most {_MAX_QUERY_CHARACTERS} characters, has {len(request.query)}"
+        )
+    similarity = request.min_similarity if request.HasField("min_similarity") else None
+    if similarity is not None and not -1 <= similarity <= 1:  # NaN is not either
+        raise InvalidArgument.field("min_similarity", "must be -1 to 1, a cosine", similarity)
+    return SearchQuery(
+        knowledge_base=knowledge_base_id(request.knowledge_base, field="knowledge_base"),
+        text=request.query,
+        vector=_vector(request),
+        model_fingerprint=request.model_fingerprint,
+        top_k=page_size(request.top_k, default=8, maximum=_MAX_TOP_K, field="top_k"),
+        mode=convert.mode_from_pb(request.mode, field="mode"),
+        min_similarity=similarity,
+    )
+
+
+def _vector(request: pb.SearchRequest) -> Vectors | None:
+    if not request.query_vector:
+        return None
+    if not request.model_fingerprint:
+        raise InvalidArgument.field(
+            "model_fingerprint", "must be set with query_vector: EmbedResponse has it beside the vectors"
+        )
+    if len(request.query_vector) % 4:
+        raise InvalidArgument.field(
+            "query_vector", "must be little-endian float32, 4 bytes an element", len(request.query_vector)
+        )
+    vector = np.frombuffer(request.query_vector, dtype="<f4")
+    if not math.isfinite(float(vector @ vector)) or not vector.any():
+        raise InvalidArgument.field("query_vector", "must hold finite numbers, not all of them 0")
+    return vector
+
+
+def _state(value: int) -> DocumentState | None:
+    if value == kb_pb.DOCUMENT_STATE_UNSPECIFIED:
+        return None
+    try:
+        return DocumentState(value)
+    except ValueError:
+        raise InvalidArgument.field("state", "must be a DocumentState", value) from None
+
+
+async def _content(requests: AsyncIterator[pb.UploadDocumentRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("part") != "content":
+            raise InvalidArgument.field("header", "must be the first message only")
+        if len(request.content) > _MAX_CONTENT_BYTES:
+            raise InvalidArgument.field(
+                "content", f"must have at most {_MAX_CONTENT_BYTES} bytes a message", len(request.content)
+            )
+        yield request.content

@@ -1,0 +1,83 @@
+"""A Milvus Lite server as a child process, for tests."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_START_TIMEOUT_S = 30
+
+
+class MilvusLite:
+    """One server on a data folder; can be killed and started again on the same port."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def uri(self) -> str:
+        """For clients."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it listens."""
+        # One worker: concurrent writers corrupt Lite's log.
+        self._process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "milvus-lite"),
+                "server",
+                *("--data-dir", str(self._data_dir)),
+                *("--host", "127.0.0.1"),
+                *("--port", str(self.port)),
+                *("--max-workers", "1"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        give_up = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < give_up:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            if self._process.poll() is not None:
+                raise RuntimeError(f"milvus-lite exited with {self._process.returncode}")
+            time.sleep(0.05)
+        raise RuntimeError("milvus-lite does not listen")
+
+    def kill(self) -> None:
+        """As a crash would end it. Its log is written for each call, so nothing is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def milvus_lite(data_dir: Path) -> Iterator[MilvusLite]:
+    """A running server, ended with the block."""
+    server = MilvusLite(data_dir)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusLite]:
+    """One server for all tests of the module that imports this; collections are unique to a test."""
+    with milvus_lite(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
