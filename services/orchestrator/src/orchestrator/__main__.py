@@ -1,0 +1,65 @@
+"""Starts the orchestrator: settings, adapters, core, servicer, server."""
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from manifests import Catalogue
+from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
+from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.runs import Runs
+from orchestrator.core.turn import World
+from orchestrator.servicer import OrchestratorServicer, orchestrator_service
+from orchestrator.settings import Settings
+from servicekit.client import RpcClient, open_channel
+from servicekit.clock import SystemClock
+from servicekit.identity import TokenIssuer, load_key
+from servicekit.ids import new_id
+from servicekit.paging import PageTokens
+from servicekit.server import Assembly, run
+
+_CALL = timedelta(seconds=10)
+
+
+async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
+    """Wires the process together."""
+    key = load_key(settings.identity_key_file)
+    issuer = TokenIssuer(key, service="orchestrator")
+
+    def rpc(target: str) -> RpcClient:
+        channel = open_channel(target)
+        stack.push_async_callback(channel.close)
+        return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
+
+    built_in = settings.builtin_chat_url and Endpoint(
+        url=settings.builtin_chat_url,
+        api_key=settings.builtin_chat_api_key.get_secret_value(),
+        model=settings.builtin_chat_model,
+    )
+    models = EndpointModels(built_in=built_in or None, secrets_dir=settings.secrets_dir)
+    stack.push_async_callback(models.close)
+    catalogue = Catalogue(settings.manifests_dir)
+    catalogue.load()
+    world = World(
+        catalogue=catalogue,
+        models=models,
+        knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
+        embedder=EmbeddingClient(rpc(settings.embedding_target)),
+    )
+    store = SessionClient(
+        rpc(settings.session_target), owner=f"{socket.gethostname()}-{os.getpid()}-{new_id()}"
+    )
+    runs = Runs(world=world, store=store, clock=SystemClock())
+    servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
+    return Assembly(
+        services=[orchestrator_service(servicer)],
+        tasks=[catalogue.watch, runs.work],
+        drain=lambda: runs.drain(timedelta(seconds=settings.grace_s)),
+    )
+
+
+if __name__ == "__main__":
+    config = Settings()
+    run(config, name="orchestrator", build=lambda stack: build(stack, config))

@@ -1,0 +1,198 @@
+"""Events of a run: from the core's form to the wire's, and back."""
+
+from datetime import UTC, timedelta
+
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
+from agentteams.session.v1 import run_pb2, session_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orchestrator.core.model import (
+    Event,
+    Evidence,
+    EvidenceRetrieved,
+    MemberFinished,
+    MemberStarted,
+    Message,
+    MessageCompleted,
+    ModelCallFinished,
+    Role,
+    RunFinished,
+    StoredEvent,
+    Summary,
+    TextDelta,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from orchestrator.core.ports import RunRow
+from servicekit.errors import status_from_error
+
+_ROLES: dict[Role, "session_pb2.Role.ValueType"] = {
+    "system": session_pb2.ROLE_SYSTEM,
+    "user": session_pb2.ROLE_USER,
+    "assistant": session_pb2.ROLE_ASSISTANT,
+}
+_ROLE_NAMES: dict[int, Role] = {number: name for name, number in _ROLES.items()}
+
+
+def duration(seconds: float) -> Duration:
+    """A protobuf Duration of so many seconds."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def message_to_pb(message: Message) -> session_pb2.Message:
+    """A message with its citations."""
+    return session_pb2.Message(
+        name=message.name,
+        role=_ROLES[message.role],
+        content=message.content,
+        citations=[
+            session_pb2.Citation(
+                number=c.number,
+                document=c.chunk.document,
+                document_title=c.chunk.title,
+                chunk=c.chunk.id,
+                text=c.chunk.text,
+                origin=session_pb2.Citation.ORIGIN_MODEL
+                if c.by_model
+                else session_pb2.Citation.ORIGIN_ATTRIBUTED,
+            )
+            for c in message.citations
+        ],
+    )
+
+
+def message_from_pb(message: session_pb2.Message) -> Message:
+    """A message without its citations, which prompts do not need."""
+    return Message(role=_ROLE_NAMES[message.role], content=message.content, name=message.name)
+
+
+def evidence_to_pb(evidence: Evidence) -> run_pb2.Evidence:
+    """A numbered chunk."""
+    return run_pb2.Evidence(
+        number=evidence.number,
+        document=evidence.chunk.document,
+        document_title=evidence.chunk.title,
+        chunk=evidence.chunk.id,
+        text=evidence.chunk.text,
+        score=evidence.chunk.score,
+    )
+
+
+def summary_to_pb(summary: Summary) -> run_pb2.RunSummary:
+    """What a run used and how long it took."""
+    usage = summary.usage
+    return run_pb2.RunSummary(
+        usage=run_pb2.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            model_calls=usage.model_calls,
+            tool_calls=usage.tool_calls,
+            searches=usage.searches,
+            searches_saved=usage.searches_saved,
+        ),
+        duration=duration(summary.seconds),
+        stages=[
+            run_pb2.StageDuration(stage=s.stage, duration=duration(s.seconds), count=s.count)
+            for s in summary.stages
+        ],
+    )
+
+
+def event_to_pb(event: Event) -> run_pb2.RunEvent:
+    """An event as it is stored and streamed."""
+    time = Timestamp()
+    time.FromDatetime(event.time)
+    out = run_pb2.RunEvent(sequence=event.sequence, create_time=time, member=event.member)
+    step = event.step
+    match step:
+        case MemberStarted():
+            out.member_started.call_id, out.member_started.task = step.call_id, step.task
+        case MemberFinished():
+            out.member_finished.call_id, out.member_finished.answer = step.call_id, step.answer
+            if step.error is not None:
+                out.member_finished.error.CopyFrom(status_from_error(step.error))
+        case ModelCallFinished():
+            out.model_call_finished.CopyFrom(_model_call_to_pb(step))
+        case ToolCallStarted():
+            out.tool_call_started.call_id, out.tool_call_started.tool = step.call_id, step.tool
+            ParseDict(dict(step.arguments), out.tool_call_started.arguments)
+        case ToolCallFinished():
+            out.tool_call_finished.call_id, out.tool_call_finished.result = step.call_id, step.result
+            if step.error is not None:
+                out.tool_call_finished.error.CopyFrom(status_from_error(step.error))
+        case EvidenceRetrieved():
+            out.evidence_retrieved.CopyFrom(_evidence_retrieved_to_pb(step))
+        case MessageCompleted():
+            out.message_completed.message.CopyFrom(message_to_pb(step.message))
+        case RunFinished():
+            out.run_finished.state = run_pb2.RunState.Value(f"RUN_STATE_{step.state}")
+            out.run_finished.summary.CopyFrom(summary_to_pb(step.summary))
+            if step.error is not None:
+                out.run_finished.status.CopyFrom(status_from_error(step.error))
+    return out
+
+
+def _model_call_to_pb(step: ModelCallFinished) -> run_pb2.ModelCallFinished:
+    out = run_pb2.ModelCallFinished(
+        model=step.model,
+        input_tokens=step.input_tokens,
+        output_tokens=step.output_tokens,
+        duration=duration(step.seconds),
+        finish_reason=step.finish_reason,
+        attempts=step.attempts,
+    )
+    if step.first_token_seconds is not None:
+        out.first_token_duration.CopyFrom(duration(step.first_token_seconds))
+    return out
+
+
+def _evidence_retrieved_to_pb(step: EvidenceRetrieved) -> run_pb2.EvidenceRetrieved:
+    pb = run_pb2.EvidenceRetrieved
+    return pb(
+        query=step.query,
+        knowledge_base=f"knowledgeBases/{step.knowledge_base}",
+        source=pb.Source.Value(f"SOURCE_{step.source}"),
+        outcome=pb.Outcome.Value(f"OUTCOME_{step.outcome}"),
+        reason=step.reason,
+        evidence=[evidence_to_pb(e) for e in step.evidence],
+        similarity=step.similarity,
+        reused_sequence=step.reused_sequence,
+    )
+
+
+def stored_event(event: run_pb2.RunEvent) -> StoredEvent:
+    """An event out of the store, passed on as it is."""
+    return StoredEvent(
+        sequence=event.sequence,
+        time=event.create_time.ToDatetime(UTC),
+        member=event.member,
+        kind=event.WhichOneof("event") or "",
+        payload=event,
+    )
+
+
+def delta_to_pb(delta: TextDelta) -> orchestrator_pb.TextDelta:
+    """A piece of text."""
+    return orchestrator_pb.TextDelta(
+        message=delta.message, offset=delta.offset, text=delta.text, member=delta.member
+    )
+
+
+def run_to_pb(row: RunRow) -> run_pb2.Run:
+    """A run in short."""
+    return run_pb2.Run(
+        name=row.name,
+        team=row.team,
+        session=row.session,
+        state=run_pb2.RunState.Value(f"RUN_STATE_{row.state}"),
+        last_sequence=row.last_sequence,
+        user=row.user,
+    )
+
+
+def as_duration(value: timedelta) -> Duration:
+    """A protobuf Duration of a timedelta."""
+    return duration(value.total_seconds())

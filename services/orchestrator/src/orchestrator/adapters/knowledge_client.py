@@ -1,0 +1,78 @@
+"""The retrieval and embedding services as the core's Knowledge and Embedder."""
+
+import numpy as np
+from agentteams.embedding.v1 import embedding_service_pb2 as embedding_pb
+from agentteams.embedding.v1 import embedding_service_pb2_grpc
+from agentteams.retrieval.v1 import knowledge_base_pb2, retrieval_service_pb2_grpc
+from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+
+from orchestrator.core.model import Chunk, Embedding, Outcome, SearchQuery, SearchResult
+from servicekit.client import RpcClient
+from servicekit.errors import Internal
+
+_FLOAT32 = np.dtype("<f4")
+_OUTCOMES: dict[int, Outcome] = {
+    retrieval_pb.SEARCH_OUTCOME_OK: "OK",
+    retrieval_pb.SEARCH_OUTCOME_EMPTY: "EMPTY",
+    retrieval_pb.SEARCH_OUTCOME_DEGRADED: "DEGRADED",
+    retrieval_pb.SEARCH_OUTCOME_FAILED: "FAILED",
+}
+
+
+class KnowledgeClient:
+    """Searches through the retrieval service."""
+
+    def __init__(self, rpc: RpcClient) -> None:
+        self._rpc = rpc
+        self._stub = retrieval_service_pb2_grpc.RetrievalServiceStub(rpc.channel)
+
+    async def search(self, query: SearchQuery) -> SearchResult:
+        """See Knowledge."""
+        request = retrieval_pb.SearchRequest(
+            knowledge_base=f"knowledgeBases/{query.knowledge_base}",
+            query=query.text[:8192],
+            top_k=query.top_k,
+            model_fingerprint=query.model_fingerprint,
+        )
+        if query.mode is not None:
+            request.mode = knowledge_base_pb2.SearchMode.Value(f"SEARCH_MODE_{query.mode.upper()}")
+        if query.min_similarity is not None:
+            request.min_similarity = query.min_similarity
+        if query.vector is not None:
+            request.query_vector = query.vector.astype(_FLOAT32, copy=False).tobytes()
+        answer = await self._rpc.unary(self._stub.Search, request)
+        return SearchResult(
+            outcome=_OUTCOMES[answer.outcome],
+            reasons=tuple(reason.message for reason in answer.reasons),
+            chunks=tuple(
+                Chunk(id=c.id, document=c.document, title=c.document_title, text=c.text, score=c.score)
+                for c in answer.chunks
+            ),
+            ready_documents=answer.ready_documents,
+            stages={s.stage: s.duration.seconds + s.duration.nanos / 1e9 for s in answer.stages},
+        )
+
+
+class EmbeddingClient:
+    """Embeds queries through the embedding service."""
+
+    def __init__(self, rpc: RpcClient) -> None:
+        self._rpc = rpc
+        self._stub = embedding_service_pb2_grpc.EmbeddingServiceStub(rpc.channel)
+
+    async def embed_query(self, model: str, text: str) -> Embedding:
+        """See Embedder."""
+        answer = await self._rpc.unary(
+            self._stub.Embed,
+            embedding_pb.EmbedRequest(
+                model=f"models/{model}", kind=embedding_pb.TEXT_KIND_QUERY, texts=[text]
+            ),
+        )
+        vector = np.frombuffer(answer.vectors, dtype=_FLOAT32)
+        if vector.size != answer.dimension:
+            raise Internal(
+                f"model {model} returned {vector.size} numbers for a vector of {answer.dimension}",
+                reason="MODEL_BAD_RESPONSE",
+                metadata={"model": model},
+            )
+        return Embedding(vector=vector, model_fingerprint=answer.model_fingerprint)

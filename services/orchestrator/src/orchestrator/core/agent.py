@@ -1,0 +1,163 @@
+"""One agent: a model that answers, or asks for tools until it can."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from manifests import ModelConfig
+from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
+from orchestrator.core.turn import LimitReached, Turn
+from servicekit.errors import Internal, ServiceError
+
+Arguments = Mapping[str, object]
+RESULT_LIMIT = 16_000  # characters of a tool's result that a model is given, and the log keeps
+_MAX_BAD_CALLS = 3
+
+
+class BadArguments(Exception):
+    """The model called a tool wrongly; the text tells it how to do it right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ability:
+    """A tool and what happens when it is called.
+
+    Attributes:
+        tool: What the model sees.
+        call: Takes the call's id and its arguments; returns what the model is
+            told. Raises BadArguments.
+        stage: False if the work measures its own stages (a delegation).
+    """
+
+    tool: Tool
+    call: Callable[[str, Arguments], Awaitable[str]]
+    stage: bool = True
+
+
+class Agent:
+    """Runs the loop of one agent within a turn.
+
+    Args:
+        turn: The run it belongs to.
+        member: Its name; empty for the team itself.
+        config: Its model.
+        abilities: What it can call.
+    """
+
+    def __init__(self, *, turn: Turn, member: str, config: ModelConfig, abilities: Sequence[Ability]) -> None:
+        self._turn = turn
+        self._member = member
+        self._config = config
+        self._abilities = {ability.tool.name: ability for ability in abilities}
+        self._tools = [ability.tool for ability in abilities]
+        self._bad_calls = 0
+
+    async def answer(self, conversation: Sequence[Prompt]) -> str:
+        """The agent's answer. Its last allowed model call may not ask for tools.
+
+        Raises:
+            LimitReached: The run's limits.
+            ServiceError: The model cannot be had, or calls tools wrongly again and again.
+        """
+        prompts = list(conversation)
+        for left in range(self._turn.limits.max_turns - 1, -1, -1):
+            must_answer = left == 0 or not self._tools
+            completion = await self._turn.complete(
+                self._config,
+                prompts,
+                tools=self._tools,
+                must_answer=must_answer and bool(self._tools),
+                member=self._member,
+            )
+            if not completion.tool_calls:
+                return completion.text
+            if must_answer:
+                break
+            prompts.append(
+                Prompt(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
+            )
+            prompts.extend(await self._call_all(completion.tool_calls))
+        raise LimitReached(
+            f"{self._member or 'the team'} had {self._turn.limits.max_turns} model calls (limits.maxTurns) "
+            "and still asks for tools",
+            reason="RUN_LIMIT_REACHED",
+            metadata={"limit": "maxTurns", "value": str(self._turn.limits.max_turns)},
+        )
+
+    async def _call_all(self, calls: Sequence[ToolCall]) -> list[Prompt]:
+        if len(calls) == 1:
+            return [await self._call(calls[0])]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._call(call)) for call in calls]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        return [task.result() for task in tasks]
+
+    async def _call(self, call: ToolCall) -> Prompt:
+        call_id = self._turn.new_id("call-")
+        try:
+            ability, arguments = self._understand(call)
+        except BadArguments as error:
+            self._turn.log.emit(
+                ToolCallStarted(call_id=call_id, tool=call.name, arguments={}), member=self._member
+            )
+            return self._refused(call, call_id, error)
+        self._turn.log.emit(
+            ToolCallStarted(call_id=call_id, tool=call.name, arguments=arguments), member=self._member
+        )
+        if not self._turn.count_tool_call():
+            limit = self._turn.limits.max_tool_calls
+            result = f"Refused: the run has had its {limit} tool calls. Answer with what you have."
+        else:
+            try:
+                if ability.stage:
+                    with self._turn.stages.stage("tool"):
+                        result = await ability.call(call_id, arguments)
+                else:
+                    result = await ability.call(call_id, arguments)
+            except BadArguments as error:
+                return self._refused(call, call_id, error)
+        if len(result) > RESULT_LIMIT:
+            result = result[: RESULT_LIMIT - 40] + "\n[cut: the result was longer]"
+        self._turn.log.emit(ToolCallFinished(call_id=call_id, result=result), member=self._member)
+        return Prompt(role="tool", content=result, tool_call_id=call.id)
+
+    def _understand(self, call: ToolCall) -> tuple[Ability, Arguments]:
+        ability = self._abilities.get(call.name)
+        if ability is None:
+            raise BadArguments(f"There is no tool {call.name!r}; there are: {', '.join(self._abilities)}.")
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except ValueError as error:
+            raise BadArguments(f"The arguments of {call.name} are not valid JSON ({error}).") from error
+        if not isinstance(arguments, dict):
+            raise BadArguments(f"The arguments of {call.name} must be a JSON object.")
+        return ability, arguments
+
+    def _refused(self, call: ToolCall, call_id: str, error: BadArguments) -> Prompt:
+        """Tells the model what was wrong, so often; then it is the model that is wrong."""
+        self._bad_calls += 1
+        failure: ServiceError = Internal(
+            str(error), reason="MODEL_BAD_RESPONSE", metadata={"tool": call.name}
+        )
+        self._turn.log.emit(
+            ToolCallFinished(call_id=call_id, result=str(error), error=failure), member=self._member
+        )
+        if self._bad_calls >= _MAX_BAD_CALLS:
+            raise Internal(
+                f"the model of {self._config.metadata.name} called tools wrongly {self._bad_calls} times: "
+                f"{error}",
+                reason="MODEL_BAD_RESPONSE",
+                metadata={"model": self._config.metadata.name},
+            )
+        return Prompt(role="tool", content=f"Error: {error} Correct the call.", tool_call_id=call.id)
+
+
+def text_argument(arguments: Arguments, name: str) -> str:
+    """A text that the model must pass. Raises BadArguments."""
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise BadArguments(f"The argument {name!r} is required and must be a text.")
+    return value.strip()

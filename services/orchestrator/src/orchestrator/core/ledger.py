@@ -1,0 +1,201 @@
+"""The evidence ledger: what a run has found, so that no member searches for it again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator.core.model import Chunk, Embedding, Evidence, SearchQuery, SearchResult, Source
+
+_MAX_ENTRIES = (
+    256  # a run makes at most limits.maxToolCalls searches; this bounds its memory whatever they say
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A search's result, numbered, and who answered it."""
+
+    result: SearchResult
+    evidence: tuple[Evidence, ...]
+    source: Source
+    similarity: float = 0.0
+    reused_query: str = ""
+    reused_sequence: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    query: SearchQuery
+    embedding: Embedding | None
+    result: asyncio.Future[SearchResult]
+    sequence: int = 0  # of the event that reported it
+
+
+@dataclass(slots=True, kw_only=True)
+class Ledger:
+    """One run's evidence.
+
+    Attributes:
+        policy: Never, Exact or Semantic.
+        min_similarity: Least cosine similarity of two queries that count as the same.
+    """
+
+    policy: str
+    min_similarity: float
+    _entries: list[_Entry] = field(default_factory=list)
+    _numbers: dict[tuple[str, str], Evidence] = field(default_factory=dict)
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """All that was found, by number."""
+        return list(self._numbers.values())
+
+    async def find(
+        self,
+        query: SearchQuery,
+        *,
+        embed: Callable[[str], Awaitable[Embedding | None]],
+        search: Callable[[SearchQuery], Awaitable[SearchResult]],
+    ) -> Found:
+        """Answers a query from what was found before, else searches and remembers.
+
+        A query that is being searched for is waited for. Only searches that
+        ended OK are used again; after any other end the next one tries anew.
+        `embed` is called only with policy Semantic, and may say None (no vector
+        to be had): the service then embeds by itself.
+        """
+        if self.policy != "Never":
+            for entry in self._entries:
+                if _same_scope(entry.query, query) and _normal(entry.query.text) == _normal(query.text):
+                    reused = await self._reuse(entry, "LEDGER_EXACT", 1.0)
+                    if reused is not None:
+                        return reused
+        embedding = None
+        if self.policy == "Semantic":
+            # Entered before the vector is there, so that the same words asked side by side wait for us.
+            entry = self._enter(query, None)
+            try:
+                embedding = entry.embedding = await embed(query.text)
+                closest = self._closest(entry)
+                reused = None if closest is None else await self._reuse(*closest)
+            except BaseException:
+                self._abandon(entry)
+                raise
+            if reused is not None:
+                self._abandon(entry)
+                return reused
+        else:
+            entry = self._enter(query, None)
+        if embedding is not None:
+            query = _with_vector(query, embedding)
+        return await self._search(entry, query, search)
+
+    def reported(self, found: Found, query: SearchQuery, sequence: int) -> None:
+        """Remembers which event told of a search, for those that use it again."""
+        if found.source == "SEARCH":
+            for entry in self._entries:
+                if _same_scope(entry.query, query) and entry.query.text == query.text:
+                    entry.sequence = sequence
+
+    def number(self, chunks: tuple[Chunk, ...], knowledge_base: str) -> tuple[Evidence, ...]:
+        """Gives chunks their numbers; a chunk seen before keeps its own."""
+        numbered = []
+        for chunk in chunks:
+            key = (knowledge_base, chunk.id)
+            known = self._numbers.get(key)
+            if known is None:
+                known = self._numbers[key] = Evidence(number=len(self._numbers) + 1, chunk=chunk)
+            numbered.append(known)
+        return tuple(numbered)
+
+    async def _search(
+        self, entry: _Entry, query: SearchQuery, search: Callable[[SearchQuery], Awaitable[SearchResult]]
+    ) -> Found:
+        try:
+            result = await search(query)
+        except BaseException:
+            self._abandon(entry)
+            raise
+        entry.result.set_result(result)
+        if result.outcome != "OK":
+            self._entries.remove(entry)
+        return Found(
+            result=result, evidence=self.number(result.chunks, query.knowledge_base), source="SEARCH"
+        )
+
+    def _enter(self, query: SearchQuery, embedding: Embedding | None) -> _Entry:
+        entry = _Entry(query=query, embedding=embedding, result=asyncio.get_running_loop().create_future())
+        self._entries.append(entry)
+        if len(self._entries) > _MAX_ENTRIES:
+            self._entries.pop(0)
+        return entry
+
+    def _abandon(self, entry: _Entry) -> None:
+        # Whoever waits for it searches by itself.
+        if entry in self._entries:
+            self._entries.remove(entry)
+        entry.result.cancel()
+
+    def _closest(self, entry: _Entry) -> tuple[_Entry, Source, float] | None:
+        if entry.embedding is None:
+            return None
+        best: tuple[_Entry, Source, float] | None = None
+        for other in self._entries:
+            if other is entry:
+                break  # only earlier ones, or two would wait for each other
+            if (
+                other.embedding is None
+                or other.embedding.model_fingerprint != entry.embedding.model_fingerprint
+                or not _same_scope(other.query, entry.query)
+            ):
+                continue
+            similarity = float(np.dot(other.embedding.vector, entry.embedding.vector))
+            if similarity >= max(self.min_similarity, best[2] if best else -1.0):
+                best = (other, "LEDGER_SEMANTIC", similarity)
+        return best
+
+    async def _reuse(self, entry: _Entry, source: Source, similarity: float) -> Found | None:
+        try:
+            # Shielded: a waiter that is cancelled must not cancel the search of another.
+            result = await asyncio.shield(entry.result)
+        except asyncio.CancelledError:
+            if entry.result.cancelled():
+                return None
+            raise
+        if result.outcome != "OK":
+            return None
+        return Found(
+            result=result,
+            evidence=self.number(result.chunks, entry.query.knowledge_base),
+            source=source,
+            similarity=similarity,
+            reused_query=entry.query.text,
+            reused_sequence=entry.sequence,
+        )
+
+
+def _same_scope(one: SearchQuery, other: SearchQuery) -> bool:
+    return (one.knowledge_base, one.mode, one.top_k, one.min_similarity) == (
+        other.knowledge_base,
+        other.mode,
+        other.top_k,
+        other.min_similarity,
+    )
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _with_vector(query: SearchQuery, embedding: Embedding) -> SearchQuery:
+    return SearchQuery(
+        knowledge_base=query.knowledge_base,
+        text=query.text,
+        top_k=query.top_k,
+        mode=query.mode,
+        min_similarity=query.min_similarity,
+        vector=embedding.vector,
+        model_fingerprint=embedding.model_fingerprint,
+    )

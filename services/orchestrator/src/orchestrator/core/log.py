@@ -1,0 +1,224 @@
+"""A run's log as it is written, and as it is followed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from orchestrator.core.model import Event, Step, StoredEvent, TextDelta
+from orchestrator.core.ports import LEASE, SessionLog
+from servicekit.clock import Clock
+from servicekit.errors import DeadlineExceeded, ServiceError, Unavailable
+
+log = structlog.get_logger()
+
+_LINGER_S = 0.1  # events wait this long for company (docs/turn.md)
+_DELTA_S = 0.04
+_DELTA_CHARS = 400
+_RETRY_S = 0.2
+_RETRY_MAX_S = 2.0
+
+
+class LogUnavailable(Exception):
+    """The log could not be stored for longer than the lease; the run must stop, unheard."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Text:
+    """A text that is being written. `generation` grows when it begins anew."""
+
+    message: str
+    member: str
+    content: str = ""
+    generation: int = 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    generation: int = 0
+    offset: int = 0
+
+
+class RunLog:
+    """Stores events in order, shows them once stored, and passes texts on as they grow.
+
+    Args:
+        run: Its name.
+        fencing_token: Proves that we own it.
+        store: Where events are kept.
+        clock: For the events' times.
+        last_sequence: Of the last event that is stored already.
+    """
+
+    def __init__(
+        self, *, run: str, fencing_token: int, store: SessionLog, clock: Clock, last_sequence: int
+    ) -> None:
+        self.run = run
+        self._fencing_token = fencing_token
+        self._store = store
+        self._clock = clock
+        self._sequence = last_sequence
+        self._waiting: list[Event] = []
+        self._storing = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
+        self.published: list[Event | StoredEvent] = []
+        self.finished = False
+        self.closed = False
+        self._texts: dict[str, Text] = {}
+        self._dirty_chars = 0
+        self._changed: asyncio.Event = asyncio.Event()
+
+    # --- writing ----------------------------------------------------------
+
+    def adopt(self, event: StoredEvent) -> None:
+        """Shows an event that is stored already."""
+        self.published.append(event)
+        self._wake()
+
+    def emit(self, step: Step, *, member: str = "") -> int:
+        """Puts a step into the log, to be stored within 100 ms; returns its sequence."""
+        self._sequence += 1
+        self._waiting.append(Event(sequence=self._sequence, time=self._clock.now(), member=member, step=step))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LINGER_S, self._flush_soon)
+        return self._sequence
+
+    async def flush(self) -> None:
+        """Stores everything emitted so far and shows it.
+
+        Retries while the session service does not answer, up to the lease.
+
+        Raises:
+            ServiceError: LEASE_LOST (somebody else owns the run) or another refusal.
+            LogUnavailable: The service did not answer for as long as the lease.
+        """
+        if self.failure is not None:
+            raise self.failure
+        async with self._storing:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if not self._waiting:
+                return
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._store_batch(batch)
+            except (ServiceError, LogUnavailable) as error:
+                self.failure = error
+                raise
+            except asyncio.CancelledError:
+                # Perhaps stored, perhaps not: an append may be repeated, a gap may not be made.
+                self._waiting[:0] = batch
+                raise
+            self.published.extend(batch)
+            self.finished = batch[-1].is_last
+            self._wake()
+
+    async def _store_batch(self, batch: list[Event]) -> None:
+        give_up = self._clock.monotonic() + LEASE.total_seconds()
+        delay = _RETRY_S
+        while True:
+            try:
+                await self._store.append(self.run, fencing_token=self._fencing_token, events=batch)
+                return
+            except (Unavailable, DeadlineExceeded) as error:
+                if self._clock.monotonic() + delay > give_up:
+                    raise LogUnavailable(f"{self.run}: {error.message}") from error
+                log.warning("run_log_retried", run=self.run, error=error.message, retry_s=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _RETRY_MAX_S)
+
+    def _flush_soon(self) -> None:
+        self._timer = None
+        # Kept on self until the next one, so that it is not collected; close() waits for it.
+        self._linger = asyncio.get_running_loop().create_task(self._flush_logged())
+
+    async def _flush_logged(self) -> None:
+        try:
+            await self.flush()
+        except (ServiceError, LogUnavailable) as error:
+            # Kept in self.failure: the run's next flush raises it.
+            log.warning("run_log_failed", run=self.run, error=str(error))
+
+    async def close(self) -> None:
+        """Nothing more will come; followers that wait are told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._linger is not None:
+            await asyncio.wait([self._linger])
+        self.closed = True
+        self._wake()
+
+    # --- texts ------------------------------------------------------------
+
+    def begin_text(self, message: str, *, member: str) -> Text:
+        """A text that followers will see grow."""
+        text = self._texts[message] = Text(message=message, member=member)
+        return text
+
+    def grow(self, text: Text, piece: str) -> None:
+        """Adds to a text; the first piece goes out at once, the others in lumps."""
+        first = not text.content
+        text.content += piece
+        self._dirty_chars += len(piece)
+        if first or self._dirty_chars >= _DELTA_CHARS:
+            self._wake()
+        elif self._dirty_chars == len(piece):
+            asyncio.get_running_loop().call_later(_DELTA_S, self._wake)
+
+    def begin_anew(self, text: Text) -> None:
+        """Forgets what was written: its model call is made again."""
+        if text.content:
+            text.content = ""
+            text.generation += 1
+            self._wake()
+
+    # --- following --------------------------------------------------------
+
+    async def follow(self, after: int) -> AsyncIterator[Event | StoredEvent | TextDelta]:
+        """Stored events after a sequence and texts as they grow, until the run has ended.
+
+        Raises:
+            LogUnavailable: The log was closed before the run's end.
+        """
+        seen: dict[str, _Seen] = {}
+        index = 0
+        while True:
+            changed = self._changed
+            for text in list(self._texts.values()):
+                delta = _advance(text, seen.setdefault(text.message, _Seen()))
+                if delta is not None:
+                    yield delta
+            while index < len(self.published):
+                event = self.published[index]
+                index += 1
+                if event.sequence > after:
+                    yield event
+                if event.is_last:
+                    return
+            if self.closed:
+                raise LogUnavailable(f"{self.run} is not followed here any more")
+            await changed.wait()
+
+    def _wake(self) -> None:
+        self._dirty_chars = 0
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _advance(text: Text, seen: _Seen) -> TextDelta | None:
+    if seen.generation != text.generation:
+        seen.generation, seen.offset = text.generation, 0
+        if not text.content:
+            # Told at once, so that nobody goes on showing what is void.
+            return TextDelta(message=text.message, offset=0, text="", member=text.member)
+    if seen.offset >= len(text.content):
+        return None
+    delta = TextDelta(
+        message=text.message, offset=seen.offset, text=text.content[seen.offset :], member=text.member
+    )
+    seen.offset = len(text.content)
+    return delta

@@ -1,0 +1,304 @@
+"""What the orchestrator knows: messages, evidence, the events of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from servicekit.errors import ServiceError
+
+Vector = npt.NDArray[np.float32]
+Role = Literal["system", "user", "assistant"]
+Outcome = Literal["OK", "EMPTY", "DEGRADED", "FAILED"]
+State = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """A piece of evidence that an answer rests on; `by_model` if the model wrote its mark."""
+
+    number: int
+    chunk: "Chunk"
+    by_model: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation, whole."""
+
+    role: Role
+    content: str
+    name: str = ""
+    citations: tuple[Citation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a document. `score` compares only within one search."""
+
+    id: str
+    document: str
+    title: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A chunk with its number in the run."""
+
+    number: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchQuery:
+    """What to look for, and where. `vector` spares the service the embedding."""
+
+    knowledge_base: str
+    text: str
+    top_k: int
+    mode: str | None = None
+    min_similarity: float | None = None
+    vector: Vector | None = None
+    model_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """How a search ended. `stages` are seconds that the service spent, by stage."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    ready_documents: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A query's vector, of length 1, and the fingerprint of the model that made it."""
+
+    vector: Vector
+    model_fingerprint: str
+
+
+# --- talking to a model ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """What a model may call. `parameters` is a JSON schema."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What a model wants called. `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One message to a model; `tool_call_id` makes it the answer of a tool."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """The next piece of the text that a model writes."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A model has answered: the last thing that a model's stream yields."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    attempts: int = 1
+
+
+# --- the run's log ----------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """What a run used so far."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    searches: int = 0
+    searches_saved: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """Seconds in one stage, over `count` times."""
+
+    stage: str
+    seconds: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run used and how long it took."""
+
+    usage: Usage
+    seconds: float
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStarted:
+    """A member began on a task."""
+
+    call_id: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFinished:
+    """A member ended; with `error`, `answer` is what it had until then."""
+
+    call_id: str
+    answer: str
+    error: ServiceError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCallFinished:
+    """A model answered."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    first_token_seconds: float | None
+    finish_reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallStarted:
+    """A tool was called."""
+
+    call_id: str
+    tool: str
+    arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallFinished:
+    """A tool answered."""
+
+    call_id: str
+    result: str
+    error: ServiceError | None = None
+
+
+Source = Literal["SEARCH", "LEDGER_EXACT", "LEDGER_SEMANTIC"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRetrieved:
+    """A search ended, or the ledger answered it."""
+
+    query: str
+    knowledge_base: str
+    source: Source
+    outcome: Outcome
+    reason: str
+    evidence: Sequence[Evidence]
+    similarity: float = 0.0
+    reused_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageCompleted:
+    """A message of the conversation is complete."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The run ended."""
+
+    state: State
+    summary: Summary
+    error: ServiceError | None = None
+
+
+Step = (
+    MemberStarted
+    | MemberFinished
+    | ModelCallFinished
+    | ToolCallStarted
+    | ToolCallFinished
+    | EvidenceRetrieved
+    | MessageCompleted
+    | RunFinished
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A step with its place in the log; `member` is empty for the team itself."""
+
+    sequence: int
+    time: datetime
+    member: str
+    step: Step
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run ends with it."""
+        return isinstance(self.step, RunFinished)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as it came out of the store; `payload` is passed on, never read here."""
+
+    sequence: int
+    time: datetime
+    member: str
+    kind: str
+    payload: object
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run ends with it."""
+        return self.kind == "run_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """A piece of a text that is being written; `offset` counts characters before it."""
+
+    message: str
+    offset: int
+    text: str
+    member: str

@@ -1,0 +1,159 @@
+"""What the core needs of the world. Implemented in adapters/, faked in tests."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from orchestrator.core.model import (
+    Completion,
+    Embedding,
+    Event,
+    Message,
+    Prompt,
+    SearchQuery,
+    SearchResult,
+    StoredEvent,
+    TextPart,
+    Tool,
+)
+from servicekit.context import Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A run as the session service stores it. `state` is RUNNING while it is not over."""
+
+    name: str
+    team: str
+    session: str
+    state: str
+    last_sequence: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A stored run. Without `created` it is the run of an earlier call, owned by somebody else."""
+
+    run: RunRow
+    created: bool
+    fencing_token: int
+    history: tuple[Message, ...]
+    started: StoredEvent | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquired:
+    """A run taken over, and whose it is."""
+
+    run: RunRow
+    fencing_token: int
+    caller: Caller
+
+
+class SessionLog(Protocol):
+    """Sessions, runs and their logs. All calls are made as the current caller."""
+
+    async def begin(
+        self,
+        *,
+        request_id: str,
+        team: str,
+        session: str,
+        messages: Sequence[Message],
+        history_messages: int,
+        team_revision: str,
+    ) -> Begun:
+        """Stores a run under this process' lease. Raises as `BeginRun` says."""
+        ...
+
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
+        """Stores events, all or none; safe to repeat. Raises Conflict with LEASE_LOST: stop."""
+        ...
+
+    async def get(self, run: str) -> RunRow:
+        """Returns a run. Raises NotFound."""
+        ...
+
+    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+        """Some events after a sequence, in order; none: there are no more for now."""
+        ...
+
+    async def renew(self, runs: Sequence[str]) -> list[str]:
+        """Renews this process' leases; returns those that are lost."""
+        ...
+
+    async def acquire_expired(self) -> list[Acquired]:
+        """Takes over runs whose leases have expired, of any tenant."""
+        ...
+
+
+class Knowledge(Protocol):
+    """Searches over knowledge bases."""
+
+    async def search(self, query: SearchQuery) -> SearchResult:
+        """Never raises for what the store cannot do: that is an outcome. Raises NotFound, Unavailable."""
+        ...
+
+
+class Embedder(Protocol):
+    """Queries to vectors."""
+
+    async def embed_query(self, model: str, text: str) -> Embedding:
+        """The query's vector by the ModelConfig `model`. Raises ServiceError."""
+        ...
+
+
+class ChatModel(Protocol):
+    """One model at one endpoint."""
+
+    def stream(
+        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+    ) -> AsyncIterator[TextPart | Completion]:
+        """Yields pieces of text, then one Completion.
+
+        With `must_answer` the model may not call tools, though they are shown
+        to it (the prompt stays the same for its cache). Raises Unavailable,
+        ResourceExhausted, FailedPrecondition (it refuses the request), Internal
+        (no such API), with the reasons MODEL_*.
+        """
+        ...
+
+
+class ChatModels(Protocol):
+    """The models that manifests name."""
+
+    def lease(self, config: ModelConfig) -> AbstractAsyncContextManager[ChatModel]:
+        """The model, for one call; waits while its maxConcurrent calls are under way."""
+        ...
+
+
+class Catalogue(Protocol):
+    """The manifests of a namespace."""
+
+    def team(self, namespace: str, name: str) -> AgentTeam | None:
+        """The team, or None."""
+        ...
+
+    def teams(self, namespace: str) -> Sequence[AgentTeam]:
+        """All teams, by name."""
+        ...
+
+    def team_problems(self, namespace: str, name: str) -> list[str]:
+        """Why the team cannot answer; empty if it can."""
+        ...
+
+    def model(self, namespace: str, name: str) -> ModelConfig | None:
+        """The ModelConfig, or None."""
+        ...
+
+    def knowledge_base(self, namespace: str, name: str) -> KnowledgeBase | None:
+        """The KnowledgeBase, or None."""
+        ...
+
+
+LEASE = timedelta(seconds=15)
+RENEW_EVERY = timedelta(seconds=5)

@@ -1,0 +1,102 @@
+"""A run from its first model call to its last event."""
+
+import asyncio
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from orchestrator.core import prompts
+from orchestrator.core.citations import cite
+from orchestrator.core.log import LogUnavailable
+from orchestrator.core.model import Message, MessageCompleted, RunFinished, State, Summary
+from orchestrator.core.search import NoDocuments
+from orchestrator.core.team import Coordinate
+from orchestrator.core.turn import Turn
+from servicekit.errors import FailedPrecondition, Internal, ServiceError
+
+log = structlog.get_logger()
+
+RUNS = Counter("agentteams_runs_total", "Runs that ended", ["state", "reason"])
+RUN_SECONDS = Histogram(
+    "agentteams_run_duration_seconds",
+    "Wall time of a run",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+UNKNOWN_CITATIONS = Counter(
+    "agentteams_unknown_citations_total", "Marks in answers whose number no evidence has"
+)
+
+
+class Cancelled(FailedPrecondition):
+    """Somebody asked for the run to stop."""
+
+
+async def execute(turn: Turn) -> None:
+    """Works on a run until its end is stored, however it ends.
+
+    Raises:
+        ServiceError: LEASE_LOST, or the log refused an event; the run is somebody else's now.
+        LogUnavailable: The log could not be stored; whoever takes the run over ends it.
+        asyncio.CancelledError: The process stops; likewise.
+    """
+    content = ""
+    error: ServiceError | None = None
+    try:
+        async with asyncio.timeout(turn.limits.run_timeout_seconds):
+            content = await _answer(turn)
+    except TimeoutError:
+        error = FailedPrecondition(
+            f"the run took longer than the team's limits.runTimeoutSeconds, "
+            f"{turn.limits.run_timeout_seconds} s",
+            reason="RUN_TIMEOUT",
+            metadata={"limit": "runTimeoutSeconds", "value": str(turn.limits.run_timeout_seconds)},
+        )
+    except ServiceError as failure:
+        error = failure
+    except LogUnavailable:
+        raise
+    except Exception as failure:
+        log.error("run_failed", run=turn.log.run, exc_info=failure)
+        error = Internal("internal error", reason="INTERNAL")
+    if turn.log.failure is not None:
+        raise turn.log.failure
+    if error is None:
+        await finish(turn, "SUCCEEDED", content, None)
+    else:
+        await fail(turn, error)
+
+
+async def fail(turn: Turn, error: ServiceError) -> None:
+    """Ends a run without an answer; what was written is kept, and says why it ends there."""
+    partial = turn.answer.content.rstrip() if turn.answer else ""
+    content = f"{partial}\n\n[The answer ends here: {error.message}]" if partial else ""
+    await finish(turn, "CANCELLED" if isinstance(error, Cancelled) else "FAILED", content, error)
+
+
+async def finish(turn: Turn, state: State, content: str, error: ServiceError | None) -> None:
+    """Stores the answer, then the run's end with how long it all took."""
+    if content:
+        citations, unknown = cite(content, turn.ledger.evidence)
+        if unknown:
+            UNKNOWN_CITATIONS.inc(len(unknown))
+        name = turn.answer.message if turn.answer else turn.new_id("text-")
+        message = Message(role="assistant", content=content, name=name, citations=citations)
+        turn.log.emit(MessageCompleted(message=message))
+    with turn.stages.stage("session_save"):
+        await turn.log.flush()
+    seconds, stages = turn.stages.result()
+    summary = Summary(usage=turn.usage, seconds=seconds, stages=stages)
+    turn.log.emit(RunFinished(state=state, summary=summary, error=error))
+    await turn.log.flush()
+    RUNS.labels(state, error.reason if error else "").inc()
+    RUN_SECONDS.observe(seconds)
+
+
+async def _answer(turn: Turn) -> str:
+    try:
+        return await Coordinate(turn).answer()
+    except NoDocuments as nothing:
+        content = prompts.no_documents(nothing.knowledge)
+        turn.answer = turn.log.begin_text(turn.new_id("text-"), member="")
+        turn.log.grow(turn.answer, content)
+        return content

@@ -1,0 +1,343 @@
+"""All runs of this process: begins them, keeps their leases, lets others follow them."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from prometheus_client import Gauge
+
+from manifests import AgentTeam
+from orchestrator.core.ledger import Ledger
+from orchestrator.core.log import LogUnavailable, RunLog
+from orchestrator.core.model import Event, Message, RunFinished, StoredEvent, Summary, TextDelta, Usage
+from orchestrator.core.ports import LEASE, RENEW_EVERY, Acquired, RunRow, SessionLog
+from orchestrator.core.run import Cancelled, execute, fail
+from orchestrator.core.stages import StageClock
+from orchestrator.core.turn import Turn, World
+from servicekit.clock import Clock
+from servicekit.context import Caller, current_caller, scope
+from servicekit.errors import (
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+ACTIVE_RUNS = Gauge("agentteams_active_runs", "Runs that this process works on")
+
+_KEEP_FINISHED = 200  # so that a follower which comes a moment late needs no look into the store
+_POLL_S = 0.5
+_BUSY_RETRY = timedelta(seconds=2)
+_STOP_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Active:
+    caller: Caller
+    row: RunRow
+    turn: Turn
+    task: "asyncio.Task[None] | None" = None
+    cancelled: bool = False
+
+
+class Runs:
+    """Owns the runs of one orchestrator process.
+
+    Args:
+        world: What runs work with.
+        store: Where sessions and logs are.
+        clock: For stages and retries.
+    """
+
+    def __init__(self, *, world: World, store: SessionLog, clock: Clock) -> None:
+        self._world = world
+        self._store = store
+        self._clock = clock
+        self._active: dict[str, _Active] = {}
+        self._finished: OrderedDict[str, _Active] = OrderedDict()
+        self._group: asyncio.TaskGroup | None = None
+
+    # --- the process' loops -------------------------------------------------
+
+    async def work(self) -> None:
+        """Carries the runs' tasks for the process' life."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self._renew_leases())
+            group.create_task(self._end_abandoned_runs())
+
+    async def drain(self, grace: timedelta) -> None:
+        """Lets the runs end within the grace period; what is left then is ended with the reason."""
+        tasks = [active.task for active in self._active.values() if active.task is not None]
+        if not tasks:
+            return
+        log.info("runs_draining", runs=len(tasks))
+        _, left = await asyncio.wait(tasks, timeout=grace.total_seconds())
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_STOP_S)
+
+    # --- calls ----------------------------------------------------------------
+
+    async def start(
+        self, *, team_name: str, session: str, messages: Sequence[Message], request_id: str
+    ) -> RunRow:
+        """Begins a run and returns; it goes on by itself.
+
+        Raises:
+            NotFound: TEAM_NOT_FOUND, SESSION_NOT_FOUND.
+            FailedPrecondition: TEAM_NOT_READY, SESSION_BUSY.
+            ResourceExhausted: TOO_MANY_RUNS.
+        """
+        stages = StageClock(self._clock)
+        with stages.stage("accept"):
+            caller = current_caller()
+            team = self.ready_team(caller.tenant, team_name)
+            self._check_active(caller, team)
+        with stages.stage("session_load"):
+            begun = await self._store.begin(
+                request_id=request_id,
+                team=team_name,
+                session=session,
+                messages=messages,
+                history_messages=2 * team.spec.session.history_runs,
+                team_revision=team.revision,
+            )
+        if not begun.created:
+            return begun.run
+        run_log = RunLog(
+            run=begun.run.name,
+            fencing_token=begun.fencing_token,
+            store=self._store,
+            clock=self._clock,
+            last_sequence=begun.run.last_sequence,
+        )
+        if begun.started is not None:
+            run_log.adopt(begun.started)
+        reuse = team.spec.sharing.evidence_reuse
+        turn = Turn(
+            team=team,
+            question=messages[-1].content,
+            history=[*begun.history, *messages[:-1]],
+            world=self._world,
+            log=run_log,
+            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+            stages=stages,
+        )
+        self._launch(_Active(caller=caller, row=begun.run, turn=turn))
+        return begun.run
+
+    async def follow(self, run: str, *, after: int) -> AsyncIterator[Event | StoredEvent | TextDelta]:
+        """A run's events after a sequence, until its end; with texts if it runs here.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            Unavailable: The run stopped being worked on here; ask again.
+        """
+        active = self._find(run)
+        if active is not None and active.caller == current_caller():
+            try:
+                async for item in active.turn.log.follow(after):
+                    yield item
+            except LogUnavailable as error:
+                raise Unavailable(
+                    f"{run} is not worked on by this process any more; follow it again",
+                    reason="DEPENDENCY_UNAVAILABLE",
+                    metadata={"run": run},
+                ) from error
+            return
+        row = await self._store.get(run)
+        while True:
+            events = await self._store.events(run, after=after)
+            for event in events:
+                yield event
+                after = event.sequence
+                if event.is_last:
+                    return
+            if not events:
+                if row.state != "RUNNING":
+                    return
+                await asyncio.sleep(_POLL_S)
+                row = await self._store.get(run)
+
+    async def cancel(self, run: str) -> RunRow:
+        """Asks a run to stop; its stream tells when it has.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            FailedPrecondition: RUN_FINISHED.
+            Unavailable: Another process works on it; ask again.
+        """
+        active = self._active.get(run)
+        if active is not None and active.caller == current_caller():
+            active.cancelled = True
+            if active.task is not None:
+                active.task.cancel()
+            return active.row
+        row = await self._store.get(run)
+        if row.state != "RUNNING":
+            raise FailedPrecondition(
+                f"{run} has ended: {row.state}", reason="RUN_FINISHED", metadata={"run": run}
+            )
+        raise Unavailable(
+            f"{run} is worked on by another process; ask again",
+            reason="DEPENDENCY_UNAVAILABLE",
+            metadata={"run": run},
+        )
+
+    def ready_team(self, namespace: str, team_name: str) -> AgentTeam:
+        """The team, if it can answer. Raises NotFound, FailedPrecondition."""
+        name = team_name.removeprefix("teams/")
+        team = self._world.catalogue.team(namespace, name)
+        if team is None:
+            known = ", ".join(t.metadata.name for t in self._world.catalogue.teams(namespace)) or "none"
+            raise NotFound(
+                f'no team "{name}" in namespace "{namespace}" (there are: {known}); apply its manifest',
+                reason="TEAM_NOT_FOUND",
+                metadata={"team": name, "namespace": namespace},
+            )
+        problems = self._world.catalogue.team_problems(namespace, name)
+        if problems:
+            raise FailedPrecondition(
+                f'team "{name}" is not ready: {"; ".join(problems)}',
+                reason="TEAM_NOT_READY",
+                metadata={"team": name},
+            )
+        return team
+
+    # --- within ---------------------------------------------------------------
+
+    def _check_active(self, caller: Caller, team: AgentTeam) -> None:
+        key = (caller.tenant, team.metadata.name)
+        active = sum(1 for a in self._active.values() if (a.caller.tenant, a.turn.team.metadata.name) == key)
+        limit = team.spec.limits.max_concurrent_runs
+        if active >= limit:
+            raise ResourceExhausted(
+                f"team {team.metadata.name} has {active} active runs (limits.maxConcurrentRuns: {limit})",
+                reason="TOO_MANY_RUNS",
+                metadata={"team": team.metadata.name, "limit": str(limit)},
+                retry_after=_BUSY_RETRY,
+            )
+
+    def _find(self, run: str) -> _Active | None:
+        return self._active.get(run) or self._finished.get(run)
+
+    def _launch(self, active: _Active) -> None:
+        if self._group is None:
+            raise Unavailable("the process is starting; ask again", reason="DEPENDENCY_UNAVAILABLE")
+        self._active[active.row.name] = active
+        ACTIVE_RUNS.set(len(self._active))
+        active.task = self._group.create_task(self._carry(active), name=active.row.name)
+
+    async def _carry(self, active: _Active) -> None:
+        """A run's task: nothing that happens in it may reach the others."""
+        run = active.row.name
+        try:
+            # The run outlives the call that began it: its own caller, no deadline but its own.
+            with scope(caller=active.caller):
+                try:
+                    await execute(active.turn)
+                except asyncio.CancelledError:
+                    await self._stopped(active)
+        except (ServiceError, LogUnavailable) as error:
+            log.warning("run_given_up", run=run, error=str(error))
+        except Exception as error:
+            log.error("run_crashed", run=run, exc_info=error)
+        finally:
+            await active.turn.log.close()
+            self._active.pop(run, None)
+            ACTIVE_RUNS.set(len(self._active))
+            if active.turn.log.finished:
+                self._finished[run] = active
+                if len(self._finished) > _KEEP_FINISHED:
+                    self._finished.popitem(last=False)
+
+    async def _stopped(self, active: _Active) -> None:
+        if active.turn.log.failure is not None:
+            return  # the lease is lost: whoever has it ends the run
+        if active.cancelled:
+            why: ServiceError = Cancelled("the run was cancelled", reason="RUN_CANCELLED")
+        else:
+            why = Unavailable("the service was stopped; ask again", reason="RUN_ABANDONED")
+        await fail(active.turn, why)
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            if not self._active:
+                continue
+            try:
+                with scope(caller=_SELF, timeout=RENEW_EVERY):
+                    lost = await self._store.renew(list(self._active))
+            except ServiceError as error:
+                # The leases outlive two failures; the third one loses them, and appends will say so.
+                log.warning("leases_not_renewed", error=error.message)
+                continue
+            for run in lost:
+                active = self._active.get(run)
+                if active is not None and active.task is not None and not active.turn.log.finished:
+                    log.warning("lease_lost", run=run)
+                    active.turn.log.failure = Conflict(
+                        f"{run} was taken over by another process", reason="LEASE_LOST"
+                    )
+                    active.task.cancel()
+
+    async def _end_abandoned_runs(self) -> None:
+        while True:
+            try:
+                with scope(caller=_SELF, timeout=LEASE):
+                    acquired = await self._store.acquire_expired()
+            except ServiceError as error:
+                log.warning("expired_runs_not_acquired", error=error.message)
+                acquired = []
+            for run in acquired:
+                try:
+                    with scope(caller=run.caller, timeout=LEASE):
+                        await self._end_abandoned(run)
+                except (ServiceError, LogUnavailable) as error:
+                    log.warning("abandoned_run_not_ended", run=run.run.name, error=str(error))
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+
+    async def _end_abandoned(self, acquired: Acquired) -> None:
+        """Ends a run whose process is gone: with its answer if the log has it, else with the reason."""
+        name = acquired.run.name
+        events: list[StoredEvent] = []
+        while batch := await self._store.events(name, after=events[-1].sequence if events else 0):
+            events.extend(batch)
+        answered = any(e.kind == "message_completed" and not e.member for e in events)
+        run_log = RunLog(
+            run=name,
+            fencing_token=acquired.fencing_token,
+            store=self._store,
+            clock=self._clock,
+            last_sequence=events[-1].sequence if events else 0,
+        )
+        error = None
+        if not answered:
+            error = Unavailable(
+                "the process that worked on the run is gone; ask again", reason="RUN_ABANDONED"
+            )
+        seconds = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
+        run_log.emit(
+            RunFinished(
+                state="SUCCEEDED" if answered else "FAILED",
+                summary=Summary(usage=Usage(), seconds=seconds, stages=()),
+                error=error,
+            )
+        )
+        try:
+            await run_log.flush()
+        finally:
+            await run_log.close()
+        log.info("abandoned_run_ended", run=name, answered=answered)
+
+
+_SELF = Caller(tenant="", user="", service="orchestrator")

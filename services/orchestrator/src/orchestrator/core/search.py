@@ -1,0 +1,139 @@
+"""How agents search: through the ledger, with every outcome told for what it is."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter
+
+from manifests import Knowledge as KnowledgeUse
+from orchestrator.core import prompts
+from orchestrator.core.ledger import Found
+from orchestrator.core.model import Embedding, EvidenceRetrieved, SearchQuery, SearchResult
+from orchestrator.core.turn import Turn
+from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+
+log = structlog.get_logger()
+
+SEARCHES = Counter(
+    "agentteams_ledger_searches_total", "Searches of agents, by who answered", ["source", "outcome"]
+)
+
+_DEFAULT_TOP_K = 8
+# A restarted retrieval service is back within seconds: waiting beats an answer without evidence.
+_RETRIES_S = (0.5, 1.0, 2.0, 4.0)
+
+
+class NoDocuments(Exception):
+    """An agent that must search first has nothing to search in."""
+
+    def __init__(self, knowledge: list[str]) -> None:
+        super().__init__(", ".join(knowledge))
+        self.knowledge = knowledge
+
+
+class NothingFound(Exception):
+    """Nothing was found, and the team is told to refuse then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a search tells a model, and how many documents there were to search."""
+
+    text: str
+    outcome: str
+    ready_documents: int
+
+
+async def search(turn: Turn, use: KnowledgeUse, text: str, *, member: str) -> Report:
+    """Searches one knowledge base and logs how it ended. Never raises for a search that failed."""
+    base = use.knowledge_base_ref.name
+    manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
+    default_top_k = manifest.spec.retrieval.top_k if manifest else _DEFAULT_TOP_K
+    query = SearchQuery(
+        knowledge_base=base,
+        text=text,
+        top_k=use.top_k or default_top_k,
+        mode=use.search_mode,
+        min_similarity=None if use.min_score is None else float(use.min_score),
+    )
+
+    async def embed(query_text: str) -> Embedding | None:
+        if manifest is None:
+            return None
+        try:
+            with turn.stages.stage("embedding"):
+                return await turn.world.embedder.embed_query(
+                    manifest.spec.embedding.model_config_ref.name, query_text
+                )
+        except ServiceError as error:
+            # The retrieval service then embeds by itself, or searches by words and says Degraded.
+            log.warning("query_not_embedded", knowledge_base=base, error=error.message)
+            return None
+
+    async def ask(asked: SearchQuery) -> SearchResult:
+        turn.usage.searches += 1
+        with turn.stages.stage("vector_search"):
+            result = await _search_with_retries(turn, asked)
+            for stage, seconds in result.stages.items():
+                if stage != "vector_search":
+                    turn.stages.move(stage, seconds)
+            return result
+
+    found = await turn.ledger.find(query, embed=embed, search=ask)
+    _log(turn, query, found, member)
+    with turn.stages.stage("context_assembly"):
+        told = prompts.search_report(text, found.result, found.evidence)
+    return Report(text=told, outcome=found.result.outcome, ready_documents=found.result.ready_documents)
+
+
+async def search_before_answer(turn: Turn, uses: list[KnowledgeUse], *, member: str) -> str:
+    """Searches all knowledge bases for the user's question; returns what the prompt says about it.
+
+    Raises:
+        NoDocuments: None of them has a document.
+        NothingFound: Nothing was found, and each says `onEmpty: Refuse`.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(search(turn, use, turn.question, member=member)) for use in uses]
+    reports = [task.result() for task in tasks]
+    if all(report.outcome == "EMPTY" and report.ready_documents == 0 for report in reports):
+        raise NoDocuments([use.knowledge_base_ref.name for use in uses])
+    if all(r.outcome == "EMPTY" and use.on_empty == "Refuse" for r, use in zip(reports, uses, strict=True)):
+        raise NothingFound
+    return "\n\n".join(report.text for report in reports)
+
+
+async def _search_with_retries(turn: Turn, query: SearchQuery) -> SearchResult:
+    for delay in (*_RETRIES_S, None):
+        try:
+            result = await turn.world.knowledge.search(query)
+        except NotFound as error:
+            return SearchResult(outcome="FAILED", reasons=(error.message,))
+        except (Unavailable, DeadlineExceeded) as error:
+            result = SearchResult(outcome="FAILED", reasons=(error.message,))
+        if result.outcome != "FAILED" or delay is None:
+            return result
+        await asyncio.sleep(delay)
+    raise AssertionError("unreachable: the last delay is None")
+
+
+def _log(turn: Turn, query: SearchQuery, found: Found, member: str) -> None:
+    if found.source != "SEARCH":
+        turn.usage.searches_saved += 1
+    SEARCHES.labels(found.source, found.result.outcome).inc()
+    reason = found.reused_query if found.source == "LEDGER_SEMANTIC" else "; ".join(found.result.reasons)
+    sequence = turn.log.emit(
+        EvidenceRetrieved(
+            query=query.text,
+            knowledge_base=query.knowledge_base,
+            source=found.source,
+            outcome=found.result.outcome,
+            reason=reason,
+            evidence=found.evidence,
+            similarity=found.similarity if found.source == "LEDGER_SEMANTIC" else 0.0,
+            reused_sequence=found.reused_sequence,
+        ),
+        member=member,
+    )
+    turn.ledger.reported(found, query, sequence)

@@ -1,0 +1,220 @@
+"""What the agents of one run share: its log, ledger, clock, limits and usage."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from manifests import AgentTeam, Limits, ModelConfig
+from orchestrator.core.ledger import Ledger
+from orchestrator.core.log import RunLog, Text
+from orchestrator.core.model import (
+    Completion,
+    Message,
+    ModelCallFinished,
+    Prompt,
+    TextPart,
+    Tool,
+    Usage,
+)
+from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
+from orchestrator.core.stages import StageClock
+from servicekit.errors import (
+    FailedPrecondition,
+    Internal,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+_RETRY_S = 0.5
+_RETRY_MAX_S = 30.0
+
+
+class LimitReached(FailedPrecondition):
+    """A limit of the team's manifest: ends the run, whichever agent reached it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What every run needs of the world."""
+
+    catalogue: Catalogue
+    models: ChatModels
+    knowledge: Knowledge
+    embedder: Embedder
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One run while it is worked on."""
+
+    team: AgentTeam
+    question: str
+    history: Sequence[Message]
+    world: World
+    log: RunLog
+    ledger: Ledger
+    stages: StageClock
+    usage: Usage = field(default_factory=Usage)
+    answer: Text | None = None  # the team's own text as far as it is written
+    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def limits(self) -> Limits:
+        """The team's limits."""
+        return self.team.spec.limits
+
+    def new_id(self, kind: str) -> str:
+        """An id that is unique within the run."""
+        return f"{kind}{next(self._ids)}"
+
+    def model_config(self, name: str) -> ModelConfig:
+        """The ModelConfig of that name. Raises NotFound."""
+        namespace = self.team.metadata.namespace
+        config = self.world.catalogue.model(namespace, name)
+        if config is None:
+            raise NotFound(
+                f'ModelConfig "{name}" is not in namespace "{namespace}": apply it, or correct the '
+                f"modelConfigRef of team {self.team.metadata.name}",
+                reason="MODEL_NOT_FOUND",
+                metadata={"model": name, "namespace": namespace},
+            )
+        return config
+
+    def count_tool_call(self) -> bool:
+        """Counts a tool call; False if the run has had as many as it may."""
+        if self.usage.tool_calls >= self.limits.max_tool_calls:
+            return False
+        self.usage.tool_calls += 1
+        return True
+
+    async def complete(
+        self,
+        config: ModelConfig,
+        prompts: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        member: str,
+    ) -> Completion:
+        """Calls a model, shows its text as it comes, and calls again what broke.
+
+        A model call has no side effects, so it may be repeated even after some
+        text came; followers are told that the text begins anew.
+
+        Raises:
+            LimitReached: The run has used up its tokens.
+            ServiceError: The model did not answer in 1 + maxRetries attempts.
+        """
+        began = self.stages.elapsed_s
+        with self.stages.stage("llm_inference"):
+            done, attempts, first_token = await self._until_answered(
+                config, prompts, tools=tools, must_answer=must_answer, member=member
+            )
+        self.usage.model_calls += 1
+        self.usage.input_tokens += done.input_tokens
+        self.usage.output_tokens += done.output_tokens
+        self.log.emit(
+            ModelCallFinished(
+                model=done.model,
+                input_tokens=done.input_tokens,
+                output_tokens=done.output_tokens,
+                seconds=self.stages.elapsed_s - began,
+                first_token_seconds=first_token,
+                finish_reason=done.finish_reason,
+                attempts=attempts,
+            ),
+            member=member,
+        )
+        self._check_tokens()
+        return done
+
+    async def _until_answered(
+        self,
+        config: ModelConfig,
+        prompts: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        member: str,
+    ) -> tuple[Completion, int, float | None]:
+        """The answer, the attempts it took, and seconds to the last attempt's first token."""
+        draft = _Draft(turn=self, member=member)
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                async with self.world.models.lease(config) as model:
+                    done = await draft.read(model.stream(prompts, tools=tools, must_answer=must_answer))
+                if done is None:
+                    raise Internal(
+                        f"the model of {config.metadata.name} answered with neither text nor a tool call",
+                        reason="MODEL_BAD_RESPONSE",
+                        metadata={"model": config.metadata.name},
+                    )
+                return done, attempts, draft.first_token_s
+            except ServiceError as error:
+                if attempts > config.spec.limits.max_retries or not _worth_repeating(error):
+                    raise
+                delay = min(_RETRY_S * 2 ** (attempts - 1) * random.uniform(0.8, 1.2), _RETRY_MAX_S)
+                if error.retry_after is not None:
+                    if error.retry_after.total_seconds() > _RETRY_MAX_S:
+                        raise
+                    delay = max(delay, error.retry_after.total_seconds())
+                log.warning("model_call_repeated", run=self.log.run, error=error.message, retry_s=delay)
+            await asyncio.sleep(delay)
+            draft.begin_anew()
+
+    def _check_tokens(self) -> None:
+        used = self.usage.input_tokens + self.usage.output_tokens
+        limit = self.limits.max_tokens_per_run
+        if used > limit:
+            raise LimitReached(
+                f"the run used {used} tokens; the team's limits.maxTokensPerRun is {limit}",
+                reason="RUN_LIMIT_REACHED",
+                metadata={"limit": "maxTokensPerRun", "value": str(limit), "used": str(used)},
+            )
+
+
+class _Draft:
+    """The text of one model call, over all its attempts."""
+
+    def __init__(self, *, turn: Turn, member: str) -> None:
+        self._turn = turn
+        self._member = member
+        self._text: Text | None = None
+        self.first_token_s: float | None = None
+
+    async def read(self, parts: AsyncIterator[TextPart | Completion]) -> Completion | None:
+        """Shows the text as it comes; returns the answer, or None if it is empty."""
+        began = self._turn.stages.elapsed_s
+        done: Completion | None = None
+        async for part in parts:
+            if self.first_token_s is None:
+                self.first_token_s = self._turn.stages.elapsed_s - began
+            if isinstance(part, TextPart):
+                if self._text is None:
+                    self._text = self._turn.log.begin_text(self._turn.new_id("text-"), member=self._member)
+                    if not self._member:
+                        self._turn.answer = self._text
+                self._turn.log.grow(self._text, part.text)
+            else:
+                done = part
+        return done if done and (done.text.strip() or done.tool_calls) else None
+
+    def begin_anew(self) -> None:
+        """Forgets the attempt that broke."""
+        self.first_token_s = None
+        if self._text is not None:
+            self._turn.log.begin_anew(self._text)
+
+
+def _worth_repeating(error: ServiceError) -> bool:
+    return isinstance(error, Unavailable | ResourceExhausted) or error.reason == "MODEL_BAD_RESPONSE"

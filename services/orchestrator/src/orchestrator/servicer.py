@@ -1,0 +1,126 @@
+"""OrchestratorService: from the wire to the core and back, nothing else."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
+from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
+from agentteams.session.v1 import run_pb2, session_pb2
+
+from manifests import AgentTeam
+from orchestrator.adapters.events_pb import delta_to_pb, event_to_pb, message_from_pb, run_to_pb
+from orchestrator.core.model import Message, StoredEvent, TextDelta
+from orchestrator.core.ports import Catalogue
+from orchestrator.core.runs import Runs
+from servicekit.context import current_caller
+from servicekit.errors import InvalidArgument, NotFound
+from servicekit.ids import is_uuid4
+from servicekit.paging import PageTokens, page_size
+from servicekit.server import Service
+
+_MAX_MESSAGES = 200
+_MAX_TEXT_BYTES = 256 * 1024
+_DEFAULT_PAGE, _MAX_PAGE = 50, 200
+
+
+class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
+    """Serves runs and teams."""
+
+    def __init__(self, *, runs: Runs, catalogue: Catalogue, tokens: PageTokens) -> None:
+        self._runs = runs
+        self._catalogue = catalogue
+        self._tokens = tokens
+
+    async def StartRun(self, request: pb.StartRunRequest, context: Any) -> run_pb2.Run:
+        """Starts a run."""
+        if not request.team.startswith("teams/"):
+            raise InvalidArgument.field("team", "must be teams/{team}", request.team)
+        if not is_uuid4(request.request_id):
+            raise InvalidArgument.field("request_id", "must be a UUID4", request.request_id)
+        row = await self._runs.start(
+            team_name=request.team,
+            session=request.session,
+            messages=_messages(request.input, new_session=not request.session),
+            request_id=request.request_id,
+        )
+        return run_to_pb(row)
+
+    async def StreamRunEvents(
+        self, request: pb.StreamRunEventsRequest, context: Any
+    ) -> AsyncIterator[pb.StreamRunEventsResponse]:
+        """Replays and follows a run."""
+        if request.after_sequence < 0:
+            raise InvalidArgument.field("after_sequence", "must be 0 or more", request.after_sequence)
+        async for item in self._runs.follow(request.run, after=request.after_sequence):
+            if isinstance(item, TextDelta):
+                yield pb.StreamRunEventsResponse(text_delta=delta_to_pb(item))
+            elif isinstance(item, StoredEvent):
+                yield pb.StreamRunEventsResponse(event=item.payload)  # type: ignore[arg-type]  # from stored_event()
+            else:
+                yield pb.StreamRunEventsResponse(event=event_to_pb(item))
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
+        """Asks a run to stop."""
+        return run_to_pb(await self._runs.cancel(request.name))
+
+    async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
+        """Returns a team."""
+        namespace, name = current_caller().tenant, request.name.removeprefix("teams/")
+        team = self._catalogue.team(namespace, name)
+        if team is None:
+            raise NotFound(
+                f'no team "{name}" in namespace "{namespace}"',
+                reason="TEAM_NOT_FOUND",
+                metadata={"team": name, "namespace": namespace},
+            )
+        return self._team(team)
+
+    async def ListTeams(self, request: pb.ListTeamsRequest, context: Any) -> pb.ListTeamsResponse:
+        """Lists teams by name."""
+        namespace = current_caller().tenant
+        size = page_size(request.page_size, default=_DEFAULT_PAGE, maximum=_MAX_PAGE)
+        bound = ("teams", namespace)
+        after = self._tokens.decode(bound, request.page_token) if request.page_token else ""
+        teams = [t for t in self._catalogue.teams(namespace) if t.metadata.name > after]
+        token = self._tokens.encode(bound, teams[size - 1].metadata.name) if len(teams) > size else ""
+        return pb.ListTeamsResponse(teams=[self._team(t) for t in teams[:size]], next_page_token=token)
+
+    def _team(self, team: AgentTeam) -> pb.Team:
+        problems = self._catalogue.team_problems(team.metadata.namespace, team.metadata.name)
+        return pb.Team(
+            name=f"teams/{team.metadata.name}",
+            description=team.spec.description,
+            mode=team.spec.mode,
+            members=[member.name for member in team.spec.members],
+            revision=team.revision,
+            ready=not problems,
+            reason="; ".join(problems),
+        )
+
+
+def orchestrator_service(servicer: OrchestratorServicer) -> Service:
+    """The service as servicekit serves it."""
+    return Service(
+        name=pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,
+        register=lambda server: pb_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
+    )
+
+
+def _messages(given: Sequence[session_pb2.Message], *, new_session: bool) -> list[Message]:
+    if not given:
+        raise InvalidArgument.field("input", "must hold the question as a message of role ROLE_USER")
+    most = _MAX_MESSAGES if new_session else 1
+    if len(given) > most:
+        why = "" if new_session else " (the session has the others)"
+        raise InvalidArgument.field("input", f"must hold at most {most} messages{why}", len(given))
+    size = sum(len(message.content.encode()) for message in given)
+    if size > _MAX_TEXT_BYTES:
+        raise InvalidArgument.field("input", f"must hold at most {_MAX_TEXT_BYTES} bytes of text", size)
+    for index, message in enumerate(given):
+        if message.role == session_pb2.ROLE_UNSPECIFIED:
+            raise InvalidArgument.field(f"input[{index}].role", "must be set")
+        if not message.content.strip():
+            raise InvalidArgument.field(f"input[{index}].content", "must not be empty", message.content)
+    if given[-1].role != session_pb2.ROLE_USER:
+        raise InvalidArgument.field(f"input[{len(given) - 1}].role", "of the last one must be ROLE_USER")
+    return [message_from_pb(message) for message in given]
