@@ -241,7 +241,7 @@ def _word_vector(word: str, dimension: int) -> tuple[tuple[int, float], ...]:
 
 def embed_words(text: str, dimension: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """A unit vector made of the text's words: texts that share words are close, others nearly orthogonal."""
-    words = [w for w in _WORD.findall(text.lower()) if len(w) > 2 and w not in _STOP_WORDS]
+    words = [w for w in _WORD.findall(text.lower()) if (len(w) > 2 or w.isdigit()) and w not in _STOP_WORDS]
     vector = np.zeros(dimension, dtype=np.float32)
     for word in words or [text]:
         for index, sign in _word_vector(word, dimension):

@@ -1,0 +1,1 @@
+"""Where vectors and model settings come from."""

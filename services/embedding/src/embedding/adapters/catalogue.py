@@ -1,0 +1,33 @@
+"""ModelConfigs from the catalogue of manifests."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from embedding.core.ports import ModelSpec, SecretRef
+from manifests import Catalogue
+
+
+class CatalogueSpecs:
+    """`ModelSpecs` over a `manifests.Catalogue`, which its owner loads and watches."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def find(self, namespace: str, name: str) -> ModelSpec | None:
+        """The ModelConfig of that name, as the manifests say now."""
+        found = self._catalogue.model(namespace, name)
+        if found is None:
+            return None
+        spec = found.spec
+        ref = spec.credentials_secret_key_ref
+        return ModelSpec(
+            type=spec.type,
+            provider=spec.provider,
+            model=spec.model,
+            url=None if spec.endpoint is None else spec.endpoint.url,
+            secret=None if ref is None else SecretRef(name=ref.name, key=ref.key),
+            timeout=timedelta(seconds=spec.limits.timeout_seconds),
+            max_retries=spec.limits.max_retries,
+            max_concurrent=spec.limits.max_concurrent,
+        )

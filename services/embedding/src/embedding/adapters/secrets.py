@@ -1,0 +1,55 @@
+"""API keys from files: local mode, and mounted Kubernetes Secrets."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from embedding.core.ports import SecretRef
+from servicekit.errors import FailedPrecondition
+
+_MAX_BYTES = 64 * 1024
+
+
+class FileSecrets:
+    """`Secrets` in files `<folder>/<name>/<key>`.
+
+    Args:
+        folder: None: there are no secrets.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    async def read(self, namespace: str, ref: SecretRef) -> str:
+        """The file's text without white space around it."""
+        if self._folder is None:
+            raise _missing(namespace, ref, "this installation has no secrets folder (AGENTTEAMS_SECRETS_DIR)")
+        return await asyncio.to_thread(_read, self._folder, namespace, ref)
+
+
+def _read(folder: Path, namespace: str, ref: SecretRef) -> str:
+    path = folder / ref.name / ref.key
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise _missing(namespace, ref, "its name leads out of the secrets folder")
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES).decode().strip()
+    except FileNotFoundError as exc:
+        raise _missing(namespace, ref, "create it") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise _missing(namespace, ref, f"it cannot be read: {exc}") from exc
+    # A header cannot carry anything else, and the client's own error would show the key.
+    if not text.isascii() or not text.isprintable():
+        raise _missing(namespace, ref, "it holds characters that an API key cannot have")
+    if not text:
+        raise _missing(namespace, ref, "it is empty; put the key into it")
+    return text
+
+
+def _missing(namespace: str, ref: SecretRef, fix: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"key {ref.key!r} of secret {ref.name!r} in namespace {namespace!r} is not usable: {fix}",
+        reason="MODEL_REJECTED",
+        metadata={"secret": ref.name, "key": ref.key, "namespace": namespace},
+    )

@@ -1,0 +1,1 @@
+"""What the service does; knows nothing of gRPC, HTTP or the environment."""

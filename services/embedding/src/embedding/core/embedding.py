@@ -1,0 +1,94 @@
+"""The service's two calls, without gRPC."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embedding.core.models import Models
+from embedding.core.ports import EmbedResult, ModelInfo, TextKind
+from embedding.metrics import SECONDS, TEXTS, TOKENS, TRUNCATED
+from servicekit.errors import FieldViolation, InvalidArgument
+
+MAX_TEXTS = 256
+_NAMED_VIOLATIONS = 16  # of 256 empty texts, the first say enough
+
+_MODEL = re.compile(r"models/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Vectors and the model that made them."""
+
+    info: ModelInfo
+    result: EmbedResult
+
+
+class Embedding:
+    """Checks requests, finds the model, measures."""
+
+    def __init__(self, *, models: Models) -> None:
+        self._models = models
+
+    async def embed(self, namespace: str, model: str, texts: Sequence[str], kind: TextKind) -> Embedded:
+        """Embeds texts with `models/{model}` of the namespace.
+
+        Raises:
+            InvalidArgument: A field is wrong; its violations name it.
+            NotFound: MODEL_NOT_FOUND.
+            ServiceError: As `Embedder.embed`.
+        """
+        name = _model_name("model", model)
+        _check_texts(texts)
+        started = time.perf_counter()
+        async with self._models.lease(namespace, name) as embedder:
+            result = await embedder.embed(texts, kind)
+            # Afterwards, because a remote model's dimension is learnt from its first answer.
+            info = await embedder.describe()
+        labels = (info.provider, kind.value)
+        SECONDS.labels(*labels).observe(time.perf_counter() - started)
+        TEXTS.labels(*labels).inc(len(texts))
+        TOKENS.labels(*labels).inc(result.input_tokens)
+        if result.truncated:
+            TRUNCATED.labels(*labels).inc(len(result.truncated))
+        return Embedded(info=info, result=result)
+
+    async def describe(self, namespace: str, name: str) -> ModelInfo:
+        """What `models/{model}` of the namespace is.
+
+        Raises:
+            InvalidArgument: The name is malformed.
+            NotFound: MODEL_NOT_FOUND.
+            ServiceError: As `Embedder.describe`.
+        """
+        async with self._models.lease(namespace, _model_name("name", name)) as embedder:
+            return await embedder.describe()
+
+
+def _model_name(field: str, value: str) -> str:
+    match = _MODEL.fullmatch(value)
+    if match is None:
+        raise InvalidArgument.field(field, "must be models/{model}, such as models/builtin", value)
+    return match[1]
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not texts:
+        raise InvalidArgument.field("texts", f"must hold 1 to {MAX_TEXTS} texts", 0)
+    if len(texts) > MAX_TEXTS:
+        raise InvalidArgument.field(
+            "texts", f"must hold 1 to {MAX_TEXTS} texts; send the rest in another call", len(texts)
+        )
+    empty = [index for index, text in enumerate(texts) if not text or text.isspace()]
+    if not empty:
+        return
+    named = [f"texts[{index}]" for index in empty[:_NAMED_VIOLATIONS]]
+    wrong = "is empty or only white space; leave it out"
+    raise InvalidArgument(
+        f"{named[0]}: {wrong}" + (f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""),
+        reason="INVALID_FIELD",
+        metadata={"field": named[0], "empty_texts": str(len(empty))},
+        violations=[FieldViolation(field, wrong) for field in named],
+    )

@@ -1,0 +1,150 @@
+"""Which model a name means, and the embedders that are open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from embedding.core.ports import (
+    Embedder,
+    ModelSpec,
+    ModelSpecs,
+    OpenEmbedder,
+    RemoteSource,
+    Secrets,
+    Source,
+)
+from servicekit.errors import NotFound
+
+BUILTIN = "builtin"
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    embedder: Embedder
+    users: int = 0
+    dropped: bool = False
+
+
+class Models:
+    """Finds models by name, and opens each distinct one once.
+
+    Args:
+        builtin: The model that the installation provides, if it does.
+        specs: The ModelConfigs; None: there is only `models/builtin`.
+        secrets: Where their API keys are.
+        open_embedder: Makes an embedder.
+        max_open: Embedders open at a time; the one not used for longest goes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        builtin: Source | None,
+        specs: ModelSpecs | None,
+        secrets: Secrets,
+        open_embedder: OpenEmbedder,
+        max_open: int = 32,
+    ) -> None:
+        self._builtin = builtin
+        self._specs = specs
+        self._secrets = secrets
+        self._open_embedder = open_embedder
+        self._max_open = max_open
+        self._open: OrderedDict[Source, _Open] = OrderedDict()
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def lease(self, namespace: str, name: str) -> AsyncIterator[Embedder]:
+        """The embedder of `models/{name}`; it stays open for the block.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND.
+            FailedPrecondition: MODEL_REJECTED; its API key is not there.
+        """
+        source = await self._source(namespace, name)
+        opened = self._open.get(source)
+        if opened is None:
+            async with self._opening:
+                opened = self._open.get(source)
+                if opened is None:
+                    opened = _Open(embedder=await self._open_embedder(source))
+                    self._open[source] = opened
+        self._open.move_to_end(source)
+        opened.users += 1
+        try:
+            await self._shrink()
+            yield opened.embedder
+        finally:
+            opened.users -= 1
+            if opened.dropped and opened.users == 0:
+                await opened.embedder.aclose()
+
+    async def warm_up(self) -> None:
+        """Opens the built-in model, so that the first call does not wait for it."""
+        if self._builtin is not None:
+            async with self.lease("", BUILTIN):
+                pass
+
+    async def aclose(self) -> None:
+        """Closes every embedder."""
+        while self._open:
+            _, opened = self._open.popitem()
+            await opened.embedder.aclose()
+
+    async def _shrink(self) -> None:
+        while len(self._open) > self._max_open:
+            _, oldest = self._open.popitem(last=False)
+            oldest.dropped = True
+            if oldest.users == 0:
+                await oldest.embedder.aclose()
+
+    async def _source(self, namespace: str, name: str) -> Source:
+        spec = self._specs.find(namespace, name) if self._specs is not None else None
+        if spec is None:
+            if name != BUILTIN:
+                raise _not_found(
+                    name,
+                    f"models/{name}: no ModelConfig of that name in namespace {namespace!r}; "
+                    f"apply one, or use models/{BUILTIN}",
+                )
+            return self._installed(name)
+        if spec.type != "Embedding":
+            raise _not_found(
+                name, f"models/{name} is of type {spec.type}; name a ModelConfig of type Embedding"
+            )
+        if spec.provider == "BuiltIn":
+            return self._installed(name)
+        return await self._remote(namespace, name, spec)
+
+    def _installed(self, name: str) -> Source:
+        if self._builtin is None:
+            raise _not_found(
+                name,
+                f"models/{name}: this installation provides no embedding model; set "
+                "AGENTTEAMS_BUILTIN_EMBEDDING_DIR or AGENTTEAMS_BUILTIN_EMBEDDING_MODEL",
+            )
+        return self._builtin
+
+    async def _remote(self, namespace: str, name: str, spec: ModelSpec) -> RemoteSource:
+        url = OPENAI_URL if spec.provider == "OpenAI" else spec.url
+        if url is None or spec.model is None:
+            raise _not_found(name, f"models/{name}: provider {spec.provider} cannot be used for embeddings")
+        # Read at every call: a rotated key makes another source, hence another client.
+        key = await self._secrets.read(namespace, spec.secret) if spec.secret is not None else None
+        return RemoteSource(
+            url=url,
+            model=spec.model,
+            api_key=key,
+            timeout=spec.timeout,
+            max_retries=spec.max_retries,
+            max_concurrent=spec.max_concurrent,
+        )
+
+
+def _not_found(name: str, message: str) -> NotFound:
+    return NotFound(message, reason="MODEL_NOT_FOUND", metadata={"model": f"models/{name}"})

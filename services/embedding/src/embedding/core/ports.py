@@ -1,0 +1,153 @@
+"""What the core needs from outside, and the values that cross that border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+
+class TextKind(Enum):
+    """What the texts are."""
+
+    QUERY = "query"
+    PASSAGE = "passage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a reader of vectors must know.
+
+    Attributes:
+        name: The model's own name, not that of a ModelConfig.
+        dimension: Elements of one vector.
+        max_input_tokens: Tokens of one text that are read.
+        fingerprint: Vectors of different fingerprints must not be compared.
+        provider: `onnx` or `openai`, for metrics.
+    """
+
+    name: str
+    dimension: int
+    max_input_tokens: int
+    fingerprint: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """Vectors in the order of the texts.
+
+    Attributes:
+        vectors: [texts, dimension], each row of length 1.
+        truncated: Indexes of the texts that were cut, ascending.
+        input_tokens: Tokens read, over all texts.
+    """
+
+    vectors: Vectors
+    truncated: Sequence[int]
+    input_tokens: int
+
+
+class Embedder(Protocol):
+    """One model. Safe for concurrent calls."""
+
+    async def describe(self) -> ModelInfo:
+        """What the model is.
+
+        Raises:
+            ServiceError: Its endpoint does not answer as it should.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str], kind: TextKind) -> EmbedResult:
+        """Embeds at least one text; none is empty.
+
+        Raises:
+            Unavailable: MODEL_UNAVAILABLE; retry.
+            ResourceExhausted: MODEL_RATE_LIMITED; retry after `retry_after`.
+            FailedPrecondition: MODEL_REJECTED; do not retry.
+            Internal: MODEL_BAD_RESPONSE; do not retry.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Gives everything back; no call follows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """One key of a secret."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A ModelConfig, as far as this service reads it. `url` None: the provider's own."""
+
+    type: str
+    provider: str
+    model: str | None = None
+    url: str | None = None
+    secret: SecretRef | None = None
+    timeout: timedelta = timedelta(seconds=60)
+    max_retries: int = 2
+    max_concurrent: int = 32
+
+
+class ModelSpecs(Protocol):
+    """The ModelConfigs of all namespaces."""
+
+    def find(self, namespace: str, name: str) -> ModelSpec | None:
+        """The ModelConfig of that name; reads memory only."""
+        ...
+
+
+class Secrets(Protocol):
+    """The API keys of all namespaces."""
+
+    async def read(self, namespace: str, ref: SecretRef) -> str:
+        """The secret's text.
+
+        Raises:
+            FailedPrecondition: MODEL_REJECTED; it is not there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSource:
+    """A folder with model.onnx, tokenizer.json and config.json."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSource:
+    """An OpenAI-compatible endpoint. Equal sources share one client."""
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout: timedelta = timedelta(seconds=60)
+    max_retries: int = 2
+    max_concurrent: int = 32
+
+
+Source: TypeAlias = LocalSource | RemoteSource
+
+
+class OpenEmbedder(Protocol):
+    """Makes the embedder of a source; loads a local model, does not call a remote one."""
+
+    async def __call__(self, source: Source) -> Embedder: ...

@@ -1,0 +1,17 @@
+"""What the service counts; `agentteams_rpc_duration_seconds` comes from servicekit."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LABELS = ("provider", "kind")  # onnx or openai; query or passage
+# A query in the local model 0.002 s, 256 long passages in it 20 s.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+TEXTS = Counter("agentteams_embedding_texts_total", "Texts embedded", _LABELS)
+TOKENS = Counter("agentteams_embedding_tokens_total", "Tokens read", _LABELS)
+TRUNCATED = Counter(
+    "agentteams_embedding_truncated_texts_total", "Texts longer than the model reads", _LABELS
+)
+SECONDS = Histogram(
+    "agentteams_embedding_seconds", "Wall time of one Embed, waiting included", _LABELS, buckets=_BUCKETS
+)
+QUEUED = Gauge("agentteams_embedding_queued_texts", "Texts waiting or being embedded", ["provider"])

@@ -1,0 +1,111 @@
+"""Which model a name means, and how long its embedder stays open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedding.core.models import OPENAI_URL, Models
+from embedding.core.ports import LocalSource, ModelSpec, RemoteSource, SecretRef
+from servicekit.errors import NotFound
+from tests.support.embedding_fakes import FakeOpen, FakeSecrets, FakeSpecs
+
+LOCAL = LocalSource(folder=Path("model"))
+
+
+def _remote(model: str = "m", **extra: Any) -> ModelSpec:
+    fields = {"type": "Embedding", "provider": "OpenAICompatible", "model": model, "url": "http://x/v1"}
+    return ModelSpec(**{**fields, **extra})
+
+
+def _models(opener: FakeOpen, **extra: Any) -> Models:
+    defaults: dict[str, Any] = {"builtin": LOCAL, "specs": None, "secrets": FakeSecrets()}
+    return Models(open_embedder=opener, **{**defaults, **extra})
+
+
+async def _source(models: Models, name: str, namespace: str = "default") -> Any:
+    async with models.lease(namespace, name) as embedder:
+        return embedder.source  # type: ignore[attr-defined]
+
+
+async def test_builtin_without_a_catalogue() -> None:
+    opener = FakeOpen()
+    models = _models(opener)
+    assert await _source(models, "builtin") == LOCAL
+    with pytest.raises(NotFound) as caught:
+        await _source(models, "other")
+    assert caught.value.reason == "MODEL_NOT_FOUND"
+    assert caught.value.metadata == {"model": "models/other"}
+
+
+async def test_a_model_config_of_the_callers_namespace_only() -> None:
+    specs = FakeSpecs({("a", "e"): ModelSpec(type="Embedding", provider="BuiltIn"), ("b", "r"): _remote()})
+    models = _models(FakeOpen(), specs=specs)
+    assert await _source(models, "e", "a") == LOCAL
+    assert await _source(models, "r", "b") == RemoteSource(url="http://x/v1", model="m")
+    for namespace, name in (("b", "e"), ("a", "r")):
+        with pytest.raises(NotFound, match=name):
+            await _source(models, name, namespace)
+
+
+async def test_the_openai_provider_has_its_own_url_and_a_key() -> None:
+    ref = SecretRef(name="s", key="k")
+    spec = _remote(provider="OpenAI", url=None, secret=ref, max_retries=7)
+    models = _models(FakeOpen(), specs=FakeSpecs({("a", "e"): spec}))
+    source = await _source(models, "e", "a")
+    assert source == RemoteSource(url=OPENAI_URL, model="m", api_key="a/s/k=secret", max_retries=7)
+    assert "secret" not in repr(source)
+
+
+async def test_a_chat_model_cannot_embed() -> None:
+    specs = FakeSpecs({("default", "chat"): ModelSpec(type="Chat", provider="BuiltIn")})
+    with pytest.raises(NotFound, match="type Chat"):
+        await _source(_models(FakeOpen(), specs=specs), "chat")
+
+
+async def test_no_builtin_says_which_settings_make_one() -> None:
+    with pytest.raises(NotFound, match="AGENTTEAMS_BUILTIN_EMBEDDING_DIR"):
+        await _source(_models(FakeOpen(), builtin=None), "builtin")
+
+
+async def test_equal_configs_share_an_embedder() -> None:
+    opener = FakeOpen()
+    specs = FakeSpecs({("a", "one"): _remote(), ("b", "two"): _remote(), ("b", "three"): _remote("other")})
+    models = _models(opener, specs=specs)
+    for namespace, name in (("a", "one"), ("b", "two"), ("b", "three"), ("a", "one")):
+        await _source(models, name, namespace)
+    assert len(opener.opened) == 2
+
+
+async def test_a_rotated_key_is_used_from_the_next_call_on() -> None:
+    secrets = FakeSecrets("old")
+    specs = FakeSpecs({("a", "e"): _remote(secret=SecretRef(name="s", key="k"))})
+    models = _models(FakeOpen(), specs=specs, secrets=secrets)
+    assert (await _source(models, "e", "a")).api_key.endswith("old")
+    secrets.value = "new"
+    assert (await _source(models, "e", "a")).api_key.endswith("new")
+
+
+async def test_the_one_unused_for_longest_is_closed_when_nobody_uses_it() -> None:
+    opener = FakeOpen()
+    specs = FakeSpecs({("default", name): _remote(name) for name in ("a", "b", "c")})
+    models = _models(opener, specs=specs, max_open=2)
+    async with models.lease("default", "a"):
+        await _source(models, "b")
+        await _source(models, "c")
+        a, b, c = opener.opened
+        # a was used before b, so it is dropped; but it is in use.
+        assert (a.closed, b.closed, c.closed) == (False, False, False)
+    assert (a.closed, b.closed, c.closed) == (True, False, False)
+    await models.aclose()
+    assert (b.closed, c.closed) == (True, True)
+
+
+async def test_warm_up_opens_the_builtin_model_if_there_is_one() -> None:
+    opener = FakeOpen()
+    await _models(opener).warm_up()
+    assert [e.source for e in opener.opened] == [LOCAL]
+    await _models(opener, builtin=None).warm_up()
+    assert len(opener.opened) == 1

@@ -1,0 +1,110 @@
+"""Admission and the work queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from embedding.core.admission import Admission
+from embedding.core.work import WorkQueue
+from servicekit.errors import ResourceExhausted, Unavailable
+
+
+def test_beyond_the_limit_callers_are_told_when_to_return() -> None:
+    held: list[int] = []
+    admission = Admission(max_texts=10, observe=held.append)
+    with admission.hold(8):
+        with pytest.raises(ResourceExhausted) as caught, admission.hold(3):
+            pass
+        with admission.hold(2):
+            pass
+    assert caught.value.reason == "MODEL_RATE_LIMITED"
+    assert caught.value.retry_after is not None
+    assert caught.value.metadata == {"waiting": "8", "texts": "3", "limit": "10"}
+    assert held == [8, 2, -2, -8]
+
+
+def test_a_call_larger_than_the_limit_is_let_in_alone() -> None:
+    admission = Admission(max_texts=10)
+    with admission.hold(200), pytest.raises(ResourceExhausted), admission.hold(1):
+        pass
+    with admission.hold(200):
+        pass
+
+
+async def _blocked(work: WorkQueue) -> tuple[threading.Event, asyncio.Task[bool]]:
+    """Occupies the only thread until the event is set."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def job() -> bool:
+        loop.call_soon_threadsafe(begun.set)
+        return go_on.wait(10)
+
+    task = asyncio.create_task(work.run(job, urgent=False))
+    await begun.wait()
+    return go_on, task
+
+
+async def test_the_urgent_overtake_and_the_rest_keep_their_order() -> None:
+    work = WorkQueue(threads=1)
+    go_on, first = await _blocked(work)
+    done: list[str] = []
+
+    async def add(name: str, *, urgent: bool) -> None:
+        await work.run(lambda: done.append(name), urgent=urgent)
+
+    async with asyncio.TaskGroup() as group:
+        for name, urgent in (("batch 1", False), ("batch 2", False), ("question", True)):
+            group.create_task(add(name, urgent=urgent))
+        await asyncio.sleep(0)  # all three are queued now
+        go_on.set()
+    assert await first
+    assert done == ["question", "batch 1", "batch 2"]
+    await work.aclose()
+
+
+async def test_a_caller_that_gives_up_takes_its_job_along() -> None:
+    work = WorkQueue(threads=1)
+    go_on, first = await _blocked(work)
+    ran: list[str] = []
+    gone = asyncio.create_task(work.run(lambda: ran.append("gone"), urgent=True))
+    await asyncio.sleep(0)
+    gone.cancel()
+    kept = asyncio.create_task(work.run(lambda: ran.append("kept"), urgent=False))
+    await asyncio.sleep(0)
+    go_on.set()
+    await kept
+    assert ran == ["kept"]
+    assert await first
+    await work.aclose()
+
+
+async def test_a_failing_job_fails_its_caller_only() -> None:
+    work = WorkQueue(threads=1)
+
+    def broken() -> None:
+        raise LookupError("inside")
+
+    with pytest.raises(LookupError, match="inside"):
+        await work.run(broken, urgent=True)
+    assert await work.run(lambda: 3, urgent=True) == 3
+    await work.aclose()
+
+
+async def test_closing_refuses_what_waits_and_finishes_what_runs() -> None:
+    work = WorkQueue(threads=1)
+    go_on, first = await _blocked(work)
+    waiting = asyncio.create_task(work.run(lambda: None, urgent=True))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(work.aclose())
+    with pytest.raises(Unavailable, match="stopping"):
+        await waiting
+    with pytest.raises(Unavailable):
+        await work.run(lambda: None, urgent=True)
+    assert not closing.done()
+    go_on.set()
+    await closing
+    assert await first
