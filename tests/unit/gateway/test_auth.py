@@ -77,7 +77,7 @@ def test_other_names_of_this_machine_are_refused(host: str) -> None:
 
 def test_without_keys_only_loopback_is_bound(tmp_path: Path) -> None:
     def settings(host: str, keys: Path | None = None) -> Settings:
-        return Settings(host=host, identity_key_file=tmp_path / "k", api_keys_file=keys)  # type: ignore[call-arg]
+        return Settings(host=host, identity_key_file=tmp_path / "k", api_keys_file=keys)
 
     for host in ("0.0.0.0", "192.0.2.1", "::", "example.com"):
         with pytest.raises(ValidationError, match="AGENTTEAMS_API_KEYS_FILE"):

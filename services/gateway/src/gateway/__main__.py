@@ -21,7 +21,7 @@ from servicekit.identity import TokenIssuer, load_key
 def main() -> None:
     """Settings -> adapters -> app -> server."""
     try:
-        settings = Settings()  # type: ignore[call-arg]  # from the environment
+        settings = Settings()  # from the environment
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
         sys.exit("gateway: wrong settings (environment AGENTTEAMS_…): " + "; ".join(problems))
