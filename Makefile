@@ -1,0 +1,85 @@
+# Bare `make` prints what there is. Every step of CI is a target here.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DOCS ?= docs
+ASK ?=
+
+PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/cli \
+  services/embedding services/retrieval services/session services/orchestrator services/gateway
+EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
+SOURCES := libs services tests bench protos/generate.py requirements/compile.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo setup test test-unit lint fmt types layers proto proto-check lock bench check clean
+
+##@ Use it
+run: $(VENV)/.run ## Start everything here, index DOCS=folder (default docs/), ask a question, go on serving
+	@$(BIN)/agentteams up --docs "$(DOCS)" $(if $(ASK),--ask "$(ASK)")
+
+demo: $(VENV)/.run ## The same, but end after the answer
+	@$(BIN)/agentteams up --docs "$(DOCS)" --demo $(if $(ASK),--ask "$(ASK)")
+
+##@ Work on it
+setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
+
+test: $(VENV)/.dev ## All tests, with real services, Postgres and Milvus Lite
+	@$(BIN)/python -m pytest tests
+
+test-unit: $(VENV)/.dev ## Only the tests that start no server process
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/.dev layers proto-check ## Style, imports between parts, the proto files
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@cd protos && ../$(BIN)/buf lint
+
+fmt: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+types: $(VENV)/.dev ## Type check, strict
+	@$(BIN)/mypy $(foreach project,$(filter-out protos,$(PROJECTS)),$(project)/src) tests bench
+
+layers: $(VENV)/.dev ## Who may import whom
+	@$(BIN)/lint-imports
+
+proto: $(VENV)/.dev ## Write the stubs anew from protos/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py protos/gen 2>/dev/null
+
+proto-check: $(VENV)/.dev ## Fail if the committed stubs differ from protos/
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py "$$scratch/gen" 2>/dev/null && \
+	  diff -r -x __pycache__ "$$scratch/gen" protos/gen || \
+	  { echo "protos/gen differs from protos/: run 'make proto' and commit"; exit 1; }
+
+lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
+	@$(BIN)/python requirements/compile.py
+
+bench: $(VENV)/.dev ## CPU and latency of a turn, per service
+	@$(BIN)/python bench/turn.py
+
+check: lint types test ## All that CI runs, before it runs the demo
+
+clean: ## Remove the virtual environment and the local state
+	rm -rf $(VENV) .agentteams
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Say which: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements/run.lock $(addsuffix /pyproject.toml,$(PROJECTS))
+	@echo "Installing packages into $(VENV) (once, about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.lock
+	@echo "Installing the tools for development ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
