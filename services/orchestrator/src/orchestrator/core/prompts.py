@@ -95,9 +95,9 @@ def search_report(query: str, result: SearchResult, evidence: Sequence[Evidence]
     reasons = "; ".join(result.reasons)
     if result.outcome == "FAILED":
         return f"The search did not work: {reasons}. Say that you could not look it up; do not guess."
-    if result.outcome == "EMPTY" or not evidence:
-        return f"Nothing was found for {query!r}. Say so; do not guess."
     note = f"Note: the search was limited: {reasons}.\n" if reasons else ""
+    if not evidence:
+        return f"{note}Nothing was found for {query!r}. Say so; do not guess."
     return note + evidence_block(evidence)
 
 
