@@ -1,0 +1,73 @@
+"""Translations and small rules that need no database."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from agentteams.session.v1 import session_pb2
+from agentteams.session.v1 import session_service_pb2 as pb
+
+from session import convert
+from session.core.model import TITLE_CHARACTERS, Message, Role, RunState, title_of
+
+
+def message(sequence: int, content: str) -> Message:
+    return Message(
+        session="s",
+        sequence=sequence,
+        role=Role.USER,
+        content=content,
+        run="r",
+        create_time=datetime(2026, 1, 1, tzinfo=UTC),
+        citations=b"",
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("why?", "why?"),
+        ("  two\n lines\t", "two lines"),
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 79 + "…"),
+        ("a" * 78 + " " + "b" * 9, "a" * 78 + "…"),
+        ("\n" * 10_000, ""),
+    ],
+)
+def test_a_title_is_the_start_of_the_question_on_one_line(question: str, title: str) -> None:
+    assert title_of(question) == title
+    assert len(title_of(question)) <= TITLE_CHARACTERS
+
+
+def test_states_that_end_a_run() -> None:
+    ended = {state for state in RunState if state.terminal}
+    assert ended == {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
+
+
+def test_a_cursor_keeps_the_microsecond() -> None:
+    time = datetime(2026, 1, 1, 12, 0, 0, 1, tzinfo=UTC)
+    assert convert.place(convert.cursor(time, "abc")) == (time, "abc")
+    assert convert.place(convert.cursor(time - timedelta(microseconds=1), "abc")) < (time, "abc")
+
+
+def test_the_hash_of_a_question_ignores_who_carries_it() -> None:
+    question = session_pb2.Message(role=session_pb2.ROLE_USER, content="why?")
+    one = pb.BeginRunRequest(team="teams/a", input=[question], lease_owner="o1", team_revision="r1")
+    two = pb.BeginRunRequest(team="teams/a", input=[question], lease_owner="o2", history_messages=9)
+    assert convert.run_hash(one) == convert.run_hash(two)
+    for other in (
+        pb.BeginRunRequest(team="teams/b", input=[question]),
+        pb.BeginRunRequest(team="teams/a", input=[question], session="sessions/x"),
+        pb.BeginRunRequest(team="teams/a", input=[question, question]),
+    ):
+        assert convert.run_hash(other) != convert.run_hash(one)
+
+
+def test_pages_keep_within_their_bytes() -> None:
+    # Each counts four bytes a character and 256 for the rest.
+    found = [message(n, "x" * 1000) for n in range(1, 6)]
+    assert [m.sequence for m in convert.oldest_within(found, 9_000)] == [1, 2]
+    assert [m.sequence for m in convert.newest_within(found, 9_000)] == [4, 5]
+    assert [m.sequence for m in convert.oldest_within(found, 1)] == [1]  # a page is never empty
+    assert convert.newest_within(found, 1) == []
+    assert convert.oldest_within(found, 10**9) == found
+    assert convert.newest_within(found, 10**9) == found
