@@ -48,6 +48,8 @@ class Servicer(pb_grpc.EmbeddingServiceServicer):
                 raise ZeroDivisionError("secret detail")
             case "flaky" if self.calls < 3:
                 raise Unavailable("not yet", reason="DEPENDENCY_UNAVAILABLE")
+            case "model-down":
+                raise Unavailable("no model", reason="MODEL_UNAVAILABLE")
             case "slow":
                 await asyncio.Event().wait()
         return pb.EmbedResponse(dimension=3)
@@ -120,6 +122,14 @@ async def test_only_unavailable_is_retried(served: tuple[Servicer, str], rpc: Rp
     with pytest.raises(NotFound):
         await rpc.unary(stub(rpc).Embed, pb.EmbedRequest(model="missing"))
     assert served[0].calls == 4
+
+
+async def test_what_the_service_has_repeated_itself_is_not_repeated_by_the_channel(
+    served: tuple[Servicer, str], rpc: RpcClient
+) -> None:
+    with pytest.raises(Unavailable, match="no model"):
+        await rpc.unary(stub(rpc).Embed, pb.EmbedRequest(model="model-down"))
+    assert served[0].calls == 1
 
 
 async def test_a_call_ends_at_its_deadline(rpc: RpcClient) -> None:

@@ -11,7 +11,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServerSettings(BaseSettings):
     """Read from variables with the prefix AGENTTEAMS_, such as AGENTTEAMS_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTTEAMS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="AGENTTEAMS_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # a wrong setting may be a key that stands in the wrong variable
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

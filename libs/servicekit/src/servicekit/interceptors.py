@@ -150,9 +150,11 @@ class _Call:
             log.error("call_failed", method=self._method, exc_info=error)
         elif self._code in _SERVER_FAULTS:
             log.warning("call_failed", method=self._method, code=self._code.name, message=error.message)
-        await self._context.abort(
-            self._code, status.message, trailing_metadata=((DETAILS_KEY, status.SerializeToString()),)
-        )
+        trailer: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+        if isinstance(error, ServiceError) and error.reason.startswith("MODEL_"):
+            # The service has asked the endpoint again already; the caller's channel must not multiply that.
+            trailer.append(("grpc-retry-pushback-ms", "-1"))
+        await self._context.abort(self._code, status.message, trailing_metadata=tuple(trailer))
 
     def end(self) -> None:
         """Counts the call."""
