@@ -11,7 +11,7 @@ import openai
 import structlog
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from manifests import ModelConfig
+from manifests import ModelConfig, ModelConfigSpec
 from orchestrator.adapters.llm_openai import OpenAIChatModel
 from orchestrator.core.ports import ChatModel
 from servicekit.errors import FailedPrecondition
@@ -51,13 +51,14 @@ class EndpointModels:
     def __init__(self, *, built_in: Endpoint | None, secrets_dir: Path | None) -> None:
         self._built_in = built_in
         self._secrets_dir = secrets_dir
-        self._open: OrderedDict[tuple[Endpoint, ModelConfig], _Open] = OrderedDict()
+        self._open: OrderedDict[tuple[Endpoint, str, str, ModelConfigSpec], _Open] = OrderedDict()
 
     @asynccontextmanager
     async def lease(self, config: ModelConfig) -> AsyncIterator[ChatModel]:
         """See ChatModels. Raises FailedPrecondition if nothing says where the model is."""
         endpoint = self._endpoint(config)
-        key = (endpoint, config)
+        # Without labels and annotations, which decide nothing and cannot be hashed.
+        key = (endpoint, config.metadata.namespace, config.metadata.name, config.spec)
         opened = self._open.get(key)
         if opened is None:
             opened = self._open[key] = _Open(
