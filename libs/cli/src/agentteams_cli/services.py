@@ -84,12 +84,12 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
     settings = {
         "embedding": _embedding_env(config, state),
         "session": {
-            "SESSION_DATABASE_URL": _sqlite(state, "session"),
+            "SESSION_DATABASE_URL": f"sqlite:///{state.databases / 'session.db'}",
             "SESSION_AUTO_MIGRATE": "1",
         },
         "retrieval": {
             "MILVUS_URI": f"http://{targets['milvus']}",
-            "DATABASE_URL": _sqlite(state, "retrieval"),
+            "DATABASE_URL": f"sqlite+aiosqlite:///{state.databases / 'retrieval.db'}",
             "AUTO_MIGRATE": "1",
             "BLOB_DIR": str(state.blobs),
             "EMBEDDING_TARGET": targets["embedding"],
@@ -105,7 +105,6 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
         | _chat_env(config, targets),
         "gateway": {
             "ORCHESTRATOR_TARGET": targets["orchestrator"],
-            "SESSION_TARGET": targets["session"],
         },
     }
     for name, own in settings.items():
@@ -132,10 +131,6 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
 def _module(name: str, *arguments: str) -> tuple[str, ...]:
     # -P: a file named session.py in the folder that `up` was called from is not our service.
     return (sys.executable, "-P", "-m", name, *arguments)
-
-
-def _sqlite(state: StateFolder, name: str) -> str:
-    return f"sqlite:///{state.databases / f'{name}.db'}"
 
 
 def _milvus(state: StateFolder, port: Port, base: Mapping[str, str]) -> ServiceSpec:
