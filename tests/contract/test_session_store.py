@@ -618,7 +618,10 @@ async def test_each_append_renews_the_lease(kit: Kit) -> None:
     for events in ([step(2)], [step(3)], [step(3)]):  # the last one is a repetition
         kit.clock.advance(timedelta(seconds=20))
         await kit.store.append_events(ADA, run.id, fencing_token=1, events=events)
-        assert await kit.store.acquire_expired_runs(lease=OTHER, limit=50) == ()
+    kit.clock.advance(timedelta(seconds=29))
+    assert await kit.store.acquire_expired_runs(lease=OTHER, limit=50) == ()
+    kit.clock.advance(timedelta(seconds=2))
+    assert len(await kit.store.acquire_expired_runs(lease=OTHER, limit=50)) == 1
 
 
 async def test_renewing_keeps_a_silent_run(kit: Kit) -> None:
