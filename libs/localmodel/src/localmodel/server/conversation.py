@@ -100,7 +100,7 @@ def members(tools: Sequence[Tool]) -> list[str]:
 
 def _chunks(block: str) -> list[Chunk]:
     heads = list(_CHUNK.finditer(block))
-    ends = [head.start() for head in heads[1:]] + [len(block)]
+    ends = [*(head.start() for head in heads[1:]), len(block)][: len(heads)]
     return [
         Chunk(number=int(head.group(1)), document=head.group(2) or "", text=block[head.end() : end].strip())
         for head, end in zip(heads, ends, strict=True)

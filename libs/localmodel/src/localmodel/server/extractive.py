@@ -19,88 +19,14 @@ KEEP_SHARE = 0.45
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(\[]?[A-Z0-9`])|\n\s*\n|\n(?=\s*(?:[-*•|#]|\d+\.)\s)")
 _WORD = re.compile(r"[a-z0-9]+(?:[_'.-][a-z0-9]+)*")
 _STOPWORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "me",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "our",
-        "shall",
-        "should",
-        "so",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "to",
-        "us",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-        "please",
-        "tell",
-        "about",
-        "explain",
-        "describe",
-        "give",
-        "write",
-        "answer",
-        "question",
-        "find",
-        "document",
-        "documents",
-        "user",
-    ]
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by can could did do does for from had has have how i if in "
+        "into is it its me my no not of on or our shall should so that the their them then there "
+        "these they this those to us was we were what when where which who whom whose why will with "
+        "would you your please tell about explain describe give write answer question find document "
+        "documents user ",
+    )
 )
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ied", "ies", "ed", "es", "s", "ly", "e")
 _STEM_MIN_CHARS = 3
@@ -136,9 +62,9 @@ def quote(question: str, chunks: Sequence[Chunk]) -> list[tuple[str, int]]:
     ]
     if not sentences:
         return []
-    bags = [set(_stems(sentence)) for sentence, _, _ in sentences]
+    bags = [set(stems(sentence)) for sentence, _, _ in sentences]
     frequency = Counter(stem for bag in bags for stem in bag)
-    wanted = set(_stems(question))
+    wanted = set(stems(question))
 
     def score(index: int) -> float:
         hits = bags[index] & wanted
@@ -205,7 +131,8 @@ def _sentences(text: str) -> list[str]:
     return [part[:MAX_SENTENCE_CHARS] for part in parts if len(part) > 2]
 
 
-def _stems(text: str) -> list[str]:
+def stems(text: str) -> list[str]:
+    """Returns the words that carry meaning, without their endings."""
     return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
 
 

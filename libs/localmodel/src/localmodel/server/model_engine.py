@@ -6,7 +6,8 @@ from typing import Any
 import structlog
 
 from localmodel.server import tools
-from localmodel.server.engine import Event, Finished, FinishReason, ToolDecision, Usage
+from localmodel.server.attribution import missing_mark
+from localmodel.server.engine import Event, Finished, FinishReason, TextDelta, ToolDecision, Usage
 from localmodel.server.errors import ApiError
 from localmodel.server.runtime_client import Ending, RuntimeClient
 from localmodel.server.wire import ChatRequest
@@ -40,11 +41,16 @@ class ModelEngine:
                 yield decision
                 yield Finished(reason="tool_calls", usage=spent)
                 return
+        said: list[str] = []
         async for event in self._client.stream(_answer_body(request)):
             if isinstance(event, Ending):
+                free = request.response_format is None and event.reason != "length"
+                if free and (mark := missing_mark("".join(said), request.messages)):
+                    yield TextDelta(text=mark)
                 reason: FinishReason = "length" if event.reason == "length" else "stop"
                 yield Finished(reason=reason, usage=spent + event.usage)
             else:
+                said.append(event.text)
                 yield event
 
 

@@ -65,6 +65,8 @@ class Supervisor:
         self._address: Address | None = None
         self._problem = "the model is still being loaded"
         self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.pid: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Supervisor":
@@ -97,6 +99,15 @@ class Supervisor:
             pass
         return self.address()
 
+    async def wait_ended(self, timeout: timedelta) -> None:
+        """Returns when a runtime process has ended since the last one was started.
+
+        Raises:
+            TimeoutError: none did in that time.
+        """
+        async with asyncio.timeout(timeout.total_seconds()):
+            await self._ended.wait()
+
     async def _run(self) -> None:
         backoff = self._first_backoff
         while True:
@@ -121,6 +132,8 @@ class Supervisor:
         except OSError as exc:
             self._problem = f"its process cannot be started: {exc}"
             return False
+        self.pid = child.pid
+        self._ended.clear()
         tail: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         readers = [asyncio.create_task(_drain(child.stderr, tail))]
         ready = False
@@ -131,14 +144,15 @@ class Supervisor:
                 readers.append(asyncio.create_task(_drain(child.stdout, None)))
                 self._set(Address(url=url, key=key))
                 log.info("runtime_ready", pid=child.pid)
-            elif child.returncode is None:
-                child.kill()
+            else:
+                await _let_end(child)
             code = await child.wait()
             await asyncio.gather(*readers)
             self._problem = f"its process ended with code {code}; last words: {_last(tail)}"
         finally:
             self._set(None)
             await _stop(child)
+            self._ended.set()
             for reader in readers:
                 reader.cancel()
         return ready
@@ -176,6 +190,11 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         child.terminate()
+    await _let_end(child)
+
+
+async def _let_end(child: asyncio.subprocess.Process) -> None:
+    """Waits a little for the end before it kills: a signal to a dying child loses its exit code."""
     try:
         async with asyncio.timeout(STOP_TIMEOUT.total_seconds()):
             await child.wait()

@@ -8,6 +8,7 @@ at the very end, so that the runtime's prompt cache serves everything before it.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,17 @@ from localmodel.server.wire import ChatRequest, Function, Message, NamedChoice
 
 MAX_DESCRIPTION_CHARS = 160
 MAX_STRING_CHARS = 300
+MAX_QUESTION_CHARS = 400
 DECISION_MAX_TOKENS = 256
+
+_FIRST_TASKS = {
+    "How often is the signing key rotated?": "How often is the signing key rotated?",
+    "What does the retry option do?": "What does the retry option do?",
+    "my login fails, why?": "Why does a login fail?",
+    "Summarise the release notes": "What do the release notes say?",
+}
+
+_MARK = re.compile(r"\[\d+\]")
 
 PlainMessage = dict[str, str]
 
@@ -35,7 +46,10 @@ class Decision:
 def plan_decision(request: ChatRequest) -> Decision | None:
     """Returns the decision call, or None where there is nothing to decide: answer in plain text."""
     functions = _offered(request)
-    forced = request.tool_choice != "auto"
+    # Half the time the model took the first member's answer for the last word: who is left is asked too.
+    done = conversation.results(request.messages)
+    midway = bool(_asked(done)) and bool(_waiting_members(request, done))
+    forced = request.tool_choice != "auto" or midway
     if not functions:
         return None
     branches = [_branch(function) for function in functions]
@@ -111,7 +125,10 @@ def _offered(request: ChatRequest) -> list[Function]:
     if request.tool_choice == "required":
         return functions
     done = conversation.results(request.messages)
-    searched = any(result.name == SEARCH_TOOL for result in done)
+    # Evidence may also have been handed over with the question.
+    searched = any(result.name == SEARCH_TOOL for result in done) or bool(
+        conversation.evidence(conversation.current_turn(request.messages))
+    )
     waiting = _waiting_members(request, done)
     offered = []
     for function in functions:
@@ -119,7 +136,8 @@ def _offered(request: ChatRequest) -> list[Function]:
             continue
         if function.name == DELEGATE_TOOL and conversation.members(request.tools):
             if waiting:
-                offered.append(_only_members(function, waiting))
+                # In their order: left the choice, the 1.5B model asked the second member first in 9 of 15.
+                offered.append(_only_members(function, waiting[:1]))
             continue
         offered.append(function)
     return offered
@@ -208,17 +226,16 @@ def _examples(request: ChatRequest) -> list[str]:
 
     if members:
         first, last = members[0], members[-1]
-        task = {"member": first, "task": "How often is the signing key rotated?"}
-        add('"How often is the signing key rotated?"', DELEGATE_TOOL, task)
+        for situation, task in _FIRST_TASKS.items():
+            add(f'"{situation}", nobody asked yet', DELEGATE_TOOL, {"member": first, "task": task})
         if last != first:
-            task = {"member": last, "task": "Write the answer: how often is the signing key rotated?"}
-            add(f"{first} has answered, {last} has not", DELEGATE_TOOL, task)
-        add("everybody has answered", "none")
+            task = "Write the answer: how often is the signing key rotated?"
+            add(f"{first} answered, {last} not yet", DELEGATE_TOOL, {"member": last, "task": task})
     elif SEARCH_TOOL in names:
         add('"How often is the signing key rotated?"', SEARCH_TOOL, {"query": "signing key rotation"})
-        add('"What happens to logs after a crash?"', SEARCH_TOOL, {"query": "logs after a crash"})
-        add("the evidence is there", "none")
+        add('"my login fails, why?"', SEARCH_TOOL, {"query": "login fails"})
     add('"Hello, who are you?"', "none")
+    add('"Thanks!"', "none")
     return ["Examples:", *lines]
 
 
@@ -227,22 +244,30 @@ def _decision_request(request: ChatRequest, functions: Sequence[Function]) -> st
     hint = ""
     if any(function.name == DELEGATE_TOOL for function in functions):
         asked, waiting = _asked(done), _waiting_members(request, done)
-        if asked and waiting:
-            hint = f"{_listed(asked)} answered, {_listed(waiting)} not yet. "
+        if not asked:
+            hint = "Nobody asked yet; every question is delegated, also one that you could answer. "
+        elif waiting:
+            question = conversation.question(request.messages)[:MAX_QUESTION_CHARS]
+            hint = f'{_listed(asked)} answered, {_listed(waiting)} not yet. The question: "{question}". '
     return f"{hint}NEXT STEP as JSON:"
 
 
 def _answer_request(request: ChatRequest) -> str:
     done = conversation.results(request.messages)
     question = conversation.question(request.messages)
-    marked = conversation.evidence(request.messages) or any("[" in result.text for result in done)
+    cited = any(_MARK.search(result.text) for result in done)
     parts = []
-    if done:
-        parts.append(f"Now answer in plain text, no JSON: {question}")
-    if marked:
+    if done or request.tools:
+        parts.append(f"Now answer in plain text, no JSON: {question[:MAX_QUESTION_CHARS]}")
+    if conversation.evidence(request.messages):
         parts.append(
-            "Use only the evidence above. After each sentence put the mark of its source, like [1]. "
-            "If the evidence does not hold the answer, say so."
+            "Use only the evidence above, in one to four sentences. "
+            "End each sentence with the number in brackets "
+            "of the passage that says it. If no passage holds the answer, say so."
+        )
+    elif cited:
+        parts.append(
+            "Use only the answers above, in one to four sentences, and keep their numbers in brackets."
         )
     return "\n".join(parts)
 

@@ -1,0 +1,61 @@
+from typing import Any
+
+from localmodel.server.engine import Finished, TextDelta, ToolDecision
+from localmodel.server.extractive import PREFACE, ExtractiveEngine
+from tests.unit.localmodel.support import DELEGATE, EVIDENCE, SEARCH, call, request, result, user
+
+QUESTION = "How often is the signing key rotated?"
+
+
+async def ask(*messages: dict[str, Any], **fields: Any) -> tuple[str, ToolDecision | None]:
+    events = [event async for event in ExtractiveEngine().answer(request(*messages, **fields))]
+    assert isinstance(events[-1], Finished)
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    decisions = [event for event in events if isinstance(event, ToolDecision)]
+    assert events[-1].reason == ("tool_calls" if decisions else "stop")
+    return text, decisions[0] if decisions else None
+
+
+async def test_it_searches_then_quotes_with_the_mark() -> None:
+    _, decision = await ask(user(QUESTION), tools=[SEARCH])
+    assert decision == ToolDecision(name="search_knowledge", arguments={"query": QUESTION})
+
+    text, decision = await ask(
+        user(QUESTION), call(1, "search_knowledge", query=QUESTION), result(1, EVIDENCE), tools=[SEARCH]
+    )
+    assert decision is None
+    assert text.startswith(PREFACE)
+    assert "The signing key is rotated every 30 days. [2]" in text
+    assert "8080" not in text
+
+
+async def test_evidence_in_the_question_is_used_without_a_search() -> None:
+    text, decision = await ask(user(f"{EVIDENCE}\n\nOn which port does the gateway listen?"), tools=[SEARCH])
+    assert decision is None
+    assert "The gateway listens on port 8080. [1]" in text
+
+
+async def test_a_leader_asks_the_first_then_the_last_then_passes_on() -> None:
+    _, first = await ask(user(QUESTION), tools=[SEARCH, DELEGATE])
+    assert first == ToolDecision(name="delegate_task", arguments={"member": "analyst", "task": QUESTION})
+    done = [user(QUESTION), call(1, "delegate_task", member="analyst", task=QUESTION), result(1, "facts")]
+    _, second = await ask(*done, tools=[DELEGATE])
+    assert second == ToolDecision(name="delegate_task", arguments={"member": "writer", "task": QUESTION})
+    done += [call(2, "delegate_task", member="writer", task=QUESTION), result(2, "The answer [2].")]
+    text, third = await ask(*done, tools=[DELEGATE])
+    assert (text, third) == ("The answer [2].", None)
+
+
+async def test_nothing_found_asks_for_documents_and_a_failure_does_not_look_like_it() -> None:
+    asked = (user(QUESTION), call(1, "search_knowledge", query=QUESTION))
+    empty, _ = await ask(*asked, result(1, "<evidence>\n</evidence>"), tools=[SEARCH])
+    assert "I found nothing" in empty
+    assert "add documents" in empty
+    failed, _ = await ask(*asked, result(1, "error: the vector store is down"), tools=[SEARCH])
+    assert "the vector store is down" in failed
+    assert "I found nothing" not in failed
+
+
+async def test_tool_choice_none_never_calls() -> None:
+    _, decision = await ask(user(QUESTION), tools=[SEARCH], tool_choice="none")
+    assert decision is None
