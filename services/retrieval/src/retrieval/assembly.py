@@ -78,6 +78,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         blobs=blobs,
         directory=directory,
         clock=clock,
+        queued=worker.wake,
     )
     documents = Documents(
         catalogue=catalogue,

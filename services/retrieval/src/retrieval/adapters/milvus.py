@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 # Refused connections come back in 0 s and pymilvus does not retry them: a
 # blip is bridged here, an outage is the caller's to report.
-_RETRY_DELAYS_S = (0.1, 0.3)
+_RETRY_DELAYS_S = (0.1, 0.3, 0.6)
 _RRF_K = 60
 _UPSERT_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
 _MAX_WINDOW = 16_384  # Milvus' own bound of rows in one answer
@@ -318,7 +318,13 @@ class MilvusStore:
             # Shared channels are keyed by address only and never freed.
             "dedicated": True,
             # Lite's server answers pings more often than every 5 minutes with GOAWAY.
-            "grpc_options": {"grpc.keepalive_time_ms": 600_000},
+            "grpc_options": {
+                "grpc.keepalive_time_ms": 600_000,
+                # gRPC would refuse calls for a second after a restart, and longer after an outage.
+                "grpc.initial_reconnect_backoff_ms": 100,
+                "grpc.min_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 1_000,
+            },
         }
 
 

@@ -1,5 +1,6 @@
 """Creating, reading and deleting knowledge bases."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -20,7 +21,11 @@ _ATTEMPTS = 3  # against another replica that creates, re-indexes or deletes the
 
 
 class KnowledgeBases:
-    """Everything about knowledge bases but their documents."""
+    """Everything about knowledge bases but their documents.
+
+    Args:
+        queued: Called when documents are to be indexed anew: there is work for the worker.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class KnowledgeBases:
         blobs: BlobStore,
         directory: Directory,
         clock: Clock,
+        queued: Callable[[], None],
     ) -> None:
         self._catalogue = catalogue
         self._store = store
@@ -38,6 +44,7 @@ class KnowledgeBases:
         self._blobs = blobs
         self._directory = directory
         self._clock = clock
+        self._queued = queued
 
     async def create(self, id_: str, spec: KnowledgeBaseSpec) -> Snapshot:
         """Creates it, or returns it if it is there with the same fields.
@@ -73,6 +80,7 @@ class KnowledgeBases:
                 await self._reindex(knowledge_base, model)
                 continue
             self._directory.forget(tenant, id_)
+            self._queued()
             await self.sweep()
             return await self.get(id_)
         raise Conflict(
