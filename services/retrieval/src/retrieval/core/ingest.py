@@ -151,13 +151,15 @@ class IngestWorker:
 
     async def _loop(self) -> None:
         while True:
-            if not self._stopping:
-                self._wake.clear()
-                try:
-                    if await self.run_once():
-                        continue
-                except ServiceError as error:
-                    log.warning("ingest_queue_unavailable", reason=error.reason, error=error.message)
+            if self._stopping:
+                # Until it is cancelled; `_wake` stays set, and waiting for it would hold the event loop.
+                await asyncio.Future()
+            self._wake.clear()
+            try:
+                if await self.run_once():
+                    continue
+            except ServiceError as error:
+                log.warning("ingest_queue_unavailable", reason=error.reason, error=error.message)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.poll.total_seconds()):
                     await self._wake.wait()
