@@ -16,7 +16,11 @@ HERE = ROOT / "requirements"
 def third_party() -> list[str]:
     """What all deployables depend on, without one another."""
     names: set[str] = set()
-    for file in [ROOT / "protos/pyproject.toml", *ROOT.glob("libs/*/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml")]:
+    for file in [
+        ROOT / "protos/pyproject.toml",
+        *ROOT.glob("libs/*/pyproject.toml"),
+        *ROOT.glob("services/*/pyproject.toml"),
+    ]:
         project = tomllib.loads(file.read_text())["project"]
         names.update(d for d in project["dependencies"] if not d.startswith("agentteams-"))
     return sorted(names)
