@@ -25,10 +25,10 @@ def main() -> None:
     """Serves, or migrates."""
     match sys.argv[1:]:
         case []:
-            settings = Settings()  # type: ignore[call-arg]  # from the environment
+            settings = Settings()
             run(settings, name="session", build=lambda stack: build(settings, stack))
         case ["migrate"]:
-            asyncio.run(migrate_command(DatabaseSettings()))  # type: ignore[call-arg]
+            asyncio.run(migrate_command(DatabaseSettings()))
         case _:
             sys.exit("usage: python -m session [migrate]")
 

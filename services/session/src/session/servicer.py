@@ -142,6 +142,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
                 convert.message_to_pb(message)
                 for message in convert.newest_within(begun.history, _PAGE_BYTES)
             ],
+            run_started=None if begun.started is None else convert.event_to_pb(begun.started),
         )
 
     async def AppendRunEvents(

@@ -198,7 +198,8 @@ def _sqlite_engine(url: URL, *, connections: int, readonly: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we send BEGIN ourselves
-        connection.execute("PRAGMA journal_mode=WAL")
+        if not readonly:
+            connection.execute("PRAGMA journal_mode=WAL")  # stays in the file
         # NORMAL syncs at checkpoints, not at each commit. A killed process
         # loses nothing: what is committed is in the kernel's hands. A power
         # cut can lose the last commits, but never damages the file. Whoever
@@ -254,6 +255,10 @@ def map_errors() -> Iterator[None]:
         raise
     except exc.DBAPIError as error:
         if error.connection_invalidated or _transient(error.orig):
+            raise _unavailable() from error
+        raise
+    except sqlite3.Error as error:  # of BEGIN and the PRAGMAs, which do not pass through SQLAlchemy
+        if _transient(error):
             raise _unavailable() from error
         raise
     except (exc.TimeoutError, OSError, TimeoutError) as error:

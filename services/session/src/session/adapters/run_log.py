@@ -145,6 +145,7 @@ class BeginRun:
             created=True,
             fencing_token=_FIRST_TOKEN,
             history=tuple(map(rows.message_from, reversed(history))),
+            started=event,
         )
 
     def _add_input(self, connection: Connection) -> int:

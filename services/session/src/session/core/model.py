@@ -179,12 +179,14 @@ class BegunRun:
         created: False: the request id was known.
         fencing_token: Proves the lease; 0 unless created.
         history: The messages before the input, oldest first.
+        started: The log's first event; None unless created.
     """
 
     run: Run
     created: bool
     fencing_token: int
     history: tuple[Message, ...]
+    started: Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
