@@ -6,10 +6,13 @@ chunks where msgspec spends 0.9 (docs/adr/0004-model-stream.md). Repeating a
 request is the turn's business, so the client's own retries are off.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 from openai import AsyncOpenAI
@@ -24,6 +27,8 @@ from servicekit.errors import (
     ServiceError,
     Unavailable,
 )
+
+_END_S = 0.05  # a connection that stays open longer after the answer is not worth the wait
 
 
 class OpenAIChatModel:
@@ -70,48 +75,38 @@ class OpenAIChatModel:
         try:
             async with self._client.chat.completions.with_streaming_response.create(**body) as response:
                 assembly.check(response.headers.get("content-type", ""))
-                async for data in response.iter_bytes():
+                pieces = response.iter_bytes()
+                async for data in pieces:
                     for text in assembly.feed(data):
                         yield TextPart(text=text)
                     if assembly.done:
                         break
-        except openai.APIError as error:
+                await _read_to_end(pieces)
+        except openai.APIStatusError as error:
             raise self._translate(error) from error
-        except (httpx2.TimeoutException, TimeoutError) as error:
-            raise Unavailable(
-                f"model {self._name} said nothing for {self._timeout_s} s",
-                reason="MODEL_UNAVAILABLE",
-                metadata={"model": self._name},
-            ) from error
-        except httpx2.HTTPError as error:
-            raise Unavailable(
-                f"the connection to model {self._name} broke: {str(error) or type(error).__name__}",
-                reason="MODEL_UNAVAILABLE",
+        except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from error
+        except openai.APIError as error:
+            raise Internal(
+                f"model {self._name} answered something unreadable: {error.message}",
+                reason="MODEL_BAD_RESPONSE",
                 metadata={"model": self._name},
             ) from error
         yield assembly.completion(prompt_chars=sum(len(prompt.content) for prompt in messages))
 
-    def _translate(self, error: openai.APIError) -> ServiceError:
-        metadata = {"model": self._name}
-        if isinstance(error, openai.APITimeoutError):
-            return Unavailable(
-                f"model {self._name} did not answer within {self._timeout_s} s",
-                reason="MODEL_UNAVAILABLE",
-                metadata=metadata,
-            )
-        if isinstance(error, openai.APIConnectionError):
-            return Unavailable(
-                f"the endpoint of model {self._name} cannot be reached: {error.__cause__ or error}",
-                reason="MODEL_UNAVAILABLE",
-                metadata=metadata,
-            )
-        if not isinstance(error, openai.APIStatusError):
-            return Internal(
-                f"model {self._name} answered something unreadable: {error.message}",
-                reason="MODEL_BAD_RESPONSE",
-                metadata=metadata,
-            )
-        metadata["status"] = str(error.status_code)
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        """What broke below HTTP. Only the first cause tells: a refused connection comes up as a timeout."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, TimeoutError | httpx2.TimeoutException):
+            what = f"model {self._name} said nothing for {self._timeout_s} s (limits.timeoutSeconds)"
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            what = f"no answer from the endpoint of model {self._name}: {reason}"
+        return Unavailable(what, reason="MODEL_UNAVAILABLE", metadata={"model": self._name})
+
+    def _translate(self, error: openai.APIStatusError) -> ServiceError:
+        metadata = {"model": self._name, "status": str(error.status_code)}
         said = f"model {self._name} answered {error.status_code}: {_said(error)}"
         if error.status_code == 429:
             return ResourceExhausted(
@@ -137,8 +132,16 @@ def _retry_after(error: openai.APIStatusError) -> timedelta | None:
     value = error.response.headers.get("retry-after", "")
     try:
         return timedelta(seconds=float(value))
-    except ValueError:
-        return None  # absent, or a date: our own back-off then
+    except (ValueError, OverflowError):
+        return None  # absent, a date, or nonsense: our own back-off then
+
+
+async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
+    """Reads what follows the answer, usually nothing: a connection with a rest cannot be used again."""
+    with suppress(TimeoutError, httpx2.HTTPError, aiohttp.ClientError):
+        async with asyncio.timeout(_END_S):
+            async for _ in pieces:
+                pass
 
 
 def _message(prompt: Prompt) -> dict[str, object]:

@@ -19,7 +19,7 @@ class _Function(msgspec.Struct):
 
 
 class _ToolCallDelta(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: _Function | None = None
 
@@ -35,17 +35,17 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Failure(msgspec.Struct):
-    message: str = "no reason given"
+    message: str | None = None
     code: str | int | None = None
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = msgspec.field(default_factory=list)
+    choices: list[_Choice] | None = None
     model: str | None = None
     usage: _Usage | None = None
     error: _Failure | str | None = None
@@ -118,10 +118,8 @@ class Assembly:
                 metadata={"model": self._name},
             )
         text = "".join(self._texts)
-        usage = self._usage or _Usage(
-            prompt_tokens=prompt_chars // _CHARS_PER_TOKEN,
-            completion_tokens=(len(text) + sum(len(c[2]) for c in self._calls.values())) // _CHARS_PER_TOKEN,
-        )
+        usage = self._usage or _Usage()
+        written = len(text) + sum(len(arguments) for _, _, arguments in self._calls.values())
         calls = tuple(
             ToolCall(id=call_id or f"call_{index}", name=name, arguments=arguments)
             for index, (call_id, name, arguments) in sorted(self._calls.items())
@@ -131,8 +129,8 @@ class Assembly:
             tool_calls=calls,
             finish_reason=self._finish_reason or "stop",
             model=self._model,
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
+            input_tokens=_tokens(usage.prompt_tokens, prompt_chars),
+            output_tokens=_tokens(usage.completion_tokens, written),
         )
 
     def _read(self, payload: bytes) -> str:
@@ -158,7 +156,11 @@ class Assembly:
         return choice.delta.content or ""
 
     def _add_call(self, delta: _ToolCallDelta) -> None:
-        call = self._calls.setdefault(delta.index, ["", "", ""])
+        index = delta.index
+        if index is None:
+            # Some endpoints number nothing: an id begins a call, what has none goes on with the last.
+            index = len(self._calls) if delta.id or not self._calls else max(self._calls)
+        call = self._calls.setdefault(index, ["", "", ""])
         if len(self._calls) > _MAX_TOOL_CALLS:
             raise self._bad(f"more than {_MAX_TOOL_CALLS} tool calls at once")
         call[0] = delta.id or call[0]
@@ -170,7 +172,7 @@ class Assembly:
                 raise self._bad(f"tool arguments of more than {_MAX_ANSWER_CHARS} characters")
 
     def _fail(self, error: _Failure | str) -> None:
-        message = error if isinstance(error, str) else error.message
+        message = error if isinstance(error, str) else (error.message or "no reason given")
         code = "" if isinstance(error, str) else str(error.code)
         said = f"model {self._name} failed while it answered: {message}"
         if code == "429" or "rate_limit" in code:
@@ -183,3 +185,7 @@ class Assembly:
             reason="MODEL_BAD_RESPONSE",
             metadata={"model": self._name},
         )
+
+
+def _tokens(counted: int | None, chars: int) -> int:
+    return chars // _CHARS_PER_TOKEN if counted is None else counted
