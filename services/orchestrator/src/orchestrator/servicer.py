@@ -20,6 +20,10 @@ from servicekit.server import Service
 
 _MAX_MESSAGES = 200
 _MAX_TEXT_BYTES = 256 * 1024
+_ROLES = {
+    role: session_pb2.Role.Name(role)
+    for role in (session_pb2.ROLE_SYSTEM, session_pb2.ROLE_USER, session_pb2.ROLE_ASSISTANT)
+}
 _DEFAULT_PAGE, _MAX_PAGE = 50, 200
 
 
@@ -117,8 +121,10 @@ def _messages(given: Sequence[session_pb2.Message], *, new_session: bool) -> lis
     if size > _MAX_TEXT_BYTES:
         raise InvalidArgument.field("input", f"must hold at most {_MAX_TEXT_BYTES} bytes of text", size)
     for index, message in enumerate(given):
-        if message.role == session_pb2.ROLE_UNSPECIFIED:
-            raise InvalidArgument.field(f"input[{index}].role", "must be set")
+        if message.role not in _ROLES:
+            raise InvalidArgument.field(
+                f"input[{index}].role", f"must be one of {', '.join(_ROLES.values())}", message.role
+            )
         if not message.content.strip():
             raise InvalidArgument.field(f"input[{index}].content", "must not be empty", message.content)
     if given[-1].role != session_pb2.ROLE_USER:

@@ -20,6 +20,8 @@ from servicekit.context import Caller
 
 _PAGE = 500
 _MAX_EVENTS = 256  # of one AppendRunEvents
+_MAX_BYTES = 8 * 1024 * 1024  # of one AppendRunEvents; a message may have 16 MiB
+_MAX_RUNS = 1000  # of one RenewRunLeases
 _APPEND_TIMEOUT = timedelta(seconds=5)  # well below the lease: a hung call must leave time for another
 
 
@@ -69,17 +71,18 @@ class SessionClient:
         )
 
     async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
-        """See SessionLog. More than 256 events go in several calls, in order."""
-        for start in range(0, len(events), _MAX_EVENTS):
-            await self._rpc.unary(
-                self._stub.AppendRunEvents,
-                pb.AppendRunEventsRequest(
-                    run=run,
-                    fencing_token=fencing_token,
-                    events=[event_to_pb(event) for event in events[start : start + _MAX_EVENTS]],
-                ),
-                timeout=_APPEND_TIMEOUT,
-            )
+        """See SessionLog. More than fit into one call go in several, in order."""
+        request = pb.AppendRunEventsRequest(run=run, fencing_token=fencing_token)
+        size = 0
+        for event in events:
+            message = event_to_pb(event)
+            size += message.ByteSize()
+            if request.events and (len(request.events) == _MAX_EVENTS or size > _MAX_BYTES):
+                await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
+                del request.events[:]
+                size = message.ByteSize()
+            request.events.append(message)
+        await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""
@@ -95,11 +98,15 @@ class SessionClient:
 
     async def renew(self, runs: Sequence[str]) -> list[str]:
         """See SessionLog."""
-        answer = await self._rpc.unary(
-            self._stub.RenewRunLeases,
-            pb.RenewRunLeasesRequest(lease_owner=self._owner, runs=runs, lease_duration=as_duration(LEASE)),
-        )
-        return list(answer.lost_runs)
+        lost: list[str] = []
+        for start in range(0, len(runs), _MAX_RUNS):
+            request = pb.RenewRunLeasesRequest(
+                lease_owner=self._owner,
+                runs=runs[start : start + _MAX_RUNS],
+                lease_duration=as_duration(LEASE),
+            )
+            lost += (await self._rpc.unary(self._stub.RenewRunLeases, request)).lost_runs
+        return lost
 
     async def acquire_expired(self) -> list[Acquired]:
         """See SessionLog."""

@@ -1,13 +1,13 @@
 """One agent: a model that answers, or asks for tools until it can."""
 
-import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from manifests import ModelConfig
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
-from orchestrator.core.turn import LimitReached, Turn
+from orchestrator.core.turn import LimitReached, Turn, together
 from servicekit.errors import Internal, ServiceError
 
 Arguments = Mapping[str, object]
@@ -62,38 +62,33 @@ class Agent:
         """
         prompts = list(conversation)
         for left in range(self._turn.limits.max_turns - 1, -1, -1):
-            must_answer = left == 0 or not self._tools
             completion = await self._turn.complete(
                 self._config,
                 prompts,
                 tools=self._tools,
-                must_answer=must_answer and bool(self._tools),
+                must_answer=bool(self._tools) and (left == 0 or not self._turn.may_call_tools),
                 member=self._member,
             )
-            if not completion.tool_calls:
+            if not completion.tool_calls or (left == 0 and completion.text.strip()):
                 return completion.text
-            if must_answer:
+            if not self._tools:
+                raise Internal(
+                    f"the model of {self._config.metadata.name} calls tools, and was given none",
+                    reason="MODEL_BAD_RESPONSE",
+                    metadata={"model": self._config.metadata.name},
+                )
+            if left == 0:
                 break
             prompts.append(
                 Prompt(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
             )
-            prompts.extend(await self._call_all(completion.tool_calls))
+            prompts.extend(await together([self._call(call) for call in completion.tool_calls]))
         raise LimitReached(
             f"{self._member or 'the team'} had {self._turn.limits.max_turns} model calls (limits.maxTurns) "
             "and still asks for tools",
             reason="RUN_LIMIT_REACHED",
             metadata={"limit": "maxTurns", "value": str(self._turn.limits.max_turns)},
         )
-
-    async def _call_all(self, calls: Sequence[ToolCall]) -> list[Prompt]:
-        if len(calls) == 1:
-            return [await self._call(calls[0])]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._call(call)) for call in calls]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
-        return [task.result() for task in tasks]
 
     async def _call(self, call: ToolCall) -> Prompt:
         call_id = self._turn.new_id("call-")
@@ -119,6 +114,11 @@ class Agent:
                     result = await ability.call(call_id, arguments)
             except BadArguments as error:
                 return self._refused(call, call_id, error)
+            except ServiceError as error:
+                self._turn.log.emit(
+                    ToolCallFinished(call_id=call_id, result="", error=error), member=self._member
+                )
+                raise
         if len(result) > RESULT_LIMIT:
             result = result[: RESULT_LIMIT - 40] + "\n[cut: the result was longer]"
         self._turn.log.emit(ToolCallFinished(call_id=call_id, result=result), member=self._member)
@@ -129,8 +129,9 @@ class Agent:
         if ability is None:
             raise BadArguments(f"There is no tool {call.name!r}; there are: {', '.join(self._abilities)}.")
         try:
-            arguments = json.loads(call.arguments or "{}")
-        except ValueError as error:
+            # Stricter than json.loads: what the log cannot hold (NaN, half a surrogate pair) is refused.
+            arguments = msgspec.json.decode(call.arguments or "{}")
+        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
             raise BadArguments(f"The arguments of {call.name} are not valid JSON ({error}).") from error
         if not isinstance(arguments, dict):
             raise BadArguments(f"The arguments of {call.name} must be a JSON object.")

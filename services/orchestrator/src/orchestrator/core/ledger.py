@@ -28,8 +28,8 @@ class Found:
 @dataclass(slots=True, kw_only=True)
 class _Entry:
     query: SearchQuery
-    embedding: Embedding | None
-    result: asyncio.Future[SearchResult]
+    result: asyncio.Future[SearchResult | None]  # None: given up, search by yourself
+    embedding: Embedding | None = None  # set when the search begins: who has one waits for nobody
     sequence: int = 0  # of the event that reported it
 
 
@@ -66,37 +66,39 @@ class Ledger:
         `embed` is called only with policy Semantic, and may say None (no vector
         to be had): the service then embeds by itself.
         """
-        if self.policy != "Never":
-            for entry in self._entries:
-                if _same_scope(entry.query, query) and _normal(entry.query.text) == _normal(query.text):
-                    reused = await self._reuse(entry, "LEDGER_EXACT", 1.0)
-                    if reused is not None:
-                        return reused
-        embedding = None
-        if self.policy == "Semantic":
-            # Entered before the vector is there, so that the same words asked side by side wait for us.
-            entry = self._enter(query, None)
-            try:
-                embedding = entry.embedding = await embed(query.text)
-                closest = self._closest(entry)
-                reused = None if closest is None else await self._reuse(*closest)
-            except BaseException:
-                self._abandon(entry)
-                raise
+        # A search that comes to nothing leaves the ledger before those who wait for it go on.
+        while (same := self._same(query)) is not None:
+            reused = await self._reuse(same, "LEDGER_EXACT", 1.0)
             if reused is not None:
-                self._abandon(entry)
                 return reused
-        else:
-            entry = self._enter(query, None)
-        if embedding is not None:
-            query = _with_vector(query, embedding)
-        return await self._search(entry, query, search)
+        # Entered before the vector is there, so that the same words asked side by side wait for us.
+        entry = self._enter(query)
+        try:
+            if self.policy == "Semantic":
+                embedding = await embed(query.text)
+                while (closest := self._closest(query, embedding)) is not None:
+                    reused = await self._reuse(*closest)
+                    if reused is not None:
+                        self._abandon(entry)
+                        return reused
+                if embedding is not None:
+                    entry.embedding, query = embedding, _with_vector(query, embedding)
+            result = await search(query)
+        except BaseException:
+            self._abandon(entry)
+            raise
+        entry.result.set_result(result)
+        if result.outcome != "OK":
+            self._remove(entry)
+        return Found(
+            result=result, evidence=self.number(result.chunks, query.knowledge_base), source="SEARCH"
+        )
 
     def reported(self, found: Found, query: SearchQuery, sequence: int) -> None:
         """Remembers which event told of a search, for those that use it again."""
         if found.source == "SEARCH":
             for entry in self._entries:
-                if _same_scope(entry.query, query) and entry.query.text == query.text:
+                if entry.query is query:
                     entry.sequence = sequence
 
     def number(self, chunks: tuple[Chunk, ...], knowledge_base: str) -> tuple[Evidence, ...]:
@@ -110,61 +112,53 @@ class Ledger:
             numbered.append(known)
         return tuple(numbered)
 
-    async def _search(
-        self, entry: _Entry, query: SearchQuery, search: Callable[[SearchQuery], Awaitable[SearchResult]]
-    ) -> Found:
-        try:
-            result = await search(query)
-        except BaseException:
-            self._abandon(entry)
-            raise
-        entry.result.set_result(result)
-        if result.outcome != "OK":
-            self._entries.remove(entry)
-        return Found(
-            result=result, evidence=self.number(result.chunks, query.knowledge_base), source="SEARCH"
-        )
+    def _same(self, query: SearchQuery) -> _Entry | None:
+        if self.policy == "Never":
+            return None
+        words = _normal(query.text)
+        for entry in self._entries:
+            if _same_scope(entry.query, query) and _normal(entry.query.text) == words:
+                return entry
+        return None
 
-    def _enter(self, query: SearchQuery, embedding: Embedding | None) -> _Entry:
-        entry = _Entry(query=query, embedding=embedding, result=asyncio.get_running_loop().create_future())
+    def _enter(self, query: SearchQuery) -> _Entry:
+        entry = _Entry(query=query, result=asyncio.get_running_loop().create_future())
         self._entries.append(entry)
         if len(self._entries) > _MAX_ENTRIES:
             self._entries.pop(0)
         return entry
 
     def _abandon(self, entry: _Entry) -> None:
-        # Whoever waits for it searches by itself.
-        if entry in self._entries:
-            self._entries.remove(entry)
-        entry.result.cancel()
+        self._remove(entry)
+        # Not cancelled: a waiter could not tell that from being cancelled itself.
+        entry.result.set_result(None)
 
-    def _closest(self, entry: _Entry) -> tuple[_Entry, Source, float] | None:
-        if entry.embedding is None:
+    def _remove(self, entry: _Entry) -> None:
+        # By identity; it may have been dropped for a newer one.
+        self._entries = [other for other in self._entries if other is not entry]
+
+    def _closest(
+        self, query: SearchQuery, embedding: Embedding | None
+    ) -> tuple[_Entry, Source, float] | None:
+        if embedding is None:
             return None
         best: tuple[_Entry, Source, float] | None = None
         for other in self._entries:
-            if other is entry:
-                break  # only earlier ones, or two would wait for each other
             if (
                 other.embedding is None
-                or other.embedding.model_fingerprint != entry.embedding.model_fingerprint
-                or not _same_scope(other.query, entry.query)
+                or other.embedding.model_fingerprint != embedding.model_fingerprint
+                or not _same_scope(other.query, query)
             ):
                 continue
-            similarity = float(np.dot(other.embedding.vector, entry.embedding.vector))
+            similarity = float(np.dot(other.embedding.vector, embedding.vector))
             if similarity >= max(self.min_similarity, best[2] if best else -1.0):
                 best = (other, "LEDGER_SEMANTIC", similarity)
         return best
 
     async def _reuse(self, entry: _Entry, source: Source, similarity: float) -> Found | None:
-        try:
-            # Shielded: a waiter that is cancelled must not cancel the search of another.
-            result = await asyncio.shield(entry.result)
-        except asyncio.CancelledError:
-            if entry.result.cancelled():
-                return None
-            raise
-        if result.outcome != "OK":
+        # Shielded: a waiter that is cancelled must not cancel the search of another.
+        result = await asyncio.shield(entry.result)
+        if result is None or result.outcome != "OK":
             return None
         return Found(
             result=result,

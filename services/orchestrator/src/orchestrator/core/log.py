@@ -9,7 +9,7 @@ import structlog
 from orchestrator.core.model import Event, Step, StoredEvent, TextDelta
 from orchestrator.core.ports import LEASE, SessionLog
 from servicekit.clock import Clock
-from servicekit.errors import DeadlineExceeded, ServiceError, Unavailable
+from servicekit.errors import Conflict, DeadlineExceeded, Unavailable
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class RunLog:
         self._storing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.Task[None] | None = None
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self.published: list[Event | StoredEvent] = []
         self.finished = False
         self.closed = False
@@ -92,12 +92,13 @@ class RunLog:
         Retries while the session service does not answer, up to the lease.
 
         Raises:
-            ServiceError: LEASE_LOST (somebody else owns the run) or another refusal.
+            ServiceError: LEASE_LOST (somebody else owns the run) or another refusal;
+                once raised, every flush raises it.
             LogUnavailable: The service did not answer for as long as the lease.
         """
-        if self.failure is not None:
-            raise self.failure
         async with self._storing:
+            if self.failure is not None:
+                raise self.failure  # what it lost must not become a gap
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -106,24 +107,32 @@ class RunLog:
             batch, self._waiting = self._waiting, []
             try:
                 await self._store_batch(batch)
-            except (ServiceError, LogUnavailable) as error:
-                self.failure = error
-                raise
             except asyncio.CancelledError:
                 # Perhaps stored, perhaps not: an append may be repeated, a gap may not be made.
                 self._waiting[:0] = batch
+                raise
+            except Exception as error:
+                self.failure = error
                 raise
             self.published.extend(batch)
             self.finished = batch[-1].is_last
             self._wake()
 
+    def own_again(self, fencing_token: int) -> None:
+        """The lease had run out, and this process took the run over from itself."""
+        self._fencing_token = fencing_token
+
     async def _store_batch(self, batch: list[Event]) -> None:
         give_up = self._clock.monotonic() + LEASE.total_seconds()
         delay = _RETRY_S
         while True:
+            token = self._fencing_token
             try:
-                await self._store.append(self.run, fencing_token=self._fencing_token, events=batch)
+                await self._store.append(self.run, fencing_token=token, events=batch)
                 return
+            except Conflict:
+                if token == self._fencing_token:
+                    raise
             except (Unavailable, DeadlineExceeded) as error:
                 if self._clock.monotonic() + delay > give_up:
                     raise LogUnavailable(f"{self.run}: {error.message}") from error
@@ -133,14 +142,15 @@ class RunLog:
 
     def _flush_soon(self) -> None:
         self._timer = None
-        # Kept on self until the next one, so that it is not collected; close() waits for it.
-        self._linger = asyncio.get_running_loop().create_task(self._flush_logged())
+        # One at a time, which takes what comes meanwhile too; close() waits for it.
+        if self._linger is None or self._linger.done():
+            self._linger = asyncio.get_running_loop().create_task(self._flush_logged())
 
     async def _flush_logged(self) -> None:
         try:
-            await self.flush()
-        except (ServiceError, LogUnavailable) as error:
-            # Kept in self.failure: the run's next flush raises it.
+            while self._waiting and self.failure is None:
+                await self.flush()
+        except Exception as error:  # noqa: BLE001  kept in self.failure: the run's next step raises it
             log.warning("run_log_failed", run=self.run, error=str(error))
 
     async def close(self) -> None:

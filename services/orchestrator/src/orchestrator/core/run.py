@@ -11,7 +11,7 @@ from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, State, Summary
 from orchestrator.core.search import NoDocuments
 from orchestrator.core.team import Coordinate
-from orchestrator.core.turn import Turn
+from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
 log = structlog.get_logger()
@@ -41,23 +41,20 @@ async def execute(turn: Turn) -> None:
     """
     content = ""
     error: ServiceError | None = None
+    limit = asyncio.timeout(turn.limits.run_timeout_seconds)
     try:
-        async with asyncio.timeout(turn.limits.run_timeout_seconds):
+        async with limit:
             content = await _answer(turn)
-    except TimeoutError:
-        error = FailedPrecondition(
-            f"the run took longer than the team's limits.runTimeoutSeconds, "
-            f"{turn.limits.run_timeout_seconds} s",
-            reason="RUN_TIMEOUT",
-            metadata={"limit": "runTimeoutSeconds", "value": str(turn.limits.run_timeout_seconds)},
-        )
     except ServiceError as failure:
         error = failure
     except LogUnavailable:
         raise
     except Exception as failure:
-        log.error("run_failed", run=turn.log.run, exc_info=failure)
-        error = Internal("internal error", reason="INTERNAL")
+        if isinstance(failure, TimeoutError) and limit.expired():
+            error = _timed_out(turn)
+        else:
+            log.error("run_failed", run=turn.log.run, exc_info=failure)
+            error = Internal("internal error", reason="INTERNAL")
     if turn.log.failure is not None:
         raise turn.log.failure
     if error is None:
@@ -82,21 +79,49 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         name = turn.answer.message if turn.answer else turn.new_id("text-")
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
-    with turn.stages.stage("session_save"):
-        await turn.log.flush()
-    seconds, stages = turn.stages.result()
-    summary = Summary(usage=turn.usage, seconds=seconds, stages=stages)
-    turn.log.emit(RunFinished(state=state, summary=summary, error=error))
+    turn.end = End(state=state, error=error)
+    if error is None:
+        with turn.stages.stage("session_save"):
+            await turn.log.flush()
+    await conclude(turn)
+
+
+async def conclude(turn: Turn) -> None:
+    """Stores the end of a run that has begun to end; may be called again after it was interrupted.
+
+    A part of an answer is stored together with the end that it has: alone in
+    the log it would look like an answer to whoever takes the run over.
+    """
+    if turn.end is None:
+        raise AssertionError("only a run that has begun to end can be concluded")
+    if not turn.concluded:
+        turn.concluded = True
+        seconds, stages = turn.stages.result()
+        summary = Summary(usage=turn.usage, seconds=seconds, stages=stages)
+        # Only a failure has a status: the session service refuses another end that carries one.
+        error = turn.end.error if turn.end.state == "FAILED" else None
+        turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))
+        RUNS.labels(turn.end.state, turn.end.error.reason if turn.end.error else "").inc()
+        RUN_SECONDS.observe(seconds)
     await turn.log.flush()
-    RUNS.labels(state, error.reason if error else "").inc()
-    RUN_SECONDS.observe(seconds)
 
 
 async def _answer(turn: Turn) -> str:
     try:
-        return await Coordinate(turn).answer()
+        content = await Coordinate(turn).answer()
     except NoDocuments as nothing:
         content = prompts.no_documents(nothing.knowledge)
+    if turn.answer is None or turn.answer.content != content:
+        # No model wrote it: followers see it as a text all the same.
         turn.answer = turn.log.begin_text(turn.new_id("text-"), member="")
         turn.log.grow(turn.answer, content)
-        return content
+    return content
+
+
+def _timed_out(turn: Turn) -> ServiceError:
+    seconds = turn.limits.run_timeout_seconds
+    return FailedPrecondition(
+        f"the run took longer than the team's limits.runTimeoutSeconds, {seconds} s",
+        reason="RUN_TIMEOUT",
+        metadata={"limit": "runTimeoutSeconds", "value": str(seconds)},
+    )

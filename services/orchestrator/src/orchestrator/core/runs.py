@@ -1,10 +1,11 @@
 """All runs of this process: begins them, keeps their leases, lets others follow them."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from prometheus_client import Gauge
@@ -14,7 +15,7 @@ from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import LogUnavailable, RunLog
 from orchestrator.core.model import Event, Message, RunFinished, StoredEvent, Summary, TextDelta, Usage
 from orchestrator.core.ports import LEASE, RENEW_EVERY, Acquired, RunRow, SessionLog
-from orchestrator.core.run import Cancelled, execute, fail
+from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn, World
 from servicekit.clock import Clock
@@ -38,13 +39,40 @@ _BUSY_RETRY = timedelta(seconds=2)
 _STOP_S = 5.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a caller asked for."""
+
+    caller: Caller
+    team: AgentTeam
+    session: str
+    messages: Sequence[Message]
+    request_id: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Whose limit of active runs it counts for."""
+        return self.caller.tenant, self.team.metadata.name
+
+    def is_same(self, other: "_Asked") -> bool:
+        """Whether it is the same call, made again."""
+        return (self.caller, self.request_id) == (other.caller, other.request_id)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Active:
-    caller: Caller
+    asked: _Asked
     row: RunRow
     turn: Turn
-    task: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[Any]"
+    stopped: bool = False
     cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    caller: Caller
+    log: RunLog
 
 
 class Runs:
@@ -61,8 +89,10 @@ class Runs:
         self._store = store
         self._clock = clock
         self._active: dict[str, _Active] = {}
-        self._finished: OrderedDict[str, _Active] = OrderedDict()
+        self._finished: OrderedDict[str, _Finished] = OrderedDict()
+        self._places: Counter[tuple[str, str]] = Counter()  # taken, by tenant and team
         self._group: asyncio.TaskGroup | None = None
+        self._draining = False
 
     # --- the process' loops -------------------------------------------------
 
@@ -75,13 +105,14 @@ class Runs:
 
     async def drain(self, grace: timedelta) -> None:
         """Lets the runs end within the grace period; what is left then is ended with the reason."""
-        tasks = [active.task for active in self._active.values() if active.task is not None]
+        self._draining = True
+        tasks = [active.task for active in self._active.values()]
         if not tasks:
             return
         log.info("runs_draining", runs=len(tasks))
         _, left = await asyncio.wait(tasks, timeout=grace.total_seconds())
-        for task in left:
-            task.cancel()
+        for active in list(self._active.values()):
+            self._stop(active)
         if left:
             await asyncio.wait(left, timeout=_STOP_S)
 
@@ -90,24 +121,40 @@ class Runs:
     async def start(
         self, *, team_name: str, session: str, messages: Sequence[Message], request_id: str
     ) -> RunRow:
-        """Begins a run and returns; it goes on by itself.
+        """Begins a run and returns; it goes on by itself, even if the caller has hung up by then.
 
         Raises:
             NotFound: TEAM_NOT_FOUND, SESSION_NOT_FOUND.
             FailedPrecondition: TEAM_NOT_READY, SESSION_BUSY.
             ResourceExhausted: TOO_MANY_RUNS.
+            Unavailable: The process starts or stops.
         """
+        if self._group is None or self._draining:
+            state = "stopping" if self._draining else "starting"
+            raise Unavailable(f"the process is {state}; ask again", reason="DEPENDENCY_UNAVAILABLE")
         stages = StageClock(self._clock)
         with stages.stage("accept"):
             caller = current_caller()
             team = self.ready_team(caller.tenant, team_name)
-            self._check_active(caller, team)
+            asked = _Asked(
+                caller=caller, team=team, session=session, messages=messages, request_id=request_id
+            )
+            self._check_places(asked)
+        self._places[asked.place] += 1
+        begun: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+        # A task from here on: a run that is stored must be worked on, whoever listens.
+        self._group.create_task(self._carry(asked, stages, begun))
+        return await begun
+
+    async def _begin(self, asked: _Asked, stages: StageClock) -> RunRow | _Active:
+        """Stores the run; a row alone is the run of an earlier call."""
+        team = asked.team
         with stages.stage("session_load"):
             begun = await self._store.begin(
-                request_id=request_id,
-                team=team_name,
-                session=session,
-                messages=messages,
+                request_id=asked.request_id,
+                team=f"teams/{team.metadata.name}",
+                session=asked.session,
+                messages=asked.messages,
                 history_messages=2 * team.spec.session.history_runs,
                 team_revision=team.revision,
             )
@@ -125,15 +172,17 @@ class Runs:
         reuse = team.spec.sharing.evidence_reuse
         turn = Turn(
             team=team,
-            question=messages[-1].content,
-            history=[*begun.history, *messages[:-1]],
+            question=asked.messages[-1].content,
+            history=[*begun.history, *asked.messages[:-1]],
             world=self._world,
             log=run_log,
             ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
             stages=stages,
         )
-        self._launch(_Active(caller=caller, row=begun.run, turn=turn))
-        return begun.run
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("a run begins in a task of its own")
+        return _Active(asked=asked, row=begun.run, turn=turn, task=task)
 
     async def follow(self, run: str, *, after: int) -> AsyncIterator[Event | StoredEvent | TextDelta]:
         """A run's events after a sequence, until its end; with texts if it runs here.
@@ -142,10 +191,10 @@ class Runs:
             NotFound: RUN_NOT_FOUND.
             Unavailable: The run stopped being worked on here; ask again.
         """
-        active = self._find(run)
-        if active is not None and active.caller == current_caller():
+        known = self._find(run)
+        if known is not None:
             try:
-                async for item in active.turn.log.follow(after):
+                async for item in known.follow(after):
                     yield item
             except LogUnavailable as error:
                 raise Unavailable(
@@ -177,10 +226,9 @@ class Runs:
             Unavailable: Another process works on it; ask again.
         """
         active = self._active.get(run)
-        if active is not None and active.caller == current_caller():
+        if active is not None and active.asked.caller == current_caller():
             active.cancelled = True
-            if active.task is not None:
-                active.task.cancel()
+            self._stop(active)
             return active.row
         row = await self._store.get(run)
         if row.state != "RUNNING":
@@ -215,11 +263,12 @@ class Runs:
 
     # --- within ---------------------------------------------------------------
 
-    def _check_active(self, caller: Caller, team: AgentTeam) -> None:
-        key = (caller.tenant, team.metadata.name)
-        active = sum(1 for a in self._active.values() if (a.caller.tenant, a.turn.team.metadata.name) == key)
+    def _check_places(self, asked: _Asked) -> None:
+        team, active = asked.team, self._places[asked.place]
         limit = team.spec.limits.max_concurrent_runs
         if active >= limit:
+            if any(a.asked.is_same(asked) for a in self._active.values()):
+                return  # a repeated call: it is answered with that run
             raise ResourceExhausted(
                 f"team {team.metadata.name} has {active} active runs (limits.maxConcurrentRuns: {limit})",
                 reason="TOO_MANY_RUNS",
@@ -227,22 +276,45 @@ class Runs:
                 retry_after=_BUSY_RETRY,
             )
 
-    def _find(self, run: str) -> _Active | None:
-        return self._active.get(run) or self._finished.get(run)
+    def _find(self, run: str) -> RunLog | None:
+        active = self._active.get(run)
+        if active is not None:
+            return active.turn.log if active.asked.caller == current_caller() else None
+        finished = self._finished.get(run)
+        return finished.log if finished is not None and finished.caller == current_caller() else None
 
-    def _launch(self, active: _Active) -> None:
-        if self._group is None:
-            raise Unavailable("the process is starting; ask again", reason="DEPENDENCY_UNAVAILABLE")
-        self._active[active.row.name] = active
-        ACTIVE_RUNS.set(len(self._active))
-        active.task = self._group.create_task(self._carry(active), name=active.row.name)
+    def _stop(self, active: _Active) -> None:
+        # Once only, and not when it ends already: both would cut off the storing of its end.
+        if not active.stopped and active.turn.end is None:
+            active.stopped = True
+            active.task.cancel()
 
-    async def _carry(self, active: _Active) -> None:
+    async def _carry(self, asked: _Asked, stages: StageClock, begun: "asyncio.Future[RunRow]") -> None:
         """A run's task: nothing that happens in it may reach the others."""
+        try:
+            active = await self._begin(asked, stages)
+            if not begun.done():
+                begun.set_result(active.row if isinstance(active, _Active) else active)
+            if isinstance(active, _Active):
+                await self._work_on(active)
+        except Exception as error:
+            if begun.done():
+                log.error("run_crashed", exc_info=error)
+            else:
+                begun.set_exception(error)
+        finally:
+            begun.cancel()  # where the process stops in between
+            self._places[asked.place] -= 1
+            if not self._places[asked.place]:
+                del self._places[asked.place]
+
+    async def _work_on(self, active: _Active) -> None:
         run = active.row.name
+        self._active[run] = active
+        ACTIVE_RUNS.set(len(self._active))
         try:
             # The run outlives the call that began it: its own caller, no deadline but its own.
-            with scope(caller=active.caller):
+            with scope(caller=active.asked.caller):
                 try:
                     await execute(active.turn)
                 except asyncio.CancelledError:
@@ -256,13 +328,16 @@ class Runs:
             self._active.pop(run, None)
             ACTIVE_RUNS.set(len(self._active))
             if active.turn.log.finished:
-                self._finished[run] = active
+                self._finished[run] = _Finished(caller=active.asked.caller, log=active.turn.log)
                 if len(self._finished) > _KEEP_FINISHED:
                     self._finished.popitem(last=False)
 
     async def _stopped(self, active: _Active) -> None:
         if active.turn.log.failure is not None:
             return  # the lease is lost: whoever has it ends the run
+        if active.turn.end is not None:
+            await conclude(active.turn)
+            return
         if active.cancelled:
             why: ServiceError = Cancelled("the run was cancelled", reason="RUN_CANCELLED")
         else:
@@ -283,12 +358,13 @@ class Runs:
                 continue
             for run in lost:
                 active = self._active.get(run)
-                if active is not None and active.task is not None and not active.turn.log.finished:
+                # One that ends right now counts as lost, too; its last append tells which it is.
+                if active is not None and active.turn.end is None:
                     log.warning("lease_lost", run=run)
                     active.turn.log.failure = Conflict(
                         f"{run} was taken over by another process", reason="LEASE_LOST"
                     )
-                    active.task.cancel()
+                    self._stop(active)
 
     async def _end_abandoned_runs(self) -> None:
         while True:
@@ -299,6 +375,11 @@ class Runs:
                 log.warning("expired_runs_not_acquired", error=error.message)
                 acquired = []
             for run in acquired:
+                active = self._active.get(run.run.name)
+                if active is not None and active.turn.log.failure is None:
+                    # Nobody could renew our own lease for a while; the run is ours again.
+                    active.turn.log.own_again(run.fencing_token)
+                    continue
                 try:
                     with scope(caller=run.caller, timeout=LEASE):
                         await self._end_abandoned(run)

@@ -10,8 +10,9 @@ from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
 from orchestrator.core.ledger import Found
 from orchestrator.core.model import Embedding, EvidenceRetrieved, SearchQuery, SearchResult
-from orchestrator.core.turn import Turn
-from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from orchestrator.core.stages import ORDER
+from orchestrator.core.turn import Turn, together
+from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 
 log = structlog.get_logger()
 
@@ -76,7 +77,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, member: str) -> Re
         with turn.stages.stage("vector_search"):
             result = await _search_with_retries(turn, asked)
             for stage, seconds in result.stages.items():
-                if stage != "vector_search":
+                if stage != "vector_search" and stage in ORDER:
                     turn.stages.move(stage, seconds)
             return result
 
@@ -94,9 +95,7 @@ async def search_before_answer(turn: Turn, uses: list[KnowledgeUse], *, member: 
         NoDocuments: None of them has a document.
         NothingFound: Nothing was found, and each says `onEmpty: Refuse`.
     """
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(search(turn, use, turn.question, member=member)) for use in uses]
-    reports = [task.result() for task in tasks]
+    reports = await together([search(turn, use, turn.question, member=member) for use in uses])
     if all(report.outcome == "EMPTY" and report.ready_documents == 0 for report in reports):
         raise NoDocuments([use.knowledge_base_ref.name for use in uses])
     if all(r.outcome == "EMPTY" and use.on_empty == "Refuse" for r, use in zip(reports, uses, strict=True)):
@@ -108,10 +107,10 @@ async def _search_with_retries(turn: Turn, query: SearchQuery) -> SearchResult:
     for delay in (*_RETRIES_S, None):
         try:
             result = await turn.world.knowledge.search(query)
-        except NotFound as error:
-            return SearchResult(outcome="FAILED", reasons=(error.message,))
-        except (Unavailable, DeadlineExceeded) as error:
+        except (Unavailable, DeadlineExceeded, ResourceExhausted) as error:
             result = SearchResult(outcome="FAILED", reasons=(error.message,))
+        except ServiceError as error:
+            return SearchResult(outcome="FAILED", reasons=(error.message,))
         if result.outcome != "FAILED" or delay is None:
             return result
         await asyncio.sleep(delay)

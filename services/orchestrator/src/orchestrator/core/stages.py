@@ -62,7 +62,8 @@ class StageClock:
                 self._covered += ended - self._active_since
             if outer is not None:
                 outer[0] += ended - began
-            self._add(name, ended - began - inside[0])
+            # What ran side by side inside, or another machine measured, can exceed the block.
+            self._add(name, max(0.0, ended - began - inside[0]))
 
     def move(self, to: str, seconds: float) -> None:
         """Within a stage: says that `seconds` of it belong to another one (a service told us)."""

@@ -6,7 +6,7 @@ from manifests import Knowledge, Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Ability, Agent, Arguments, BadArguments, text_argument
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
-from orchestrator.core.search import NothingFound, search, search_before_answer
+from orchestrator.core.search import NoDocuments, NothingFound, search, search_before_answer
 from orchestrator.core.turn import LimitReached, Turn
 from servicekit.errors import ServiceError
 
@@ -54,6 +54,10 @@ class Coordinate:
         log.emit(MemberStarted(call_id=call_id, task=task), member=name)
         try:
             report = await self._work(member, speaks_as=name, task=task, history=[])
+        except NoDocuments as nothing:
+            answer = prompts.no_documents(nothing.knowledge)
+            log.emit(MemberFinished(call_id=call_id, answer=answer), member=name)
+            raise
         except ServiceError as error:
             log.emit(MemberFinished(call_id=call_id, answer="", error=error), member=name)
             if isinstance(error, LimitReached):
@@ -69,7 +73,7 @@ class Coordinate:
         first = [k for k in uses if k.search == "Always"]
         on_demand = [k for k in uses if k.search == "OnDemand"]
         try:
-            found = await search_before_answer(self._turn, first, member=member.name) if first else ""
+            found = await search_before_answer(self._turn, first, member=speaks_as) if first else ""
         except NothingFound:
             return prompts.nothing_found(self._turn.question)
         with self._turn.stages.stage("context_assembly"):
@@ -84,7 +88,7 @@ class Coordinate:
             turn=self._turn,
             member=speaks_as,
             config=self._turn.model_config(config),
-            abilities=[self._search_ability(member.name, on_demand)] if on_demand else [],
+            abilities=[self._search_ability(speaks_as, on_demand)] if on_demand else [],
         )
         return await agent.answer(conversation)
 

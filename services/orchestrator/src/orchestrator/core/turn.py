@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
@@ -16,6 +17,7 @@ from orchestrator.core.model import (
     Message,
     ModelCallFinished,
     Prompt,
+    State,
     TextPart,
     Tool,
     Usage,
@@ -32,6 +34,8 @@ from servicekit.errors import (
 )
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 _RETRY_S = 0.5
 _RETRY_MAX_S = 30.0
@@ -51,6 +55,14 @@ class World:
     embedder: Embedder
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a run ends."""
+
+    state: State
+    error: ServiceError | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """One run while it is worked on."""
@@ -64,6 +76,8 @@ class Turn:
     stages: StageClock
     usage: Usage = field(default_factory=Usage)
     answer: Text | None = None  # the team's own text as far as it is written
+    end: End | None = None  # set when the run begins to end: nothing may end it otherwise
+    concluded: bool = False  # its last event is in the log, stored or not
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -88,9 +102,14 @@ class Turn:
             )
         return config
 
+    @property
+    def may_call_tools(self) -> bool:
+        """Whether the run has tool calls left."""
+        return self.usage.tool_calls < self.limits.max_tool_calls
+
     def count_tool_call(self) -> bool:
         """Counts a tool call; False if the run has had as many as it may."""
-        if self.usage.tool_calls >= self.limits.max_tool_calls:
+        if not self.may_call_tools:
             return False
         self.usage.tool_calls += 1
         return True
@@ -112,7 +131,10 @@ class Turn:
         Raises:
             LimitReached: The run has used up its tokens.
             ServiceError: The model did not answer in 1 + maxRetries attempts.
+            Exception: What the log failed with: the run is not ours any more.
         """
+        if self.log.failure is not None:
+            raise self.log.failure
         began = self.stages.elapsed_s
         with self.stages.stage("llm_inference"):
             done, attempts, first_token = await self._until_answered(
@@ -214,6 +236,18 @@ class _Draft:
         self.first_token_s = None
         if self._text is not None:
             self._turn.log.begin_anew(self._text)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Their results in order; the first failure cancels the others and is raised as it is."""
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
 
 
 def _worth_repeating(error: ServiceError) -> bool:
