@@ -3,7 +3,7 @@ import json
 import pytest
 
 from localmodel.server import tools
-from localmodel.server.attribution import missing_mark
+from localmodel.server.attribution import Marks
 from localmodel.server.engine import ToolDecision
 from localmodel.server.errors import ApiError
 from localmodel.server.wire import ChatRequest, parse_request
@@ -125,20 +125,39 @@ def test_strings_are_bounded_so_that_a_decision_is_not_cut() -> None:
     assert query == {"type": "string", "maxLength": 300}
 
 
-def test_an_answer_without_a_mark_gets_that_of_the_passage_it_came_from() -> None:
-    messages = request(user(f"{EVIDENCE}\n{QUESTION}")).messages
-    assert missing_mark("The signing key is rotated every 30 days.", messages) == " [2]"
-    assert missing_mark("The signing key is rotated every 30 days [1].", messages) == ""
-    assert missing_mark("Bananas are yellow and grow on tall plants.", messages) == ""
+def marked(answer: str, asked: ChatRequest, *, size: int = 3) -> str:
+    marks = Marks(asked.messages)
+    pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
+    return "".join([*(marks.feed(piece) for piece in pieces), marks.finish()])
 
 
-def test_a_leader_passes_on_the_mark_of_the_member_s_sentence() -> None:
-    messages = request(
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("The signing key is rotated every 30 days.", "The signing key is rotated every 30 days. [2]"),
+        ("The signing key is rotated every 30 days [2].", "The signing key is rotated every 30 days [2]."),
+        ("The signing key is rotated every 30 days [1].", "The signing key is rotated every 30 days [2]."),
+        ("The signing key is rotated [7]. Port 8080 [2]!", "The signing key is rotated [2]. Port 8080 [1]!"),
+        ("Bananas are yellow and grow on tall plants.", "Bananas are yellow and grow on tall plants."),
+        ("Read the signing key from keys[1] [2] [", "Read the signing key from keys[1] [2] ["),
+    ],
+)
+def test_marks_are_checked_against_the_passages(answer: str, expected: str, size: int) -> None:
+    assert marked(answer, request(user(f"{EVIDENCE}\n{QUESTION}")), size=size) == expected
+
+
+def test_a_leader_passes_on_the_mark_of_what_the_member_said() -> None:
+    asked = request(
         user(QUESTION),
         call(1, "delegate_task", member="writer", task="t"),
-        result(1, "The gateway listens on 8080 [1]. The signing key is rotated every 30 days [4]."),
-    ).messages
-    assert missing_mark("The signing key is rotated every 30 days.", messages) == " [4]"
+        result(1, "The gateway listens on 8080 [1]. The signing key is rotated every 30 days. [4]"),
+    )
+    assert marked("The signing key is rotated every 30 days.", asked).endswith("days. [4]")
+
+
+def test_without_passages_there_is_nothing_to_check() -> None:
+    assert not Marks(request(user("Hello [1]")).messages).needed
 
 
 @pytest.mark.parametrize(

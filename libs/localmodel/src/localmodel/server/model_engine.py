@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from localmodel.server import tools
-from localmodel.server.attribution import missing_mark
+from localmodel.server.attribution import Marks
 from localmodel.server.engine import Event, Finished, FinishReason, TextDelta, ToolDecision, Usage
 from localmodel.server.errors import ApiError
 from localmodel.server.runtime_client import Ending, RuntimeClient
@@ -41,17 +41,18 @@ class ModelEngine:
                 yield decision
                 yield Finished(reason="tool_calls", usage=spent)
                 return
-        said: list[str] = []
+        marks = Marks(request.messages)
+        checking = marks.needed and request.response_format is None and not request.logprobs
         async for event in self._client.stream(_answer_body(request)):
             if isinstance(event, Ending):
-                free = request.response_format is None and event.reason != "length"
-                if free and (mark := missing_mark("".join(said), request.messages)):
-                    yield TextDelta(text=mark)
+                if checking and (rest := marks.finish()):
+                    yield TextDelta(text=rest)
                 reason: FinishReason = "length" if event.reason == "length" else "stop"
                 yield Finished(reason=reason, usage=spent + event.usage)
-            else:
-                said.append(event.text)
+            elif not checking:
                 yield event
+            elif text := marks.feed(event.text):
+                yield TextDelta(text=text)
 
 
 def _read(request: ChatRequest, text: str) -> ToolDecision | None:
