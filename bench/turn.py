@@ -154,6 +154,11 @@ async def run(arguments: argparse.Namespace) -> list[Figures]:
             return figures
 
 
+def numbers(text: str) -> list[int]:
+    """`1,16` as a list."""
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     """Reads the arguments, measures, prints."""
     parser = argparse.ArgumentParser(
