@@ -160,7 +160,7 @@ async def test_a_child_that_cannot_start_shows_its_log_and_leaves_nothing(tmp_pa
 
 
 async def test_a_child_that_does_not_become_ready_says_what_was_seen(tmp_path: Path) -> None:
-    stack = Stack(config(tmp_path, start_timeout_s=6.0), make_plan=children(gateway="unready"))
+    stack = Stack(config(tmp_path, start_timeout_s=4.0), make_plan=children(gateway="unready"))
     with pytest.raises(StackError, match="gateway is not ready in time: GET / gave 503 waiting"):
         await stack.start()
 

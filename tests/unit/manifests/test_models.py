@@ -43,8 +43,9 @@ def test_defaults_of_a_team() -> None:
 
 
 def test_objects_are_frozen() -> None:
+    limits: Any = team().spec.limits
     with pytest.raises(ValidationError, match="frozen"):
-        team().spec.limits.max_turns = 5
+        limits.max_turns = 5
 
 
 def test_revision_follows_the_spec_alone() -> None:

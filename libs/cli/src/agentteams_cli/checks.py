@@ -109,7 +109,7 @@ def _manifests(state: StateFolder) -> list[Check]:
         Check(
             name="manifests",
             level="problem",
-            message=f"{p.path.name}:{p.line}: {p.field}: {p.message}",
+            message=f"{p.path.name}:{p.line}: " + (f"{p.field}: " if p.field else "") + p.message,
             fix=p.fix,
         )
         for p in catalogue.problems

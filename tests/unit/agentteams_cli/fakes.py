@@ -1,0 +1,222 @@
+"""The services as the command line sees them: real gRPC, answers from memory.
+
+A server of threads, because the command under test runs an event loop of its
+own and grpc.aio does not like two in one process.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
+from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import (
+    OrchestratorServiceServicer,
+    add_OrchestratorServiceServicer_to_server,
+)
+from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
+from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from agentteams.retrieval.v1.retrieval_service_pb2_grpc import (
+    RetrievalServiceServicer,
+    add_RetrievalServiceServicer_to_server,
+)
+from agentteams.session.v1 import run_pb2
+from agentteams.session.v1 import session_service_pb2 as session_pb
+from agentteams.session.v1.session_service_pb2_grpc import (
+    SessionServiceServicer,
+    add_SessionServiceServicer_to_server,
+)
+
+from agentteams_cli.state import RunningService, RuntimeInfo, StateFolder
+from manifests import Catalogue
+from servicekit.errors import DETAILS_KEY, InvalidArgument, NotFound, ServiceError, status_from_error
+
+# What a stream does between two items: break off with UNAVAILABLE, or wait for ever.
+BREAK = "break"
+STALL = "stall"
+
+
+@dataclass
+class Scenario:
+    """What the services hold, and what was asked of them."""
+
+    state: StateFolder
+    knowledge_bases: dict[str, kb_pb.KnowledgeBase] = field(default_factory=dict)
+    documents: dict[str, kb_pb.Document] = field(default_factory=dict)
+    search: retrieval_pb.SearchResponse = field(default_factory=retrieval_pb.SearchResponse)
+    stream: Sequence[orchestrator_pb.StreamRunEventsResponse | str] = ()
+    events: Sequence[run_pb2.RunEvent] = ()
+    runs: Sequence[run_pb2.Run] = ()
+    started: list[orchestrator_pb.StartRunRequest] = field(default_factory=list)
+    resumed_after: list[int] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    models_seen_after: int = 0
+    """How often CreateKnowledgeBase says MODEL_NOT_FOUND before it works."""
+
+
+def fail(context: Any, error: ServiceError) -> NoReturn:
+    status = status_from_error(error)
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    context.abort(error.code, error.message)
+    raise AssertionError("abort raises")
+
+
+class Orchestrator(OrchestratorServiceServicer):
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._broken = 0
+
+    def StartRun(self, request: Any, context: Any) -> run_pb2.Run:
+        self._team(request.team, context)
+        self._scenario.started.append(request)
+        return run_pb2.Run(name="runs/r1", team=request.team, session=request.session or "sessions/s1")
+
+    def StreamRunEvents(
+        self, request: Any, context: Any
+    ) -> Iterator[orchestrator_pb.StreamRunEventsResponse]:
+        self._scenario.resumed_after.append(request.after_sequence)
+        breaks = 0
+        for item in self._scenario.stream:
+            if item == BREAK:
+                breaks += 1
+                if breaks > self._broken:
+                    self._broken += 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the orchestrator was killed")
+            elif item == STALL:
+                self._scenario.stopping.wait(30)
+            elif isinstance(item, orchestrator_pb.StreamRunEventsResponse) and (
+                item.WhichOneof("item") == "text_delta" or item.event.sequence > request.after_sequence
+            ):
+                yield item
+
+    def CancelRun(self, request: Any, context: Any) -> run_pb2.Run:
+        self._scenario.cancelled.append(request.name)
+        return run_pb2.Run(name=request.name)
+
+    def GetTeam(self, request: Any, context: Any) -> orchestrator_pb.Team:
+        return self._team(request.name, context)
+
+    def ListTeams(self, request: Any, context: Any) -> orchestrator_pb.ListTeamsResponse:
+        catalogue = Catalogue(self._scenario.state.manifests)
+        catalogue.load()
+        names = [t.metadata.name for t in catalogue.teams("default")]
+        return orchestrator_pb.ListTeamsResponse(teams=[self._team(f"teams/{n}", context) for n in names])
+
+    def _team(self, name: str, context: Any) -> orchestrator_pb.Team:
+        catalogue = Catalogue(self._scenario.state.manifests)
+        catalogue.load()
+        short = name.removeprefix("teams/")
+        team = catalogue.team("default", short)
+        if team is None:
+            fail(context, NotFound(f"team {short} does not exist", reason="TEAM_NOT_FOUND"))
+        problems = catalogue.team_problems("default", short)
+        return orchestrator_pb.Team(
+            name=name, revision=team.revision, ready=not problems, reason="; ".join(problems)
+        )
+
+
+class Retrieval(RetrievalServiceServicer):
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def CreateKnowledgeBase(self, request: Any, context: Any) -> kb_pb.KnowledgeBase:
+        if self._scenario.models_seen_after:
+            self._scenario.models_seen_after -= 1
+            fail(context, NotFound("no model embed", reason="MODEL_NOT_FOUND"))
+        self._scenario.knowledge_bases[request.knowledge_base.name] = request.knowledge_base
+        return kb_pb.KnowledgeBase(name=request.knowledge_base.name)
+
+    def GetKnowledgeBase(self, request: Any, context: Any) -> kb_pb.KnowledgeBase:
+        found = self._scenario.knowledge_bases.get(request.name)
+        if found is None:
+            fail(context, NotFound(f"{request.name} does not exist", reason="KNOWLEDGE_BASE_NOT_FOUND"))
+        return found
+
+    def ListKnowledgeBases(self, request: Any, context: Any) -> retrieval_pb.ListKnowledgeBasesResponse:
+        return retrieval_pb.ListKnowledgeBasesResponse(
+            knowledge_bases=list(self._scenario.knowledge_bases.values())
+        )
+
+    def UploadDocument(self, requests: Any, context: Any) -> kb_pb.Document:
+        header = next(requests).header
+        content = b"".join(r.content for r in requests)
+        if header.path.endswith(".exe"):
+            error = InvalidArgument("programs are not supported", reason="DOCUMENT_TYPE_UNSUPPORTED")
+            fail(context, error)
+        if not content:
+            fail(context, InvalidArgument("it has no bytes", reason="DOCUMENT_EMPTY"))
+        name = f"{header.parent}/documents/{hashlib.sha256(header.path.encode()).hexdigest()[:8]}"
+        document = kb_pb.Document(
+            name=name, path=header.path, size_bytes=len(content), state=kb_pb.DOCUMENT_STATE_PENDING
+        )
+        self._scenario.documents[name] = document
+        return document
+
+    def ListDocuments(self, request: Any, context: Any) -> retrieval_pb.ListDocumentsResponse:
+        # Each look brings every document one state further.
+        for document in self._scenario.documents.values():
+            if document.state == kb_pb.DOCUMENT_STATE_PENDING:
+                document.state = kb_pb.DOCUMENT_STATE_INDEXING
+            elif document.state == kb_pb.DOCUMENT_STATE_INDEXING and document.path.endswith(".pdf"):
+                document.state = kb_pb.DOCUMENT_STATE_FAILED
+                document.error.message = "no readable PDF"
+            elif document.state == kb_pb.DOCUMENT_STATE_INDEXING:
+                document.state = kb_pb.DOCUMENT_STATE_READY
+                document.chunk_count = 3
+        # Two pages, so that the second is asked for.
+        everything = list(self._scenario.documents.values())
+        middle = len(everything) // 2
+        if request.page_token:
+            return retrieval_pb.ListDocumentsResponse(documents=everything[middle:])
+        return retrieval_pb.ListDocumentsResponse(documents=everything[:middle], next_page_token="2")
+
+    def Search(self, request: Any, context: Any) -> retrieval_pb.SearchResponse:
+        return self._scenario.search
+
+
+class Session(SessionServiceServicer):
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def ListRuns(self, request: Any, context: Any) -> session_pb.ListRunsResponse:
+        return session_pb.ListRunsResponse(runs=self._scenario.runs)
+
+    def GetRun(self, request: Any, context: Any) -> run_pb2.Run:
+        for run in self._scenario.runs:
+            if run.name == request.name:
+                return run
+        fail(context, NotFound(f"{request.name} does not exist", reason="RUN_NOT_FOUND"))
+
+    def ListRunEvents(self, request: Any, context: Any) -> session_pb.ListRunEventsResponse:
+        events = [e for e in self._scenario.events if e.sequence > request.after_sequence]
+        return session_pb.ListRunEventsResponse(events=events)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Scenario]:
+    """Services that a command finds through the state folder."""
+    state = StateFolder(folder)
+    state.create()
+    scenario = Scenario(state)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        server = grpc.server(pool)
+        add_OrchestratorServiceServicer_to_server(Orchestrator(scenario), server)
+        add_RetrievalServiceServicer_to_server(Retrieval(scenario), server)  # type: ignore[abstract]
+        add_SessionServiceServicer_to_server(Session(scenario), server)  # type: ignore[abstract]
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        one = RunningService(port=port, metrics_port=0, pid=1)
+        services = dict.fromkeys(("orchestrator", "retrieval", "session"), one)
+        try:
+            with state.locked():
+                state.write_runtime(RuntimeInfo(pid=1, services=services, chat="test"))
+                yield scenario
+        finally:
+            scenario.stopping.set()
+            server.stop(0).wait()
