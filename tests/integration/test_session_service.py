@@ -519,13 +519,14 @@ class Process:
             "AGENTTEAMS_IDENTITY_KEY_FILE": str(key),
             "AGENTTEAMS_SESSION_DATABASE_URL": f"sqlite:///{folder / 'session.db'}",
         }
+        self._log = folder / "session.log"
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, *arguments: str) -> tuple[int, str]:
         """Runs to the end; returns exit code and output."""
         process = await self._spawn(*arguments)
-        output, _ = await asyncio.wait_for(process.communicate(), _READY_S)
-        return process.returncode or 0, output.decode()
+        await asyncio.wait_for(process.wait(), _READY_S)
+        return process.returncode or 0, self._log.read_text()
 
     async def start(self) -> None:
         """Starts the server and waits until it is healthy."""
@@ -543,24 +544,21 @@ class Process:
         """Sends a signal; returns the exit code."""
         assert self._process is not None
         self._process.send_signal(number)
-        await asyncio.wait_for(self._process.communicate(), _READY_S)
+        await asyncio.wait_for(self._process.wait(), _READY_S)
         return self._process.returncode or 0
 
     async def close(self) -> None:
         """Ends what is left."""
         if self._process is not None and self._process.returncode is None:
             await self.end(signal.SIGKILL)
+        print(self._log.read_text())  # noqa: T201  # shown by pytest if the test fails
 
     async def _spawn(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "session",
-            *arguments,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        command = (sys.executable, "-m", "session", *arguments)
+        with self._log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *command, env=self._environment, stdout=log, stderr=log
+            )
 
 
 @pytest.fixture
@@ -611,7 +609,9 @@ async def test_kill_9_in_the_middle_of_appends_loses_nothing_acknowledged(proces
         assert all(isinstance(result, ServiceError) for result in results), results
         assert len(acknowledged) == 8
 
-        await process.start()
+    await process.start()
+    async with rpc_as(process.target) as rpc:
+        stub = SessionServiceStub(rpc.channel)
         for number in range(8):
             with acting(f"user-{number}"):
                 (run,) = (await rpc.unary(stub.ListRuns, pb.ListRunsRequest())).runs

@@ -1,6 +1,7 @@
 """Which driver errors mean "try again", which are bugs, and what bounds a wait."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -88,6 +89,19 @@ def test_no_connection_is_unavailable(error: Exception) -> None:
 def test_a_bug_stays_a_bug(original: Exception) -> None:
     with pytest.raises(exc.DBAPIError), map_errors():
         raise exc.DBAPIError("SELECT 1", {}, original)
+
+
+async def test_a_file_that_another_process_has_locked_is_unavailable(
+    database: Database, tmp_path: Path
+) -> None:
+    # Our own wait for the lock is cut short, to not wait five seconds here.
+    await database.write(lambda c: c.exec_driver_sql("PRAGMA busy_timeout=1"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await database.write(lambda c: c.exec_driver_sql("INSERT INTO t VALUES ('a')"))
+        other.execute("ROLLBACK")
+    await database.write(lambda c: c.exec_driver_sql("INSERT INTO t VALUES ('a')"))
 
 
 def test_a_typed_error_passes_as_it_is() -> None:
