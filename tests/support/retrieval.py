@@ -146,7 +146,7 @@ def settings(folder: Path, *, milvus_uri: str, embedding_target: str, **more: An
         "identity_key_file": key_file,
         "milvus_uri": milvus_uri,
         "embedding_target": embedding_target,
-        "database_url": f"sqlite+aiosqlite:///{folder / 'retrieval.db'}",
+        "database_url": f"sqlite:///{folder / 'retrieval.db'}",
         "auto_migrate": True,
         "blob_dir": folder / "originals",
     }

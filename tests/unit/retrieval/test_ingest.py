@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from retrieval.adapters.blobs import LocalBlobs
-from retrieval.adapters.catalogue import SqlCatalogue, new_engine
+from retrieval.adapters.catalogue import SqlCatalogue
+from retrieval.adapters.database import new_engine
 from retrieval.adapters.memory import MemoryStore
 from retrieval.adapters.migrate import migrate
 from retrieval.core.chunking import cut
@@ -102,7 +103,7 @@ class World:
     """Everything of the service but the server."""
 
     def __init__(self, folder: Path) -> None:
-        self.engine = new_engine(f"sqlite+aiosqlite:///{folder / 'catalogue.db'}")
+        self.engine = new_engine(f"sqlite:///{folder / 'catalogue.db'}")
         self.catalogue = SqlCatalogue(self.engine)
         self.store = MemoryStore()
         self.embedder = HashEmbedder()

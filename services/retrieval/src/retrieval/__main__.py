@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from retrieval.adapters.catalogue import new_engine
+from retrieval.adapters.database import new_engine
 from retrieval.adapters.migrate import migrate
 from retrieval.assembly import assemble
 from retrieval.settings import Settings

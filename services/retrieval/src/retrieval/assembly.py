@@ -8,7 +8,8 @@ from agentteams.retrieval.v1.retrieval_service_pb2_grpc import add_RetrievalServ
 
 from retrieval import metrics
 from retrieval.adapters.blobs import LocalBlobs
-from retrieval.adapters.catalogue import SqlCatalogue, new_engine
+from retrieval.adapters.catalogue import SqlCatalogue
+from retrieval.adapters.database import new_engine
 from retrieval.adapters.embedding_client import EmbeddingClient
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore

@@ -22,8 +22,8 @@ class Settings(ServerSettings):
     embedding_target: str = Field("127.0.0.1:50051", description="host:port of the embedding service.")
     embedding_query_timeout_s: float = Field(10.0, gt=0)
     database_url: SecretStr = Field(
-        SecretStr("sqlite+aiosqlite:///retrieval.db"),
-        description="sqlite+aiosqlite:///file or postgresql+asyncpg://user:password@host/database.",
+        SecretStr("sqlite:///retrieval.db"),
+        description="sqlite:///file or postgresql://user:password@host/database.",
     )
     auto_migrate: bool = Field(
         False, description="Migrate the catalogue at start; on a cluster run `python -m retrieval migrate`."

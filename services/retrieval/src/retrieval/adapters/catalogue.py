@@ -4,19 +4,17 @@ Every method is one transaction. SQLite runs with WAL and waits for its writer.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Row,
     and_,
     case,
     delete,
-    event,
     func,
     insert,
     or_,
@@ -24,15 +22,19 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from retrieval.adapters.database import mapped
 from retrieval.adapters.rows import (
+    counts_of,
     document_from_row,
     knowledge_base_from_row,
     knowledge_base_values,
     ms,
+    requeued,
+    settled,
+    upload_values,
 )
 from retrieval.adapters.tables import documents, doomed_collections, knowledge_bases
 from retrieval.core.errors import knowledge_base_not_found
@@ -45,33 +47,9 @@ from retrieval.core.model import (
     KnowledgeBase,
     Snapshot,
 )
-from servicekit.errors import Unavailable
 from servicekit.ids import new_id
 
 _PENDING, _INDEXING, _READY, _FAILED = DocumentState
-_BUSY_TIMEOUT_S = 10
-
-
-def new_engine(url: str) -> AsyncEngine:
-    """An engine for `sqlite+aiosqlite:///file` or `postgresql+asyncpg://…`; the caller disposes of it."""
-    if url.startswith("sqlite"):
-        engine = create_async_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def _pragmas(connection: Any, _: object) -> None:
-            connection.isolation_level = None  # the driver must not begin by itself
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # The driver would begin at the first write, too late to wait for another writer.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-        return engine
-    return create_async_engine(url, pool_size=5, max_overflow=5, pool_timeout=5, pool_pre_ping=True)
 
 
 class SqlCatalogue:
@@ -131,7 +109,7 @@ class SqlCatalogue:
             await connection.execute(
                 update(documents)
                 .where(_of_kb(before.tenant, before.id), documents.c.delete_time_ms.is_(None))
-                .values(_requeued(now) | {"chunk_count": 0, "error_reason": None, "error_message": None})
+                .values(requeued(now) | {"chunk_count": 0, "error_reason": None, "error_message": None})
             )
             await connection.execute(
                 insert(doomed_collections).values(collection=before.collection, tenant=before.tenant)
@@ -201,7 +179,7 @@ class SqlCatalogue:
             row = await self._document_row(connection, document.tenant, document.knowledge_base, document.id)
             if row is None:
                 created = await connection.execute(
-                    insert(documents).values(_upload_values(document)).returning(documents)
+                    insert(documents).values(upload_values(document)).returning(documents)
                 )
                 return document_from_row(created.one()), None
             current = document_from_row(row)
@@ -212,7 +190,7 @@ class SqlCatalogue:
             kept = {"chunk_count": row.chunk_count, "lease_until_ms": row.lease_until_ms}
             if not hidden:
                 kept["create_time_ms"] = row.create_time_ms
-            values = _upload_values(document) | kept
+            values = upload_values(document) | kept
             changed = await connection.execute(
                 update(documents).where(_is_document(document)).values(values).returning(documents)
             )
@@ -350,7 +328,7 @@ class SqlCatalogue:
     ) -> bool:
         """Also lost if a re-index has moved the knowledge base to another collection."""
         document = claim.document
-        values = _settled(_READY, now) | {
+        values = settled(_READY, now) | {
             "chunk_count": chunk_count,
             "warnings": json.dumps(list(warnings)),
             "error_reason": None,
@@ -365,7 +343,7 @@ class SqlCatalogue:
 
     async def fail(self, claim: Claim, error: DocumentError, *, chunks_removed: bool, now: datetime) -> bool:
         """The revision grows if chunks went."""
-        values = _settled(_FAILED, now) | {"error_reason": error.reason, "error_message": error.message}
+        values = settled(_FAILED, now) | {"error_reason": error.reason, "error_message": error.message}
         if chunks_removed:
             values["chunk_count"] = 0
         async with self._begin() as connection:
@@ -377,7 +355,7 @@ class SqlCatalogue:
 
     async def postpone(self, claim: Claim, *, until: datetime, now: datetime) -> bool:
         """Back into the queue."""
-        values = _settled(_PENDING, now) | {
+        values = settled(_PENDING, now) | {
             "due_ms": ms(until),
             "first_failure_ms": func.coalesce(documents.c.first_failure_ms, ms(now)),
         }
@@ -402,7 +380,7 @@ class SqlCatalogue:
                 .group_by(documents.c.state)
             )
             by_state = {row.state: row.documents for row in rows}
-        return _counts(by_state, 0)
+        return counts_of(by_state, 0)
 
     async def _snapshots(
         self, connection: AsyncConnection, tenant: str, which: ColumnElement[bool], *, limit: int
@@ -433,7 +411,7 @@ class SqlCatalogue:
         for row in counted:
             by_state[row.knowledge_base][row.state] = row.documents
             chunks[row.knowledge_base] += int(row.chunks)
-        return [Snapshot(knowledge_base=kb, counts=_counts(by_state[kb.id], chunks[kb.id])) for kb in found]
+        return [Snapshot(knowledge_base=kb, counts=counts_of(by_state[kb.id], chunks[kb.id])) for kb in found]
 
     async def _lock(self, connection: AsyncConnection, document: Document) -> str | None:
         """Locks its knowledge base, always before any document: two orders would deadlock.
@@ -467,23 +445,9 @@ class SqlCatalogue:
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        with _mapped():
+        with mapped():
             async with self._engine.begin() as connection:
                 yield connection
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except (DBAPIError, PoolTimeout, OSError) as error:
-        raise Unavailable(
-            f"the catalogue's database failed: {type(error).__name__}",
-            reason="DEPENDENCY_UNAVAILABLE",
-            metadata={"dependency": "catalogue"},
-        ) from error
 
 
 async def _update_claimed(connection: AsyncConnection, claim: Claim, values: dict[str, Any]) -> bool:
@@ -510,48 +474,3 @@ def _is_document(document: Document) -> ColumnElement[bool]:
 def _next_revision(now: datetime) -> ColumnElement[int]:
     """One more, and at least the time: it grows even over deleting and creating anew."""
     return case((knowledge_bases.c.revision < ms(now), ms(now)), else_=knowledge_bases.c.revision + 1)
-
-
-def _requeued(now: datetime) -> dict[str, Any]:
-    return {
-        "state": _PENDING,
-        "attempts": 0,
-        "first_failure_ms": None,
-        "due_ms": ms(now),
-        "lease_token": None,
-        "update_time_ms": ms(now),
-    }
-
-
-def _settled(state: DocumentState, now: datetime) -> dict[str, Any]:
-    return {"state": state, "lease_token": None, "lease_until_ms": 0, "update_time_ms": ms(now)}
-
-
-def _upload_values(document: Document) -> dict[str, Any]:
-    return _requeued(document.update_time) | {
-        "tenant": document.tenant,
-        "knowledge_base": document.knowledge_base,
-        "id": document.id,
-        "path": document.path,
-        "media_type": document.media_type,
-        "size_bytes": document.size_bytes,
-        "sha256": document.sha256,
-        "blob": document.blob,
-        "error_reason": None,
-        "error_message": None,
-        "chunk_count": 0,
-        "warnings": "[]",
-        "lease_until_ms": 0,
-        "create_time_ms": ms(document.create_time),
-        "delete_time_ms": None,
-    }
-
-
-def _counts(by_state: dict[int, int], chunks: int) -> Counts:
-    return Counts(
-        pending=by_state.get(_PENDING, 0),
-        indexing=by_state.get(_INDEXING, 0),
-        ready=by_state.get(_READY, 0),
-        failed=by_state.get(_FAILED, 0),
-        chunks=chunks,
-    )

@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from retrieval.core.model import (
     Chunking,
+    Counts,
     Document,
     DocumentError,
     DocumentState,
@@ -86,4 +87,53 @@ def document_from_row(row: Row[Any]) -> Document:
         attempts=row.attempts,
         create_time=moment(row.create_time_ms),
         update_time=moment(row.update_time_ms),
+    )
+
+
+def requeued(now: datetime) -> dict[str, Any]:
+    """Waits for a worker, as if for the first time."""
+    return {
+        "state": DocumentState.PENDING,
+        "attempts": 0,
+        "first_failure_ms": None,
+        "due_ms": ms(now),
+        "lease_token": None,
+        "update_time_ms": ms(now),
+    }
+
+
+def settled(state: DocumentState, now: datetime) -> dict[str, Any]:
+    """In no worker's hands any more."""
+    return {"state": state, "lease_token": None, "lease_until_ms": 0, "update_time_ms": ms(now)}
+
+
+def upload_values(document: Document) -> dict[str, Any]:
+    """The whole row of an upload."""
+    return requeued(document.update_time) | {
+        "tenant": document.tenant,
+        "knowledge_base": document.knowledge_base,
+        "id": document.id,
+        "path": document.path,
+        "media_type": document.media_type,
+        "size_bytes": document.size_bytes,
+        "sha256": document.sha256,
+        "blob": document.blob,
+        "error_reason": None,
+        "error_message": None,
+        "chunk_count": 0,
+        "warnings": "[]",
+        "lease_until_ms": 0,
+        "create_time_ms": ms(document.create_time),
+        "delete_time_ms": None,
+    }
+
+
+def counts_of(by_state: dict[int, int], chunks: int) -> Counts:
+    """Documents by the state's number."""
+    return Counts(
+        pending=by_state.get(DocumentState.PENDING, 0),
+        indexing=by_state.get(DocumentState.INDEXING, 0),
+        ready=by_state.get(DocumentState.READY, 0),
+        failed=by_state.get(DocumentState.FAILED, 0),
+        chunks=chunks,
     )
