@@ -143,8 +143,11 @@ async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, offs
 
 async def test_one_stack_a_folder(tmp_path: Path) -> None:
     async with Stack(config(tmp_path), make_plan=children(gateway="ok")):
+        second = Stack(config(tmp_path), make_plan=children(gateway="ok"))
         with pytest.raises(StackError, match=f"in use by process {os.getpid()}"):
-            await Stack(config(tmp_path), make_plan=children(gateway="ok")).start()
+            await second.start()
+        await second.stop()
+        assert StateFolder(tmp_path / "state").read_runtime() is not None
     async with Stack(config(tmp_path), make_plan=children(gateway="ok")):
         pass
 

@@ -45,9 +45,17 @@ async def run_checks(state: StateFolder) -> AsyncIterator[Check]:
         yield Check(name="services", level="problem", message=exc.message, fix=exc.fix)
         return
     if runtime is None:
-        message = "starting" if state.in_use() else f"none run on {state.root}"
-        yield Check(name="services", level="problem", message=message, fix="start them with `agentteams up`")
-        if not state.in_use():
+        if state.in_use():
+            yield Check(
+                name="services", level="problem", message="they are starting", fix="ask again in a moment"
+            )
+        else:
+            yield Check(
+                name="services",
+                level="problem",
+                message=f"none run on {state.root}",
+                fix="start them with `agentteams up`",
+            )
             yield await asyncio.to_thread(_ports)
     for check in await asyncio.to_thread(_manifests, state):
         yield check

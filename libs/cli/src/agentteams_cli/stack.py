@@ -76,6 +76,8 @@ class Stack:
         self._report = on_progress
         self._state.create()
         self._held.enter_context(self._state.locked())
+        # Ours alone from here: without the lock the file is that of the stack that has it.
+        self._held.callback(self._state.runtime_file.unlink, missing_ok=True)
         try:
             ports = await asyncio.to_thread(allocate, self._config.services)
             for spec in self._plan(self._config, ports):
@@ -110,7 +112,6 @@ class Stack:
             await asyncio.wait([supervisor])
         # Shielded: a second Ctrl-C must not leave a process behind.
         await asyncio.shield(self._stop_children())
-        self._state.runtime_file.unlink(missing_ok=True)
         self._held.close()
 
     async def _stop_children(self) -> None:
