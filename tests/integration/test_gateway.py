@@ -387,6 +387,21 @@ async def test_orchestrator_down_is_503_soon(door: Door, unused_tcp_port: int) -
         assert (await door.http.get("/healthz")).status_code == 200
 
 
+async def test_an_orchestrator_that_hangs_is_504_in_time(door: Door) -> None:
+    await door.open(start_timeout_s=0.3)
+    door.orchestrator.start_gate = asyncio.Event()
+    response = await door.post({"model": "support", "messages": QUESTION, "stream": True})
+    assert (response.status_code, error_of(response)["code"]) == (504, "deadline_exceeded")
+
+
+async def test_services_that_do_not_trust_one_another_say_so(door: Door) -> None:
+    async with door.orchestrator.serve(key=b"another key, also of 32 bytes or more") as target:
+        await door.open(target)
+        response = await door.post({"model": "support", "messages": QUESTION})
+    assert response.status_code == 500
+    assert "identity keys differ" in error_of(response)["message"]
+
+
 async def test_ready_while_the_orchestrator_serves_and_no_stop_was_asked(door: Door) -> None:
     await door.open()
     assert (await door.http.get("/readyz")).status_code == 200

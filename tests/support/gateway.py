@@ -42,6 +42,7 @@ async def serve_gateway(
     *,
     auth: Authenticator | None = None,
     max_turns: int = 100,
+    start_timeout_s: float = 5.0,
     run_timeout_s: float = 60.0,
     keep_alive_s: float = 15.0,
     reconnect_s: float = 10.0,
@@ -55,7 +56,7 @@ async def serve_gateway(
             default_timeout=timedelta(seconds=10),
         ),
         clock=SystemClock(),
-        start_timeout=timedelta(seconds=5),
+        start_timeout=timedelta(seconds=start_timeout_s),
         follow_timeout=timedelta(seconds=run_timeout_s + 5),
         reconnect=timedelta(seconds=reconnect_s),
     )

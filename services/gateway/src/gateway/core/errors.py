@@ -35,7 +35,11 @@ _STATUS: dict[type[ServiceError], int] = {
     DeadlineExceeded: 504,
 }
 _STATUS_BY_REASON = {"TEAM_NOT_READY": 503, "SESSION_BUSY": 409, "TOO_MANY_RUNS": 429}
-_CODE_BY_REASON = {"TEAM_NOT_FOUND": "model_not_found", "INVALID_FIELD": "invalid_value"}
+_CODE_BY_REASON = {
+    "TEAM_NOT_FOUND": "model_not_found",
+    "INVALID_FIELD": "invalid_value",
+    "DEADLINE_TOO_SHORT": "deadline_exceeded",
+}
 _PARAM_BY_REASON = {
     "TEAM_NOT_FOUND": "model",
     "TEAM_NOT_READY": "model",
@@ -133,6 +137,8 @@ def refused(error: ServiceError, *, run: Run | None = None, retry: bool | None =
     message = error.message
     if isinstance(error, Unavailable) and error.reason == "DEPENDENCY_UNAVAILABLE" and run is None:
         message = f"The service that answers is not available right now; try again. ({error.message})"
+    elif isinstance(error, DeadlineExceeded):
+        message = f"The service that answers did not do so in time; try again. ({error.message})"
     elif isinstance(error, Unauthenticated):
         message = "The services of this installation do not trust one another: their identity keys differ."
     return ApiError(
