@@ -1,6 +1,7 @@
 """The stack with small children in place of the services."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -163,7 +164,21 @@ async def test_a_child_that_cannot_start_shows_its_log_and_leaves_nothing(tmp_pa
 
 
 async def test_a_child_that_does_not_become_ready_says_what_was_seen(tmp_path: Path) -> None:
-    stack = Stack(config(tmp_path, start_timeout_s=4.0), make_plan=children(gateway="unready"))
+    async def once_it_listens(port: int) -> None:
+        seen = "GET /: nothing"
+        while seen.startswith("GET /:"):  # however long this machine takes to start it
+            try:
+                await readiness.http_ok("/")(port)
+            except readiness.NotReady as exc:
+                seen = str(exc)
+                await asyncio.sleep(0.02)
+        raise readiness.NotReady(seen)
+
+    def make(_: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
+        (spec,) = children(gateway="unready")(_, ports)
+        return [dataclasses.replace(spec, probe=once_it_listens)]
+
+    stack = Stack(config(tmp_path, start_timeout_s=0.5), make_plan=make)
     with pytest.raises(StackError, match="gateway is not ready in time: GET / gave 503 waiting"):
         await stack.start()
 
