@@ -13,9 +13,11 @@ import sys
 
 KEY_VARIABLE = "LOCALMODEL_RUNTIME_KEY"
 PR_SET_PDEATHSIG = 1
-# Two slots: a leader and a member run at the same time. More gain nothing on two
-# cores (28, 32, 37 tokens/s with 1, 2, 4) and each costs its share of the context.
+# Two requests at a time: more gain little on two cores (28, 32, 37 tokens/s with 1, 2, 4).
 PARALLEL = 2
+# One slot more than that: a leader and two members each find their own prompt again.
+# With two slots the members' prefixes were computed anew at every turn. 115 MB each.
+SLOTS = 3
 CONTEXT_TOKENS_PER_SLOT = 4096
 # Prompts of slots that were given to somebody else are kept here (28 kB a token
 # for the 1.5B model), so a leader's prefix survives while its members run.
@@ -38,8 +40,8 @@ def main() -> None:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [os.environ[KEY_VARIABLE]]
-    params.n_parallel = PARALLEL
-    params.n_ctx = PARALLEL * CONTEXT_TOKENS_PER_SLOT
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT_TOKENS_PER_SLOT
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.cpuparams.n_threads = arguments.threads
     params.cpuparams_batch.n_threads = arguments.threads
