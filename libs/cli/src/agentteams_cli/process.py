@@ -83,9 +83,9 @@ class ServiceProcess:
         Raises:
             StackError: The process ended, or the time is over; shows the end of its log.
         """
-        started, seen = time.monotonic(), "nothing"
+        started = time.monotonic()
         loop = asyncio.get_running_loop()
-        while loop.time() < deadline:
+        while True:  # once at least, however long the start took
             process = self._process
             if process is None or process.returncode is not None:
                 code = "" if process is None else f": {exit_reason(process.returncode)}"
@@ -93,12 +93,12 @@ class ServiceProcess:
             try:
                 await self.spec.probe(self.port)
             except NotReady as exc:
-                seen = str(exc)
+                if loop.time() >= deadline:
+                    raise self._failure(f"{self.name} is not ready in time: {exc}") from exc
                 await asyncio.sleep(PROBE_INTERVAL_S)
             else:
                 self._report(self.name, "ready", f"{time.monotonic() - started:.1f} s")
                 return
-        raise self._failure(f"{self.name} is not ready in time: {seen}")
 
     async def supervise(self, *, ready_timeout_s: float, changed: Callable[[], None]) -> None:
         """Starts the process again whenever it ends. Runs until cancelled.
