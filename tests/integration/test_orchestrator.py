@@ -95,7 +95,7 @@ spec: {modelConfigRef: {name: absent}, members: [{name: agent}]}
 """
 
 
-class FakeRetrieval(_RetrievalBase):
+class FakeRetrieval(_RetrievalBase):  # type: ignore[misc]
     """Finds the same two chunks for every query."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class FakeRetrieval(_RetrievalBase):
         )
 
 
-class FakeEmbedding(_EmbeddingBase):
+class FakeEmbedding(_EmbeddingBase):  # type: ignore[misc]
     """Vectors of words."""
 
     async def Embed(self, request: embedding_pb.EmbedRequest, context: Any) -> embedding_pb.EmbedResponse:

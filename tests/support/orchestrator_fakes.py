@@ -1,0 +1,402 @@
+"""The orchestrator's ports, by hand: they do what a test says and remember what they were asked."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from orchestrator.core.ledger import Ledger
+from orchestrator.core.log import RunLog
+from orchestrator.core.model import (
+    Chunk,
+    Completion,
+    Embedding,
+    Event,
+    Message,
+    Prompt,
+    SearchQuery,
+    SearchResult,
+    StoredEvent,
+    TextPart,
+    Tool,
+    ToolCall,
+)
+from orchestrator.core.ports import Acquired, Begun, ChatModel, RunRow
+from orchestrator.core.stages import StageClock
+from orchestrator.core.turn import Turn, World
+from servicekit.context import Caller, current_caller
+from servicekit.errors import Conflict, NotFound, Unavailable
+
+ADA = Caller("default", "ada")
+LEASE_LOST = Conflict("somebody else owns it", reason="LEASE_LOST")
+DOWN = Unavailable("down", reason="DEPENDENCY_UNAVAILABLE")
+
+
+class LoopClock:
+    """The event loop's time, which tests let fly."""
+
+    def now(self) -> datetime:
+        """From 2026 on."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        """The loop's."""
+        return asyncio.get_running_loop().time()
+
+
+Part = TextPart | Completion | Exception | asyncio.Event | float
+Script = Sequence[Part]
+
+
+def says(text: str, *, tokens: int = 1) -> Script:
+    """An answer, word by word."""
+    words = text.split(" ")
+    pieces = [word if index == 0 else f" {word}" for index, word in enumerate(words)]
+    return [*(TextPart(text=piece) for piece in pieces), done(text, tokens=tokens)]
+
+
+def calls(*wanted: tuple[str, str], text: str = "") -> Script:
+    """Asks for tools: names with arguments as JSON."""
+    made = tuple(
+        ToolCall(id=f"id-{index}", name=name, arguments=arguments)
+        for index, (name, arguments) in enumerate(wanted)
+    )
+    parts: list[Part] = [TextPart(text=text)] if text else []
+    return [*parts, replace(done(text), tool_calls=made, finish_reason="tool_calls")]
+
+
+def delegates(*wanted: tuple[str, str]) -> Script:
+    """A leader's calls: members with tasks."""
+    return calls(*(("delegate_task", f'{{"member": "{m}", "task": "{t}"}}') for m, t in wanted))
+
+
+def done(text: str, *, tokens: int = 1) -> Completion:
+    """How a stream ends."""
+    return Completion(
+        text=text,
+        tool_calls=(),
+        finish_reason="stop",
+        model="fake",
+        input_tokens=tokens,
+        output_tokens=tokens,
+    )
+
+
+@dataclass
+class Call:
+    """What a model was asked."""
+
+    prompts: list[Prompt]
+    tools: list[str]
+    must_answer: bool
+    config: str
+
+    @property
+    def last(self) -> str:
+        """The last message."""
+        return self.prompts[-1].content
+
+
+@dataclass
+class FakeModels:
+    """Every call plays the next script; `choose` picks by what is asked."""
+
+    scripts: deque[Script] = field(default_factory=deque)
+    choose: Callable[[Call], Script] | None = None
+    calls: list[Call] = field(default_factory=list)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, *scripts: Script) -> None:
+        """For the next calls."""
+        self.scripts.extend(scripts)
+
+    @asynccontextmanager
+    async def lease(self, config: ModelConfig) -> AsyncIterator[ChatModel]:
+        """See ChatModels."""
+        yield _FakeModel(self, config.metadata.name)
+
+
+@dataclass
+class _FakeModel:
+    owner: FakeModels
+    config: str
+
+    async def stream(
+        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+    ) -> AsyncIterator[TextPart | Completion]:
+        call = Call(list(messages), [t.name for t in tools], must_answer, self.config)
+        self.owner.calls.append(call)
+        self.owner.called.set()
+        script = self.owner.choose(call) if self.owner.choose else self.owner.scripts.popleft()
+        for part in script:
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, asyncio.Event):
+                await part.wait()
+            elif isinstance(part, float):
+                await asyncio.sleep(part)
+            else:
+                yield part
+
+
+def chunk(name: str, text: str = "") -> Chunk:
+    """A chunk."""
+    return Chunk(id=name, document=f"d/{name}", title=f"{name}.md", text=text or f"text of {name}", score=1.0)
+
+
+def ok(*names: str) -> SearchResult:
+    """A search that found these chunks."""
+    return SearchResult(outcome="OK", chunks=tuple(chunk(name) for name in names), ready_documents=1)
+
+
+@dataclass
+class FakeKnowledge:
+    """Results are taken one after the other; the last one again and again."""
+
+    results: list[SearchResult | Exception] = field(default_factory=lambda: [ok("a", "b")])
+    queries: list[SearchQuery] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+
+    async def search(self, query: SearchQuery) -> SearchResult:
+        """See Knowledge."""
+        self.queries.append(query)
+        if self.gate is not None:
+            await self.gate.wait()
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+@dataclass
+class FakeEmbedder:
+    """Vectors that the test names; other texts are orthogonal to all."""
+
+    angles: dict[str, float] = field(default_factory=dict)
+    error: Exception | None = None
+    texts: list[str] = field(default_factory=list)
+
+    async def embed_query(self, model: str, text: str) -> Embedding:
+        """See Embedder."""
+        self.texts.append(text)
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return self.vector(text)
+
+    def vector(self, text: str) -> Embedding:
+        """The text's."""
+        out = np.zeros(3, dtype=np.float32)
+        if text in self.angles:
+            out[:2] = np.cos(self.angles[text]), np.sin(self.angles[text])
+        else:
+            out[2] = 1.0
+        return Embedding(vector=out, model_fingerprint=f"fp-{len(out)}")
+
+
+@dataclass
+class FakeStore:
+    """Keeps events as the session service does: gapless, by token; repeated ones are skipped."""
+
+    log: dict[str, list[Event]] = field(default_factory=dict)
+    rows: dict[str, RunRow] = field(default_factory=dict)
+    owners: dict[str, Caller] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, str] = field(default_factory=dict)
+    history: tuple[Message, ...] = ()
+    failures: deque[Exception] = field(default_factory=deque)  # of the next appends
+    failing: Exception | None = None  # of every append
+    lose_answer: bool = False  # the next append is stored, and its caller never hears of it
+    gate: asyncio.Event | None = None  # appends wait for it
+    begin_gate: asyncio.Event | None = None
+    batches: list[int] = field(default_factory=list)
+    appending: asyncio.Event = field(default_factory=asyncio.Event)
+    beginning: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: list[str] = field(default_factory=list)
+    expired: list[Acquired] = field(default_factory=list)
+    earlier: dict[str, list[StoredEvent]] = field(default_factory=dict)
+
+    async def begin(
+        self,
+        *,
+        request_id: str,
+        team: str,
+        session: str,
+        messages: Sequence[Message],
+        history_messages: int,
+        team_revision: str,
+    ) -> Begun:
+        """See SessionLog."""
+        self.beginning.set()
+        if self.begin_gate is not None:
+            await self.begin_gate.wait()
+        if request_id in self.requests:
+            row = self.rows[self.requests[request_id]]
+            return Begun(run=row, created=False, fencing_token=0, history=(), started=None)
+        name = f"runs/r{len(self.rows) + 1}"
+        row = RunRow(name=name, team=team, session="sessions/s", state="RUNNING", last_sequence=1, user="ada")
+        self.requests[request_id] = name
+        self.rows[name], self.owners[name], self.tokens[name] = row, current_caller(), 1
+        self.log[name] = []
+        return Begun(run=row, created=True, fencing_token=1, history=self.history, started=stored(1))
+
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
+        """See SessionLog."""
+        self.appending.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failures:
+            raise self.failures.popleft()
+        if self.failing is not None:
+            raise self.failing
+        if fencing_token != self.tokens.setdefault(run, 1):
+            raise LEASE_LOST
+        have = self.log.setdefault(run, [])
+        last = have[-1].sequence if have else 1
+        new = [event for event in events if event.sequence > last]
+        if new and new[0].sequence != last + 1:
+            raise AssertionError(f"a gap: {last} is followed by {new[0].sequence}")
+        have.extend(new)
+        self.batches.append(len(events))
+        if self.lose_answer:
+            self.lose_answer = False
+            await asyncio.Event().wait()
+
+    async def get(self, run: str) -> RunRow:
+        """See SessionLog."""
+        if run not in self.rows or self.owners[run] != current_caller():
+            raise NotFound(run, reason="RUN_NOT_FOUND")
+        return self.rows[run]
+
+    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+        """See SessionLog."""
+        return [event for event in self.earlier.get(run, []) if event.sequence > after]
+
+    async def renew(self, runs: Sequence[str]) -> list[str]:
+        """See SessionLog."""
+        return [run for run in runs if run in self.lost]
+
+    async def acquire_expired(self) -> list[Acquired]:
+        """See SessionLog."""
+        taken, self.expired = self.expired, []
+        for one in taken:
+            self.tokens[one.run.name] = one.fencing_token
+        return taken
+
+    def steps(self, run: str = "runs/r1") -> list[Any]:
+        """What is stored, without times."""
+        return [event.step for event in self.log[run]]
+
+
+def stored(sequence: int, kind: str = "run_started", *, member: str = "") -> StoredEvent:
+    """An event out of the store."""
+    return StoredEvent(
+        sequence=sequence,
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        member=member,
+        kind=kind,
+        payload=None,
+    )
+
+
+def model_config(name: str = "chat", **limits: int) -> ModelConfig:
+    """A chat model."""
+    spec = {"type": "Chat", "provider": "BuiltIn", "limits": limits}
+    return ModelConfig.model_validate({"metadata": {"name": name}, "spec": spec})
+
+
+def team(*members: dict[str, Any], name: str = "helpdesk", **spec: Any) -> AgentTeam:
+    """A team; one plain member unless said otherwise."""
+    body = {"modelConfigRef": {"name": "chat"}, "members": members or ({"name": "agent"},), **spec}
+    return AgentTeam.model_validate_json(_json({"metadata": {"name": name}, "spec": body}))
+
+
+def knowledge(**fields: Any) -> list[dict[str, Any]]:
+    """spec.knowledge with one knowledge base, docs."""
+    return [{"name": "docs", "knowledgeBaseRef": {"name": "docs"}, **fields}]
+
+
+def _json(value: object) -> str:
+    import json  # noqa: PLC0415
+
+    return json.dumps(value)
+
+
+@dataclass
+class FakeCatalogue:
+    """The manifests of every namespace."""
+
+    all_teams: list[AgentTeam] = field(default_factory=list)
+    models: list[ModelConfig] = field(default_factory=lambda: [model_config()])
+    problems: list[str] = field(default_factory=list)
+    known_bases: tuple[str, ...] = ("docs",)
+
+    def team(self, namespace: str, name: str) -> AgentTeam | None:
+        """See Catalogue."""
+        return next((t for t in self.all_teams if t.metadata.name == name), None)
+
+    def teams(self, namespace: str) -> list[AgentTeam]:
+        """See Catalogue."""
+        return self.all_teams
+
+    def team_problems(self, namespace: str, name: str) -> list[str]:
+        """See Catalogue."""
+        return self.problems
+
+    def model(self, namespace: str, name: str) -> ModelConfig | None:
+        """See Catalogue."""
+        return next((m for m in self.models if m.metadata.name == name), None)
+
+    def knowledge_base(self, namespace: str, name: str) -> KnowledgeBase | None:
+        """See Catalogue."""
+        if name not in self.known_bases:
+            return None
+        spec = {"embedding": {"modelConfigRef": {"name": "embed"}}}
+        return KnowledgeBase.model_validate({"metadata": {"name": name}, "spec": spec})
+
+
+@dataclass
+class Bench:
+    """One run and all that it works with."""
+
+    models: FakeModels = field(default_factory=FakeModels)
+    knowledge: FakeKnowledge = field(default_factory=FakeKnowledge)
+    embedder: FakeEmbedder = field(default_factory=FakeEmbedder)
+    store: FakeStore = field(default_factory=FakeStore)
+    catalogue: FakeCatalogue = field(default_factory=FakeCatalogue)
+    clock: LoopClock = field(default_factory=LoopClock)
+
+    @property
+    def world(self) -> World:
+        """For runs."""
+        return World(
+            catalogue=self.catalogue, models=self.models, knowledge=self.knowledge, embedder=self.embedder
+        )
+
+    def run_log(self) -> RunLog:
+        """A new run's."""
+        return RunLog(run="runs/r1", fencing_token=1, store=self.store, clock=self.clock, last_sequence=1)
+
+    def turn(self, of: AgentTeam, question: str = "Why?", history: Sequence[Message] = ()) -> Turn:
+        """A new run."""
+        reuse = of.spec.sharing.evidence_reuse
+        return Turn(
+            team=of,
+            question=question,
+            history=history,
+            world=self.world,
+            log=self.run_log(),
+            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+            stages=StageClock(self.clock),
+        )
+
+
+def of_type(steps: Sequence[Any], kind: type) -> Iterator[Any]:
+    """The steps of one kind."""
+    return (step for step in steps if isinstance(step, kind))
