@@ -34,11 +34,12 @@ from tests.support.stack import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
+# No common word is in two of them: among three texts even "of" would decide what is found first.
 HANDBOOK = {
     "leave.md": b"# Leave\n\nEvery employee has thirty days of paid leave a year.\n\n"
     b"Leave that is not taken by March lapses.\n",
-    "travel.md": b"# Travel\n\nTrain tickets are booked by the travel desk in room 4711.\n",
-    "expenses.txt": "Expenses above 200 € need a signature of the head of department.\n".encode(),
+    "travel.md": b"# Travel\n\nTrain tickets: ask our travel desk, room 4711.\n",
+    "expenses.txt": "Expenses above 200 €: signature from department head.\n".encode(),
 }
 QUESTION = "How many days of paid leave does an employee have a year?"
 # Retries, a lease that expires, a service that starts again: all of them together.
