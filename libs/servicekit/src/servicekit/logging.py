@@ -39,7 +39,7 @@ def configure_logging(*, service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
-    for noisy in ("httpx", "httpcore", "openai", "pymilvus", "watchfiles"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "pymilvus", "watchfiles"):
         logging.getLogger(noisy).setLevel(max(threshold, logging.WARNING))
 
 
