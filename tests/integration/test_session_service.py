@@ -611,6 +611,8 @@ async def test_kill_9_in_the_middle_of_appends_loses_nothing_acknowledged(proces
 
     await process.start()
     async with rpc_as(process.target) as rpc:
+        # gRPC shares connections between channels: this one, too, still waits to reconnect.
+        await asyncio.wait_for(rpc.channel.channel_ready(), _READY_S)
         stub = SessionServiceStub(rpc.channel)
         for number in range(8):
             with acting(f"user-{number}"):
