@@ -21,7 +21,7 @@ SLOTS = 3
 CONTEXT_TOKENS_PER_SLOT = 4096
 # Prompts of slots that were given to somebody else are kept here (28 kB a token
 # for the 1.5B model), so a leader's prefix survives while its members run.
-PROMPT_CACHE_MIB = 384
+PROMPT_CACHE_MIB = 128
 
 
 def main() -> None:
