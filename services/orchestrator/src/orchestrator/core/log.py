@@ -13,7 +13,7 @@ from servicekit.errors import Conflict, DeadlineExceeded, Unavailable
 
 log = structlog.get_logger()
 
-_LINGER_S = 0.1  # events wait this long for company (docs/turn.md)
+_LINGER_S = 0.2  # events wait this long for company (docs/turn.md)
 _DELTA_S = 0.04
 _DELTA_CHARS = 400
 _RETRY_S = 0.2
@@ -79,7 +79,7 @@ class RunLog:
         self._wake()
 
     def emit(self, step: Step, *, member: str = "") -> int:
-        """Puts a step into the log, to be stored within 100 ms; returns its sequence."""
+        """Puts a step into the log, to be stored within 200 ms; returns its sequence."""
         self._sequence += 1
         self._waiting.append(Event(sequence=self._sequence, time=self._clock.now(), member=member, step=step))
         if self._timer is None:
