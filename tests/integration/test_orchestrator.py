@@ -187,12 +187,18 @@ class Live:
         )
         return await self.orchestrator.unary(self.stub.StartRun, request)
 
-    def follow(self, run: run_pb2.Run, *, after: int = 0) -> AsyncIterator[pb.StreamRunEventsResponse]:
+    def follow(self, run: run_pb2.Run, *, after: int = 0) -> AsyncIterator[pb.RunItem]:
         """Its stream."""
         request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
-        return self.orchestrator.server_stream(
-            self.stub.StreamRunEvents, request, timeout=timedelta(seconds=30)
+        return self._items(
+            self.orchestrator.server_stream(self.stub.StreamRunEvents, request, timeout=timedelta(seconds=30))
         )
+
+    @staticmethod
+    async def _items(stream: AsyncIterator[pb.StreamRunEventsResponse]) -> AsyncIterator[pb.RunItem]:
+        async for response in stream:
+            for item in response.items:
+                yield item
 
     async def stored(self, run: run_pb2.Run) -> list[run_pb2.RunEvent]:
         """Its log."""
@@ -283,7 +289,7 @@ def as_ada() -> Any:
         yield
 
 
-def texts(items: Sequence[pb.StreamRunEventsResponse]) -> dict[str, str]:
+def texts(items: Sequence[pb.RunItem]) -> dict[str, str]:
     """What a follower has put together of the pieces, by text."""
     out: dict[str, str] = {}
     for item in items:
@@ -294,7 +300,7 @@ def texts(items: Sequence[pb.StreamRunEventsResponse]) -> dict[str, str]:
     return out
 
 
-def events(items: Sequence[pb.StreamRunEventsResponse]) -> list[run_pb2.RunEvent]:
+def events(items: Sequence[pb.RunItem]) -> list[run_pb2.RunEvent]:
     return [item.event for item in items if item.HasField("event")]
 
 

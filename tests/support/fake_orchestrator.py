@@ -18,7 +18,7 @@ from servicekit.testing import TEST_KEY
 
 NAME = "agentteams.orchestrator.v1.OrchestratorService"
 
-Item = pb.StreamRunEventsResponse
+Item = pb.RunItem
 Stream = Callable[[pb.StreamRunEventsRequest], AsyncIterator[Item]]
 
 
@@ -148,14 +148,16 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
             run_pb2.Run(name=f"runs/r{len(self._runs) + 1}", session=request.session or "sessions/new"),
         )
 
-    async def StreamRunEvents(self, request: pb.StreamRunEventsRequest, context: Any) -> AsyncIterator[Item]:
+    async def StreamRunEvents(
+        self, request: pb.StreamRunEventsRequest, context: Any
+    ) -> AsyncIterator[pb.StreamRunEventsResponse]:
         """The next scripted stream."""
         self.follows.append(request)
         self.followed.set()
         stream = self.streams.popleft() if len(self.streams) > 1 else self.streams[0]
         try:
             async for item in stream(request):
-                yield item
+                yield pb.StreamRunEventsResponse(items=[item])
         except asyncio.CancelledError:
             self.left.set()
             raise

@@ -12,7 +12,7 @@ import numpy as np
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
 from orchestrator.core.ledger import Ledger
-from orchestrator.core.log import RunLog
+from orchestrator.core.log import Item, RunLog
 from orchestrator.core.model import (
     Chunk,
     Completion,
@@ -400,3 +400,10 @@ class Bench:
 def of_type(steps: Sequence[Any], kind: type) -> Iterator[Any]:
     """The steps of one kind."""
     return (step for step in steps if isinstance(step, kind))
+
+
+async def flat(followed: AsyncIterator[list[Item]]) -> AsyncIterator[Item]:
+    """What a follower gets, one by one."""
+    async for items in followed:
+        for item in items:
+            yield item

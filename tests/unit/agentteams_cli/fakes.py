@@ -49,7 +49,7 @@ class Scenario:
     knowledge_bases: dict[str, kb_pb.KnowledgeBase] = field(default_factory=dict)
     documents: dict[str, kb_pb.Document] = field(default_factory=dict)
     search: retrieval_pb.SearchResponse = field(default_factory=retrieval_pb.SearchResponse)
-    stream: Sequence[orchestrator_pb.StreamRunEventsResponse | str] = ()
+    stream: Sequence[orchestrator_pb.RunItem | str] = ()
     events: Sequence[run_pb2.RunEvent] = ()
     runs: Sequence[run_pb2.Run] = ()
     started: list[orchestrator_pb.StartRunRequest] = field(default_factory=list)
@@ -90,10 +90,10 @@ class Orchestrator(OrchestratorServiceServicer):
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the orchestrator was killed")
             elif item == STALL:
                 self._scenario.stopping.wait(30)
-            elif isinstance(item, orchestrator_pb.StreamRunEventsResponse) and (
+            elif isinstance(item, orchestrator_pb.RunItem) and (
                 item.WhichOneof("item") == "text_delta" or item.event.sequence > request.after_sequence
             ):
-                yield item
+                yield orchestrator_pb.StreamRunEventsResponse(items=[item])
 
     def CancelRun(self, request: Any, context: Any) -> run_pb2.Run:
         self._scenario.cancelled.append(request.name)

@@ -234,16 +234,14 @@ def test_search_shows_chunks_and_outcomes(run: Run, services: Scenario) -> None:
     assert "Nothing was found" not in result.stdout
 
 
-def delta(message: str, offset: int, text: str, member: str = "") -> orchestrator_pb.StreamRunEventsResponse:
-    return orchestrator_pb.StreamRunEventsResponse(
+def delta(message: str, offset: int, text: str, member: str = "") -> orchestrator_pb.RunItem:
+    return orchestrator_pb.RunItem(
         text_delta=orchestrator_pb.TextDelta(message=message, offset=offset, text=text, member=member)
     )
 
 
-def event(sequence: int, member: str = "", **kind: Any) -> orchestrator_pb.StreamRunEventsResponse:
-    return orchestrator_pb.StreamRunEventsResponse(
-        event=run_pb2.RunEvent(sequence=sequence, member=member, **kind)
-    )
+def event(sequence: int, member: str = "", **kind: Any) -> orchestrator_pb.RunItem:
+    return orchestrator_pb.RunItem(event=run_pb2.RunEvent(sequence=sequence, member=member, **kind))
 
 
 SUMMARY = run_pb2.RunSummary(

@@ -18,7 +18,17 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.turn import LimitReached, Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
-from tests.support.orchestrator_fakes import Bench, Script, calls, done, model_config, of_type, says, team
+from tests.support.orchestrator_fakes import (
+    Bench,
+    Script,
+    calls,
+    done,
+    flat,
+    model_config,
+    of_type,
+    says,
+    team,
+)
 
 pytestmark = pytest.mark.looptime
 
@@ -174,7 +184,7 @@ async def test_a_cut_stream_is_asked_for_again_and_followers_forget_the_first_pa
     deltas: list[TextDelta] = []
 
     async def follow() -> None:
-        async for item in scene.turn.log.follow(0):
+        async for item in flat(scene.turn.log.follow(0)):
             if isinstance(item, TextDelta):
                 deltas.append(item)
 

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.core.log import LogUnavailable, RunLog
 from orchestrator.core.model import Event, MemberStarted, RunFinished, StoredEvent, Summary, TextDelta, Usage
 from servicekit.errors import Conflict, Internal
-from tests.support.orchestrator_fakes import DOWN, LEASE_LOST, Bench, FakeStore, stored
+from tests.support.orchestrator_fakes import DOWN, LEASE_LOST, Bench, FakeStore, flat, stored
 
 pytestmark = pytest.mark.looptime
 
@@ -48,7 +48,7 @@ async def test_an_event_is_shown_only_when_it_is_stored(store: FakeStore, log: R
     store.gate = asyncio.Event()
     seen: list[Item] = []
     async with asyncio.TaskGroup() as group:
-        group.create_task(collect(log.follow(0), seen))
+        group.create_task(collect(flat(log.follow(0)), seen))
         log.emit(step("a"))
         group.create_task(log.flush())
         await store.appending.wait()
@@ -64,12 +64,12 @@ async def test_an_event_is_shown_only_when_it_is_stored(store: FakeStore, log: R
 async def test_events_wait_for_company_and_not_longer(store: FakeStore, log: RunLog) -> None:
     for name in "abc":
         log.emit(step(name))
-    await asyncio.sleep(0.09)
+    await asyncio.sleep(0.19)
     assert store.batches == []
     await asyncio.sleep(0.02)
     assert store.batches == [3]
     log.emit(step("d"))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.3)
     assert (store.batches, sequences(store)) == ([3, 1], [2, 3, 4, 5])
 
 
@@ -184,7 +184,7 @@ async def test_a_late_follower_gets_the_text_so_far_as_one_piece(log: RunLog) ->
     text = log.begin_text("t1", member="analyst")
     for piece in ("Good", " morning", ", Ada"):
         log.grow(text, piece)
-    items = log.follow(0)
+    items = flat(log.follow(0))
     assert await anext(items) == TextDelta(message="t1", offset=0, text="Good morning, Ada", member="analyst")
     log.grow(text, "!")
     assert await anext(items) == TextDelta(message="t1", offset=17, text="!", member="analyst")
@@ -193,7 +193,7 @@ async def test_a_late_follower_gets_the_text_so_far_as_one_piece(log: RunLog) ->
 async def test_the_first_piece_goes_out_at_once_and_the_others_in_lumps(log: RunLog) -> None:
     seen: list[Item] = []
     async with asyncio.TaskGroup() as group:
-        group.create_task(collect(log.follow(0), seen))
+        group.create_task(collect(flat(log.follow(0)), seen))
         text = log.begin_text("t1", member="")
         await asyncio.sleep(0)
         log.grow(text, "a")
@@ -213,7 +213,7 @@ async def test_the_first_piece_goes_out_at_once_and_the_others_in_lumps(log: Run
 
 async def test_a_text_that_begins_anew_has_offset_0(log: RunLog) -> None:
     text = log.begin_text("t1", member="")
-    items = log.follow(0)
+    items = flat(log.follow(0))
     log.grow(text, "wrong")
     assert await anext(items) == TextDelta(message="t1", offset=0, text="wrong", member="")
     log.begin_anew(text)
@@ -230,15 +230,15 @@ async def test_a_follower_that_joins_after_the_end_sees_all_of_it(log: RunLog) -
     await log.flush()
     await log.close()
     assert log.finished
-    items = [item async for item in log.follow(0)]
+    items = [item async for item in flat(log.follow(0))]
     assert [type(item) for item in items] == [TextDelta, StoredEvent, Event]
-    assert [i.sequence async for i in log.follow(1) if not isinstance(i, TextDelta)] == [2]
+    assert [i.sequence async for i in flat(log.follow(1)) if not isinstance(i, TextDelta)] == [2]
 
 
 async def test_a_log_that_is_closed_before_the_end_says_so(log: RunLog) -> None:
     log.adopt(stored(1))
     await log.close()
-    items = log.follow(0)
+    items = flat(log.follow(0))
     assert await anext(items) == stored(1)
     with pytest.raises(LogUnavailable):
         await anext(items)

@@ -32,6 +32,7 @@ from tests.support.orchestrator_fakes import (
     chunk,
     delegates,
     done,
+    flat,
     knowledge,
     of_type,
     says,
@@ -210,7 +211,7 @@ async def test_nothing_found_is_refused_where_the_team_says_so(bench: Bench, on_
     items: list[Any] = []
 
     async def follow() -> None:
-        items.extend([item async for item in turn.log.follow(1)])
+        items.extend([item async for item in flat(turn.log.follow(1))])
 
     async with asyncio.TaskGroup() as group:
         group.create_task(follow())

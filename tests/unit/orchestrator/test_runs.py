@@ -14,7 +14,7 @@ from orchestrator.core.ports import Acquired, RunRow
 from orchestrator.core.runs import Runs
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
-from tests.support.orchestrator_fakes import ADA, DOWN, Bench, of_type, says, stored, team
+from tests.support.orchestrator_fakes import ADA, DOWN, Bench, flat, of_type, says, stored, team
 
 pytestmark = pytest.mark.looptime
 
@@ -36,7 +36,7 @@ class Process:
         )
 
     async def follow(self, run: str, *, after: int = 0) -> list[Any]:
-        return [item async for item in self.runs.follow(run, after=after)]
+        return [item async for item in flat(self.runs.follow(run, after=after))]
 
     async def ended(self, run: str = "runs/r1") -> RunFinished:
         async with asyncio.timeout(60):

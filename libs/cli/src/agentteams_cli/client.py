@@ -90,13 +90,14 @@ class Client:
                 async with contextlib.aclosing(stream):  # type: ignore[type-var]
                     async for response in stream:
                         lost_at = 0.0
-                        if response.WhichOneof("item") == "text_delta":
-                            yield response.text_delta
-                            continue
-                        last = response.event.sequence
-                        yield response.event
-                        if response.event.WhichOneof("event") == "run_finished":
-                            return
+                        for item in response.items:
+                            if item.HasField("text_delta"):
+                                yield item.text_delta
+                                continue
+                            last = item.event.sequence
+                            yield item.event
+                            if item.event.HasField("run_finished"):
+                                return
             except (Unavailable, DeadlineExceeded):
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > RECONNECT_S:

@@ -8,8 +8,8 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
 from manifests import AgentTeam
-from orchestrator.adapters.events_pb import delta_to_pb, event_to_pb, message_from_pb, run_to_pb
-from orchestrator.core.model import Message, StoredEvent, TextDelta
+from orchestrator.adapters.events_pb import item_to_pb, message_from_pb, run_to_pb
+from orchestrator.core.model import Message
 from orchestrator.core.ports import Catalogue
 from orchestrator.core.runs import Runs
 from servicekit.context import current_caller
@@ -55,13 +55,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """Replays and follows a run."""
         if request.after_sequence < 0:
             raise InvalidArgument.field("after_sequence", "must be 0 or more", request.after_sequence)
-        async for item in self._runs.follow(request.run, after=request.after_sequence):
-            if isinstance(item, TextDelta):
-                yield pb.StreamRunEventsResponse(text_delta=delta_to_pb(item))
-            elif isinstance(item, StoredEvent):
-                yield pb.StreamRunEventsResponse(event=item.payload)  # type: ignore[arg-type]  # from stored_event()
-            else:
-                yield pb.StreamRunEventsResponse(event=event_to_pb(item))
+        async for items in self._runs.follow(request.run, after=request.after_sequence):
+            yield pb.StreamRunEventsResponse(items=[item_to_pb(item) for item in items])
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Asks a run to stop."""

@@ -87,7 +87,31 @@ Global___StreamRunEventsRequest: _TypeAlias = StreamRunEventsRequest  # noqa: Y0
 
 @_typing.final
 class StreamRunEventsResponse(_message.Message):
-    """One message of a run's stream."""
+    """What has happened in a run since the last message of its stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunItem]:
+        """In order; at least one."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___RunItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRunEventsResponse: _TypeAlias = StreamRunEventsResponse  # noqa: Y015
+
+@_typing.final
+class RunItem(_message.Message):
+    """A step, or a piece of text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,7 +141,7 @@ class StreamRunEventsResponse(_message.Message):
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
-Global___StreamRunEventsResponse: _TypeAlias = StreamRunEventsResponse  # noqa: Y015
+Global___RunItem: _TypeAlias = RunItem  # noqa: Y015
 
 @_typing.final
 class TextDelta(_message.Message):

@@ -126,20 +126,23 @@ class OrchestratorClient:
                 async with aclosing(stream):  # type: ignore[type-var]
                     async for response in stream:
                         lost_at, delay = None, _FIRST_DELAY_S
-                        if response.HasField("text_delta"):
-                            piece = response.text_delta
-                            if not piece.member:
-                                yield TextPiece(piece.message, piece.offset, piece.text)
-                            continue
-                        event = response.event
-                        if event.sequence <= after:
-                            continue  # already seen before the stream broke
-                        after, odd_ends = event.sequence, 0
-                        item = _item(event)
-                        if isinstance(item, RunEnded):
-                            ended = item  # the stream's own end follows at once; cutting it off costs more
-                        elif item is not None:
-                            yield item
+                        for part in response.items:
+                            if part.HasField("text_delta"):
+                                piece = part.text_delta
+                                if not piece.member:
+                                    yield TextPiece(piece.message, piece.offset, piece.text)
+                                continue
+                            event = part.event
+                            if event.sequence <= after:
+                                continue  # already seen before the stream broke
+                            after, odd_ends = event.sequence, 0
+                            item = _item(event)
+                            if isinstance(item, RunEnded):
+                                ended = (
+                                    item  # the stream's own end follows at once; cutting it off costs more
+                                )
+                            elif item is not None:
+                                yield item
                 cause = Internal("the stream of events ended before the run", reason="INTERNAL")
             except (Unavailable, Internal) as error:
                 cause = error

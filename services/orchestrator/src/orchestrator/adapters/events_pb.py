@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from orchestrator.core.log import Item
 from orchestrator.core.model import (
     Event,
     Evidence,
@@ -174,11 +175,16 @@ def stored_event(event: run_pb2.RunEvent) -> StoredEvent:
     )
 
 
-def delta_to_pb(delta: TextDelta) -> orchestrator_pb.TextDelta:
-    """A piece of text."""
-    return orchestrator_pb.TextDelta(
-        message=delta.message, offset=delta.offset, text=delta.text, member=delta.member
-    )
+def item_to_pb(item: Item) -> orchestrator_pb.RunItem:
+    """A step or a piece of text as it is streamed."""
+    if isinstance(item, TextDelta):
+        delta = orchestrator_pb.TextDelta(
+            message=item.message, offset=item.offset, text=item.text, member=item.member
+        )
+        return orchestrator_pb.RunItem(text_delta=delta)
+    if isinstance(item, StoredEvent):
+        return orchestrator_pb.RunItem(event=item.payload)  # type: ignore[arg-type]  # from stored_event()
+    return orchestrator_pb.RunItem(event=event_to_pb(item))
 
 
 def run_to_pb(row: RunRow) -> run_pb2.Run:

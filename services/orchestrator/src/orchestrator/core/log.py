@@ -13,6 +13,8 @@ from servicekit.errors import Conflict, DeadlineExceeded, Unavailable
 
 log = structlog.get_logger()
 
+Item = Event | StoredEvent | TextDelta
+
 _LINGER_S = 0.2  # events wait this long for company (docs/turn.md)
 _DELTA_S = 0.04
 _DELTA_CHARS = 400
@@ -188,8 +190,11 @@ class RunLog:
 
     # --- following --------------------------------------------------------
 
-    async def follow(self, after: int) -> AsyncIterator[Event | StoredEvent | TextDelta]:
+    async def follow(self, after: int) -> AsyncIterator[list[Item]]:
         """Stored events after a sequence and texts as they grow, until the run has ended.
+
+        Each list is what came since the one before: texts first, so that a
+        message's text is there before its end is.
 
         Raises:
             LogUnavailable: The log was closed before the run's end.
@@ -198,18 +203,15 @@ class RunLog:
         index = 0
         while True:
             changed = self._changed
-            for text in list(self._texts.values()):
-                delta = _advance(text, seen.setdefault(text.message, _Seen()))
-                if delta is not None:
-                    yield delta
-            while index < len(self.published):
-                event = self.published[index]
-                index += 1
-                if event.sequence > after:
-                    yield event
-                if event.is_last:
-                    return
-            if self.closed:
+            deltas = [_advance(text, seen.setdefault(text.message, _Seen())) for text in self._texts.values()]
+            items: list[Item] = [delta for delta in deltas if delta is not None]
+            new, index = self.published[index:], len(self.published)
+            items.extend(event for event in new if event.sequence > after)
+            if items:
+                yield items
+            if new and new[-1].is_last:
+                return
+            if self.closed and index == len(self.published):
                 raise LogUnavailable(f"{self.run} is not followed here any more")
             await changed.wait()
 

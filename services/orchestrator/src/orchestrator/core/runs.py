@@ -12,8 +12,8 @@ from prometheus_client import Gauge
 
 from manifests import AgentTeam
 from orchestrator.core.ledger import Ledger
-from orchestrator.core.log import LogUnavailable, RunLog
-from orchestrator.core.model import Event, Message, RunFinished, StoredEvent, Summary, TextDelta, Usage
+from orchestrator.core.log import Item, LogUnavailable, RunLog
+from orchestrator.core.model import Message, RunFinished, StoredEvent, Summary, Usage
 from orchestrator.core.ports import LEASE, RENEW_EVERY, Acquired, RunRow, SessionLog
 from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
@@ -184,7 +184,7 @@ class Runs:
             raise AssertionError("a run begins in a task of its own")
         return _Active(asked=asked, row=begun.run, turn=turn, task=task)
 
-    async def follow(self, run: str, *, after: int) -> AsyncIterator[Event | StoredEvent | TextDelta]:
+    async def follow(self, run: str, *, after: int) -> AsyncIterator[list[Item]]:
         """A run's events after a sequence, until its end; with texts if it runs here.
 
         Raises:
@@ -194,8 +194,8 @@ class Runs:
         known = self._find(run)
         if known is not None:
             try:
-                async for item in known.follow(after):
-                    yield item
+                async for items in known.follow(after):
+                    yield items
             except LogUnavailable as error:
                 raise Unavailable(
                     f"{run} is not worked on by this process any more; follow it again",
@@ -206,12 +206,12 @@ class Runs:
         row = await self._store.get(run)
         while True:
             events = await self._store.events(run, after=after)
-            for event in events:
-                yield event
-                after = event.sequence
-                if event.is_last:
+            if events:
+                yield list(events)
+                after = events[-1].sequence
+                if events[-1].is_last:
                     return
-            if not events:
+            else:
                 if row.state != "RUNNING":
                     return
                 await asyncio.sleep(_POLL_S)
