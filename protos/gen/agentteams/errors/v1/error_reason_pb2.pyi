@@ -52,6 +52,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The process that worked on the run is gone. Ask again."""
     ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 26
     """Somebody cancelled the run."""
+    ERROR_REASON_RUN_ATTEMPTS_EXHAUSTED: _ErrorReason.ValueType  # 27
+    """Every attempt to work on the run killed the process that made it."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No session of that name for this caller."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -64,6 +66,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The event does not follow the last stored one."""
     ERROR_REASON_SESSION_BUSY: _ErrorReason.ValueType  # 45
     """The session has a run that is not finished. Retry when it is."""
+    ERROR_REASON_SESSION_QUEUE_FULL: _ErrorReason.ValueType  # 46
+    """As many questions as allowed wait in the session. Retry later."""
+    ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 47
+    """No memory of that name for this caller."""
     ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: _ErrorReason.ValueType  # 60
     """No knowledge base of that name in the caller's namespace."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 61
@@ -78,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A field that would need every document embedded anew was changed."""
     ERROR_REASON_DOCUMENT_TYPE_UNSUPPORTED: _ErrorReason.ValueType  # 66
     """The kind of file is not supported."""
+    ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 67
+    """The document is damaged, protected, or its reader failed on it."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 80
     """No model of that name in the caller's namespace."""
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 81
@@ -125,6 +133,8 @@ ERROR_REASON_RUN_ABANDONED: ErrorReason.ValueType  # 25
 """The process that worked on the run is gone. Ask again."""
 ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 26
 """Somebody cancelled the run."""
+ERROR_REASON_RUN_ATTEMPTS_EXHAUSTED: ErrorReason.ValueType  # 27
+"""Every attempt to work on the run killed the process that made it."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """No session of that name for this caller."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 41
@@ -137,6 +147,10 @@ ERROR_REASON_SEQUENCE_GAP: ErrorReason.ValueType  # 44
 """The event does not follow the last stored one."""
 ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 45
 """The session has a run that is not finished. Retry when it is."""
+ERROR_REASON_SESSION_QUEUE_FULL: ErrorReason.ValueType  # 46
+"""As many questions as allowed wait in the session. Retry later."""
+ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 47
+"""No memory of that name for this caller."""
 ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: ErrorReason.ValueType  # 60
 """No knowledge base of that name in the caller's namespace."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 61
@@ -151,6 +165,8 @@ ERROR_REASON_FIELD_IMMUTABLE: ErrorReason.ValueType  # 65
 """A field that would need every document embedded anew was changed."""
 ERROR_REASON_DOCUMENT_TYPE_UNSUPPORTED: ErrorReason.ValueType  # 66
 """The kind of file is not supported."""
+ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 67
+"""The document is damaged, protected, or its reader failed on it."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 80
 """No model of that name in the caller's namespace."""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 81

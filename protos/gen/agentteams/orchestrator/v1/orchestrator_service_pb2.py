@@ -26,33 +26,33 @@ from agentteams.session.v1 import run_pb2 as agentteams_dot_session_dot_v1_dot_r
 from agentteams.session.v1 import session_pb2 as agentteams_dot_session_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentteams/orchestrator/v1/orchestrator_service.proto\x12\x1a\x61gentteams.orchestrator.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a#agentteams/session/v1/session.proto\"s\n\x0fStartRunRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12-\n\x05input\x18\x03 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"=\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"M\n\x17StreamRunEventsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"\x80\x01\n\x07RunItem\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12;\n\ntext_delta\x18\x02 \x01(\x0b\x32%.agentteams.orchestrator.v1.TextDeltaH\x00\x42\x06\n\x04item\"J\n\tTextDelta\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x0eGetTeamRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"y\n\x04Team\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"9\n\x10ListTeamsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x11ListTeamsResponse\x12/\n\x05teams\x18\x01 \x03(\x0b\x32 .agentteams.orchestrator.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x82\x04\n\x13OrchestratorService\x12S\n\x08StartRun\x12+.agentteams.orchestrator.v1.StartRunRequest\x1a\x1a.agentteams.session.v1.Run\x12|\n\x0fStreamRunEvents\x12\x32.agentteams.orchestrator.v1.StreamRunEventsRequest\x1a\x33.agentteams.orchestrator.v1.StreamRunEventsResponse0\x01\x12U\n\tCancelRun\x12,.agentteams.orchestrator.v1.CancelRunRequest\x1a\x1a.agentteams.session.v1.Run\x12W\n\x07GetTeam\x12*.agentteams.orchestrator.v1.GetTeamRequest\x1a .agentteams.orchestrator.v1.Team\x12h\n\tListTeams\x12,.agentteams.orchestrator.v1.ListTeamsRequest\x1a-.agentteams.orchestrator.v1.ListTeamsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentteams/orchestrator/v1/orchestrator_service.proto\x12\x1a\x61gentteams.orchestrator.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a#agentteams/session/v1/session.proto\"\xa7\x01\n\x0fStartRunRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12-\n\x05input\x18\x03 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x32\n\x07on_busy\x18\x05 \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\"=\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"M\n\x17StreamRunEventsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"\x80\x01\n\x07RunItem\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12;\n\ntext_delta\x18\x02 \x01(\x0b\x32%.agentteams.orchestrator.v1.TextDeltaH\x00\x42\x06\n\x04item\"J\n\tTextDelta\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x0eGetTeamRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"y\n\x04Team\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"9\n\x10ListTeamsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x11ListTeamsResponse\x12/\n\x05teams\x18\x01 \x03(\x0b\x32 .agentteams.orchestrator.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x82\x04\n\x13OrchestratorService\x12S\n\x08StartRun\x12+.agentteams.orchestrator.v1.StartRunRequest\x1a\x1a.agentteams.session.v1.Run\x12|\n\x0fStreamRunEvents\x12\x32.agentteams.orchestrator.v1.StreamRunEventsRequest\x1a\x33.agentteams.orchestrator.v1.StreamRunEventsResponse0\x01\x12U\n\tCancelRun\x12,.agentteams.orchestrator.v1.CancelRunRequest\x1a\x1a.agentteams.session.v1.Run\x12W\n\x07GetTeam\x12*.agentteams.orchestrator.v1.GetTeamRequest\x1a .agentteams.orchestrator.v1.Team\x12h\n\tListTeams\x12,.agentteams.orchestrator.v1.ListTeamsRequest\x1a-.agentteams.orchestrator.v1.ListTeamsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.orchestrator.v1.orchestrator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTRUNREQUEST']._serialized_start=155
-  _globals['_STARTRUNREQUEST']._serialized_end=270
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=272
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=333
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=335
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=412
-  _globals['_RUNITEM']._serialized_start=415
-  _globals['_RUNITEM']._serialized_end=543
-  _globals['_TEXTDELTA']._serialized_start=545
-  _globals['_TEXTDELTA']._serialized_end=619
-  _globals['_CANCELRUNREQUEST']._serialized_start=621
-  _globals['_CANCELRUNREQUEST']._serialized_end=653
-  _globals['_GETTEAMREQUEST']._serialized_start=655
-  _globals['_GETTEAMREQUEST']._serialized_end=685
-  _globals['_TEAM']._serialized_start=687
-  _globals['_TEAM']._serialized_end=808
-  _globals['_LISTTEAMSREQUEST']._serialized_start=810
-  _globals['_LISTTEAMSREQUEST']._serialized_end=867
-  _globals['_LISTTEAMSRESPONSE']._serialized_start=869
-  _globals['_LISTTEAMSRESPONSE']._serialized_end=962
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=965
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=1479
+  _globals['_STARTRUNREQUEST']._serialized_start=156
+  _globals['_STARTRUNREQUEST']._serialized_end=323
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=325
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=386
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=388
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=465
+  _globals['_RUNITEM']._serialized_start=468
+  _globals['_RUNITEM']._serialized_end=596
+  _globals['_TEXTDELTA']._serialized_start=598
+  _globals['_TEXTDELTA']._serialized_end=672
+  _globals['_CANCELRUNREQUEST']._serialized_start=674
+  _globals['_CANCELRUNREQUEST']._serialized_end=706
+  _globals['_GETTEAMREQUEST']._serialized_start=708
+  _globals['_GETTEAMREQUEST']._serialized_end=738
+  _globals['_TEAM']._serialized_start=740
+  _globals['_TEAM']._serialized_end=861
+  _globals['_LISTTEAMSREQUEST']._serialized_start=863
+  _globals['_LISTTEAMSREQUEST']._serialized_end=920
+  _globals['_LISTTEAMSRESPONSE']._serialized_start=922
+  _globals['_LISTTEAMSRESPONSE']._serialized_end=1015
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=1018
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=1532
 # @@protoc_insertion_point(module_scope)

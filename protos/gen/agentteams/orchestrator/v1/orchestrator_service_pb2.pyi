@@ -30,12 +30,17 @@ class StartRunRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_BUSY_FIELD_NUMBER: _builtins.int
     team: _builtins.str
     """Required. Format: `teams/{team}`."""
     session: _builtins.str
     """Optional. Format: `sessions/{session}`; empty: a new session."""
     request_id: _builtins.str
     """Required. A UUID4 that the client makes once for this question."""
+    on_busy: _run_pb2.BusyPolicy.ValueType
+    """Optional. What to do if the session's last question is still being
+    answered. Default: BUSY_POLICY_ENQUEUE.
+    """
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """Required. The question last, as a user's message. More than one only for
@@ -50,10 +55,11 @@ class StartRunRequest(_message.Message):
         session: _builtins.str = ...,
         input: _abc.Iterable[_session_pb2.Message] | None = ...,
         request_id: _builtins.str = ...,
+        on_busy: _run_pb2.BusyPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "request_id", b"request_id", "session", b"session", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "on_busy", b"on_busy", "request_id", b"request_id", "session", b"session", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,8 +38,8 @@ class OrchestratorServiceStub:
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
     TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
-    SESSION_NOT_FOUND, SESSION_BUSY (retry), INVALID_FIELD,
-    REQUEST_ID_REUSED.
+    SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     StreamRunEvents: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.StreamRunEventsRequest, _orchestrator_service_pb2.StreamRunEventsResponse]
     """Replays the stored events after `after_sequence`, then follows until the
@@ -69,8 +69,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
     TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
-    SESSION_NOT_FOUND, SESSION_BUSY (retry), INVALID_FIELD,
-    REQUEST_ID_REUSED.
+    SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     StreamRunEvents: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.StreamRunEventsRequest, _orchestrator_service_pb2.StreamRunEventsResponse]  # type: ignore[assignment]
     """Replays the stored events after `after_sequence`, then follows until the
@@ -103,8 +103,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run and returns at once; the run goes on whoever listens.
         Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
         TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
-        SESSION_NOT_FOUND, SESSION_BUSY (retry), INVALID_FIELD,
-        REQUEST_ID_REUSED.
+        SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+        INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

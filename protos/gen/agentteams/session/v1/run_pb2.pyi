@@ -33,7 +33,7 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
     """Never stored."""
     RUN_STATE_PENDING: _RunState.ValueType  # 1
-    """Stored, not begun."""
+    """Stored, and waits until the run before it in its session has ended."""
     RUN_STATE_RUNNING: _RunState.ValueType  # 2
     """An orchestrator works on it under a lease."""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 3
@@ -49,7 +49,7 @@ class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
 RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 """Never stored."""
 RUN_STATE_PENDING: RunState.ValueType  # 1
-"""Stored, not begun."""
+"""Stored, and waits until the run before it in its session has ended."""
 RUN_STATE_RUNNING: RunState.ValueType  # 2
 """An orchestrator works on it under a lease."""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 3
@@ -59,6 +59,38 @@ RUN_STATE_FAILED: RunState.ValueType  # 4
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """Ended because somebody asked for it."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+class _BusyPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BusyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusyPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUSY_POLICY_UNSPECIFIED: _BusyPolicy.ValueType  # 0
+    """Same as BUSY_POLICY_ENQUEUE."""
+    BUSY_POLICY_REJECT: _BusyPolicy.ValueType  # 1
+    """Refuse it: SESSION_BUSY."""
+    BUSY_POLICY_ENQUEUE: _BusyPolicy.ValueType  # 2
+    """Begin it when those before it have ended; at most 16 wait in a session."""
+    BUSY_POLICY_INTERRUPT: _BusyPolicy.ValueType  # 3
+    """Cancel the one that is answered and begin this one next, before any that
+    wait.
+    """
+
+class BusyPolicy(_BusyPolicy, metaclass=_BusyPolicyEnumTypeWrapper):
+    """What becomes of a question while another one of its session is answered."""
+
+BUSY_POLICY_UNSPECIFIED: BusyPolicy.ValueType  # 0
+"""Same as BUSY_POLICY_ENQUEUE."""
+BUSY_POLICY_REJECT: BusyPolicy.ValueType  # 1
+"""Refuse it: SESSION_BUSY."""
+BUSY_POLICY_ENQUEUE: BusyPolicy.ValueType  # 2
+"""Begin it when those before it have ended; at most 16 wait in a session."""
+BUSY_POLICY_INTERRUPT: BusyPolicy.ValueType  # 3
+"""Cancel the one that is answered and begin this one next, before any that
+wait.
+"""
+Global___BusyPolicy: _TypeAlias = BusyPolicy  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):
@@ -76,6 +108,9 @@ class Run(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Format: `runs/{run}`."""
     team: _builtins.str
@@ -88,6 +123,14 @@ class Run(_message.Message):
     """Output only. Sequence of the last stored event."""
     user: _builtins.str
     """Output only. The user who asked."""
+    attempt: _builtins.int
+    """Output only. How often somebody began to work on it; 0 while it waits."""
+    cancel_requested: _builtins.bool
+    """Output only. Somebody asked it to stop."""
+    owner_address: _builtins.str
+    """Output only. Where the orchestrator that works on it can be called by the
+    others, as `host:port`; empty if it did not say, or nobody works on it.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was stored."""
@@ -117,10 +160,13 @@ class Run(_message.Message):
         summary: Global___RunSummary | None = ...,
         status: _status_pb2.Status | None = ...,
         user: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        cancel_requested: _builtins.bool = ...,
+        owner_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "status", b"status", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "name", b"name", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +305,7 @@ class RunEvent(_message.Message):
     EVIDENCE_RETRIEVED_FIELD_NUMBER: _builtins.int
     MESSAGE_COMPLETED_FIELD_NUMBER: _builtins.int
     RUN_FINISHED_FIELD_NUMBER: _builtins.int
+    RUN_RESUMED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1-based and gapless within a run."""
     member: _builtins.str
@@ -307,6 +354,10 @@ class RunEvent(_message.Message):
     def run_finished(self) -> Global___RunFinished:
         """The run ended. Exactly once, always last."""
 
+    @_builtins.property
+    def run_resumed(self) -> Global___RunResumed:
+        """Another attempt began: the process that worked on it was gone."""
+
     def __init__(
         self,
         *,
@@ -323,12 +374,13 @@ class RunEvent(_message.Message):
         evidence_retrieved: Global___EvidenceRetrieved | None = ...,
         message_completed: Global___MessageCompleted | None = ...,
         run_finished: Global___RunFinished | None = ...,
+        run_resumed: Global___RunResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_started", b"run_started", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "ignorable", b"ignorable", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_started", b"run_started", "sequence", b"sequence", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "ignorable", b"ignorable", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "sequence", b"sequence", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished", "run_resumed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -361,6 +413,36 @@ class RunStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
+
+@_typing.final
+class RunResumed(_message.Message):
+    """Another attempt began. Steps that the log holds are not done again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REPEATED_CALLS_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """2 for the first resumption."""
+    @_builtins.property
+    def repeated_calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tool calls that had begun and not finished; they are made again with the
+        same idempotency key (the run's name and the call id).
+        """
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        repeated_calls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "repeated_calls", b"repeated_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
 class MemberStarted(_message.Message):
@@ -433,6 +515,9 @@ class ModelCallFinished(_message.Message):
     FIRST_TOKEN_DURATION_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name as its endpoint knows it."""
     input_tokens: _builtins.int
@@ -443,6 +528,12 @@ class ModelCallFinished(_message.Message):
     """The endpoint's word: stop, length, tool_calls, content_filter."""
     attempts: _builtins.int
     """Requests sent for this answer; more than 1 means that it was retried."""
+    step: _builtins.str
+    """Which call it was: the agent's path in the run, `#`, and the number of the
+    call. The same step of the same run, whoever makes it.
+    """
+    text: _builtins.str
+    """What the model wrote."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Wall time."""
@@ -450,6 +541,10 @@ class ModelCallFinished(_message.Message):
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
         """From the request to the first token."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestedToolCall]:
+        """What it wanted called."""
 
     def __init__(
         self,
@@ -461,14 +556,49 @@ class ModelCallFinished(_message.Message):
         first_token_duration: _duration_pb2.Duration | None = ...,
         finish_reason: _builtins.str = ...,
         attempts: _builtins.int = ...,
+        step: _builtins.str = ...,
+        text: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___RequestedToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "first_token_duration", b"first_token_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "step", b"step", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelCallFinished: _TypeAlias = ModelCallFinished  # noqa: Y015
+
+@_typing.final
+class RequestedToolCall(_message.Message):
+    """A tool call as a model asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """As the model named it."""
+    tool: _builtins.str
+    """The tool."""
+    arguments: _builtins.str
+    """The arguments as the model wrote them; not always valid JSON, which is why
+    they are text.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestedToolCall: _TypeAlias = RequestedToolCall  # noqa: Y015
 
 @_typing.final
 class ToolCallStarted(_message.Message):
@@ -479,10 +609,15 @@ class ToolCallStarted(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """Unique within the run."""
+    """Unique within the run, and the same in every attempt: the step of the
+    model call that asked for it, `.`, and its position there.
+    """
     tool: _builtins.str
     """search_knowledge, delegate_task, or a tool of the manifest."""
+    attempt: _builtins.int
+    """More than 1: the call was made again by a later attempt of the run."""
     @_builtins.property
     def arguments(self) -> _struct_pb2.Struct:
         """What the model passed."""
@@ -493,10 +628,11 @@ class ToolCallStarted(_message.Message):
         call_id: _builtins.str = ...,
         tool: _builtins.str = ...,
         arguments: _struct_pb2.Struct | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt", b"attempt", "call_id", b"call_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +742,7 @@ class EvidenceRetrieved(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     REUSED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query."""
     knowledge_base: _builtins.str
@@ -622,6 +759,8 @@ class EvidenceRetrieved(_message.Message):
     """Cosine similarity of the two queries; set for SOURCE_LEDGER_SEMANTIC."""
     reused_sequence: _builtins.int
     """Sequence of the event whose search is reused; 0 for SOURCE_SEARCH."""
+    step: _builtins.str
+    """Which search it was: the same in every attempt of the run."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """What was found, with its numbers in the run."""
@@ -637,10 +776,11 @@ class EvidenceRetrieved(_message.Message):
         evidence: _abc.Iterable[Global___Evidence] | None = ...,
         similarity: _builtins.float = ...,
         reused_sequence: _builtins.int = ...,
+        step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "knowledge_base", b"knowledge_base", "outcome", b"outcome", "query", b"query", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "knowledge_base", b"knowledge_base", "outcome", b"outcome", "query", b"query", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -254,6 +254,8 @@ class BeginRunRequest(_message.Message):
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     HISTORY_MESSAGES_FIELD_NUMBER: _builtins.int
     TEAM_REVISION_FIELD_NUMBER: _builtins.int
+    ON_BUSY_FIELD_NUMBER: _builtins.int
+    LEASE_ADDRESS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. A UUID4 that the client made once for this question."""
     team: _builtins.str
@@ -266,6 +268,14 @@ class BeginRunRequest(_message.Message):
     """Optional. How many earlier messages to return. Default 0, at most 200."""
     team_revision: _builtins.str
     """Required. Stored with the run."""
+    on_busy: _run_pb2.BusyPolicy.ValueType
+    """Optional. What to do if the session has a run that is not finished.
+    Default: BUSY_POLICY_ENQUEUE.
+    """
+    lease_address: _builtins.str
+    """Optional. Where the owner can be called by other orchestrators:
+    `host:port`.
+    """
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """Required. The messages to store before the run; the last is a user's.
@@ -287,10 +297,12 @@ class BeginRunRequest(_message.Message):
         lease_duration: _duration_pb2.Duration | None = ...,
         history_messages: _builtins.int = ...,
         team_revision: _builtins.str = ...,
+        on_busy: _run_pb2.BusyPolicy.ValueType = ...,
+        lease_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "input", b"input", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "request_id", b"request_id", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "on_busy", b"on_busy", "request_id", b"request_id", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,7 +323,8 @@ class BeginRunResponse(_message.Message):
     """False: the request id was known, and this is the run of then."""
     fencing_token: _builtins.int
     """Proves the lease in AppendRunEvents; grows with each take-over. 0 unless
-    created.
+    created, and 0 while the run waits (run.state is PENDING): whoever ends the
+    run before it gets it as `next_run`.
     """
     @_builtins.property
     def run(self) -> _run_pb2.Run:
@@ -381,16 +394,28 @@ class AppendRunEventsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """Sequence of the last stored event."""
+    cancel_requested: _builtins.bool
+    """Somebody asked the run to stop."""
+    @_builtins.property
+    def next_run(self) -> Global___AcquiredRun:
+        """Set when the events ended the run and another one waited in its session:
+        it belongs to the caller now.
+        """
+
     def __init__(
         self,
         *,
         last_sequence: _builtins.int = ...,
+        cancel_requested: _builtins.bool = ...,
+        next_run: Global___AcquiredRun | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_run", b"next_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence", b"last_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "last_sequence", b"last_sequence", "next_run", b"next_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,18 +462,24 @@ class RenewRunLeasesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOST_RUNS_FIELD_NUMBER: _builtins.int
+    CANCELLED_RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lost_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs that somebody else owns or that have ended."""
+
+    @_builtins.property
+    def cancelled_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runs that somebody asked to stop."""
 
     def __init__(
         self,
         *,
         lost_runs: _abc.Iterable[_builtins.str] | None = ...,
+        cancelled_runs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_runs", b"lost_runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_runs", b"cancelled_runs", "lost_runs", b"lost_runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,10 +494,13 @@ class AcquireExpiredRunsRequest(_message.Message):
     LEASE_OWNER_FIELD_NUMBER: _builtins.int
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     MAX_RUNS_FIELD_NUMBER: _builtins.int
+    LEASE_ADDRESS_FIELD_NUMBER: _builtins.int
     lease_owner: _builtins.str
     """Required. As in BeginRun."""
     max_runs: _builtins.int
     """Optional. Default and maximum 50."""
+    lease_address: _builtins.str
+    """Optional. As in BeginRun."""
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
         """Required. From now."""
@@ -477,10 +511,11 @@ class AcquireExpiredRunsRequest(_message.Message):
         lease_owner: _builtins.str = ...,
         lease_duration: _duration_pb2.Duration | None = ...,
         max_runs: _builtins.int = ...,
+        lease_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_runs", b"max_runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_runs", b"max_runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,6 +554,8 @@ class AcquiredRun(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """The new owner's token."""
     tenant: _builtins.str
@@ -527,20 +564,54 @@ class AcquiredRun(_message.Message):
     def run(self) -> _run_pb2.Run:
         """The run."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
+        """The session's messages before `input`, oldest first, as many as the run's
+        BeginRun asked for.
+        """
+
+    @_builtins.property
+    def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
+        """The messages that it answers."""
+
     def __init__(
         self,
         *,
         run: _run_pb2.Run | None = ...,
         fencing_token: _builtins.int = ...,
         tenant: _builtins.str = ...,
+        history: _abc.Iterable[_session_pb2.Message] | None = ...,
+        input: _abc.Iterable[_session_pb2.Message] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "run", b"run", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "history", b"history", "input", b"input", "run", b"run", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcquiredRun: _TypeAlias = AcquiredRun  # noqa: Y015
+
+@_typing.final
+class RequestRunCancelRequest(_message.Message):
+    """Request of RequestRunCancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Format: `runs/{run}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRunCancelRequest: _TypeAlias = RequestRunCancelRequest  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):

@@ -90,6 +90,11 @@ class SessionServiceStub:
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.SerializeToString,
                 response_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.FromString,
                 _registered_method=True)
+        self.RequestRunCancel = channel.unary_unary(
+                '/agentteams.session.v1.SessionService/RequestRunCancel',
+                request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.RequestRunCancelRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/agentteams.session.v1.SessionService/GetRun',
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.GetRunRequest.SerializeToString,
@@ -163,8 +168,9 @@ class SessionServiceServicer:
         messages, the run under the caller's lease, and the run's first event.
         Returns what an orchestrator needs to begin. Idempotent per request_id
         for 24 hours: the second call returns the run of the first, and no lease.
+        If the session has a run that is not finished, `on_busy` decides.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-        ended), INVALID_FIELD, REQUEST_ID_REUSED.
+        ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,8 +196,19 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcquireExpiredRuns(self, request, context):
-        """Takes over runs whose leases have expired, of every tenant. For
-        orchestrators only: PERMISSION_DENIED for anybody else.
+        """Takes over runs, of every tenant, whose leases have expired for as long as
+        their attempts ask for (docs/durability.md), and queued runs that nobody
+        has begun although their session is free. For orchestrators only:
+        PERMISSION_DENIED for anybody else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestRunCancel(self, request, context):
+        """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
+        that is worked on is told by its next append or renewal. Safe to repeat.
+        Reasons: RUN_NOT_FOUND, RUN_FINISHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,6 +288,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.AcquireExpiredRuns,
                     request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.FromString,
                     response_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.SerializeToString,
+            ),
+            'RequestRunCancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestRunCancel,
+                    request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.RequestRunCancelRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -561,6 +583,33 @@ class SessionService:
             '/agentteams.session.v1.SessionService/AcquireExpiredRuns',
             agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.SerializeToString,
             agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestRunCancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.session.v1.SessionService/RequestRunCancel',
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.RequestRunCancelRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,
             insecure,

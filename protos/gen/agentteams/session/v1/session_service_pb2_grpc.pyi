@@ -62,8 +62,9 @@ class SessionServiceStub:
     messages, the run under the caller's lease, and the run's first event.
     Returns what an orchestrator needs to begin. Idempotent per request_id
     for 24 hours: the second call returns the run of the first, and no lease.
+    If the session has a run that is not finished, `on_busy` decides.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-    ended), INVALID_FIELD, REQUEST_ID_REUSED.
+    ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
     """
     AppendRunEvents: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -77,8 +78,15 @@ class SessionServiceStub:
     Returns those that it has lost, which it must stop.
     """
     AcquireExpiredRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]
-    """Takes over runs whose leases have expired, of every tenant. For
-    orchestrators only: PERMISSION_DENIED for anybody else.
+    """Takes over runs, of every tenant, whose leases have expired for as long as
+    their attempts ask for (docs/durability.md), and queued runs that nobody
+    has begun although their session is free. For orchestrators only:
+    PERMISSION_DENIED for anybody else.
+    """
+    RequestRunCancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]
+    """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
+    that is worked on is told by its next append or renewal. Safe to repeat.
+    Reasons: RUN_NOT_FOUND, RUN_FINISHED.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]
     """Returns a run. Reasons: RUN_NOT_FOUND."""
@@ -120,8 +128,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     messages, the run under the caller's lease, and the run's first event.
     Returns what an orchestrator needs to begin. Idempotent per request_id
     for 24 hours: the second call returns the run of the first, and no lease.
+    If the session has a run that is not finished, `on_busy` decides.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-    ended), INVALID_FIELD, REQUEST_ID_REUSED.
+    ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
     """
     AppendRunEvents: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]  # type: ignore[assignment]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -135,8 +144,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Returns those that it has lost, which it must stop.
     """
     AcquireExpiredRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]  # type: ignore[assignment]
-    """Takes over runs whose leases have expired, of every tenant. For
-    orchestrators only: PERMISSION_DENIED for anybody else.
+    """Takes over runs, of every tenant, whose leases have expired for as long as
+    their attempts ask for (docs/durability.md), and queued runs that nobody
+    has begun although their session is free. For orchestrators only:
+    PERMISSION_DENIED for anybody else.
+    """
+    RequestRunCancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
+    that is worked on is told by its next append or renewal. Safe to repeat.
+    Reasons: RUN_NOT_FOUND, RUN_FINISHED.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Returns a run. Reasons: RUN_NOT_FOUND."""
@@ -217,8 +233,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         messages, the run under the caller's lease, and the run's first event.
         Returns what an orchestrator needs to begin. Idempotent per request_id
         for 24 hours: the second call returns the run of the first, and no lease.
+        If the session has a run that is not finished, `on_busy` decides.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-        ended), INVALID_FIELD, REQUEST_ID_REUSED.
+        ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -250,8 +267,21 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.AcquireExpiredRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.AcquireExpiredRunsResponse, _abc.Awaitable[_session_service_pb2.AcquireExpiredRunsResponse]]:
-        """Takes over runs whose leases have expired, of every tenant. For
-        orchestrators only: PERMISSION_DENIED for anybody else.
+        """Takes over runs, of every tenant, whose leases have expired for as long as
+        their attempts ask for (docs/durability.md), and queued runs that nobody
+        has begun although their session is free. For orchestrators only:
+        PERMISSION_DENIED for anybody else.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestRunCancel(
+        self,
+        request: _session_service_pb2.RequestRunCancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
+        that is worked on is told by its next append or renewal. Safe to repeat.
+        Reasons: RUN_NOT_FOUND, RUN_FINISHED.
         """
 
     @_abc_1.abstractmethod
