@@ -42,3 +42,10 @@ def test_only_a_wrong_mark_falls_back_to_attribution() -> None:
     citations, unknown = cite("The warranty of the kettle lasts three years [9].", EVIDENCE)
     assert [(c.number, c.by_model) for c in citations] == [(1, False)]
     assert unknown == [9]
+
+
+def test_a_chunk_that_fits_far_better_than_the_named_one_is_attributed_too() -> None:
+    citations, _ = cite("The warranty of the blue kettle lasts three years [2].", EVIDENCE)
+    assert [(c.number, c.by_model) for c in citations] == [(2, True), (1, False)]
+    citations, _ = cite("Returns are free of charge; the kettle is blue [2].", EVIDENCE)
+    assert [(c.number, c.by_model) for c in citations] == [(2, True)]

@@ -10,6 +10,7 @@ _WORD = re.compile(r"[^\W_]{3,}")
 _MIN_SHARED_WORDS = 3
 _MIN_SHARE = 0.3  # of the answer's words; below it a chunk is rather beside the point
 _MAX_ATTRIBUTED = 3
+_OVERRULE = 2  # a small model often names the chunk beside the one that it used
 
 
 def cite(answer: str, evidence: Sequence[Evidence]) -> tuple[tuple[Citation, ...], list[int]]:
@@ -17,8 +18,9 @@ def cite(answer: str, evidence: Sequence[Evidence]) -> tuple[tuple[Citation, ...
 
     Returns:
         The citations in the order of the answer's marks, and the numbers that
-        no chunk has. Without any mark that is right, the chunks that share most
-        words with the answer, marked as attributed rather than cited.
+        no chunk has. After them, marked as attributed rather than cited: the
+        chunk that the answer shares far more words with than with any that it
+        names, or, without any right mark, the chunks that it shares most with.
     """
     by_number = {e.number: e for e in evidence}
     numbers = list(
@@ -26,18 +28,26 @@ def cite(answer: str, evidence: Sequence[Evidence]) -> tuple[tuple[Citation, ...
     )
     cited = [n for n in numbers if n in by_number]
     unknown = [n for n in numbers if n not in by_number]
+    closest = _closest(answer, evidence)
     if cited:
-        return tuple(Citation(number=n, chunk=by_number[n].chunk, by_model=True) for n in cited), unknown
-    return tuple(
-        Citation(number=e.number, chunk=e.chunk, by_model=False) for e in _closest(answer, evidence)
-    ), unknown
+        most = _OVERRULE * max(_shared(answer, by_number[n]) for n in cited)
+        closest = [e for e in closest[:1] if e.number not in cited and _shared(answer, e) >= most]
+    citations = [Citation(number=n, chunk=by_number[n].chunk, by_model=True) for n in cited]
+    citations += [Citation(number=e.number, chunk=e.chunk, by_model=False) for e in closest]
+    return tuple(citations), unknown
 
 
 def _closest(answer: str, evidence: Sequence[Evidence]) -> list[Evidence]:
-    words = set(_WORD.findall(answer.casefold()))
-    scored = []
-    for item in evidence:
-        shared = len(words & set(_WORD.findall(item.chunk.text.casefold())))
-        if shared >= _MIN_SHARED_WORDS and shared >= _MIN_SHARE * len(words):
-            scored.append((-shared, item.number, item))
-    return [item for _, _, item in sorted(scored, key=lambda row: row[:2])[:_MAX_ATTRIBUTED]]
+    least = max(_MIN_SHARED_WORDS, _MIN_SHARE * len(_words(answer)))
+    scored = [(-_shared(answer, item), item.number, item) for item in evidence]
+    return [item for shared, _, item in sorted(scored, key=lambda row: row[:2]) if -shared >= least][
+        :_MAX_ATTRIBUTED
+    ]
+
+
+def _shared(answer: str, evidence: Evidence) -> int:
+    return len(_words(answer) & _words(evidence.chunk.text))
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.casefold()))

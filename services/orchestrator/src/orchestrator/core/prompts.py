@@ -85,8 +85,9 @@ def task(
 
 
 def evidence_block(evidence: Sequence[Evidence]) -> str:
-    """Numbered chunks, marked as data."""
-    chunks = "\n\n".join(f"[{e.number}] ({e.chunk.title}) {_neutral(e.chunk.text)}" for e in evidence)
+    """Numbered chunks, marked as data. The best is last: models look most at what is near the question."""
+    ordered = reversed(evidence)
+    chunks = "\n\n".join(f"[{e.number}] ({e.chunk.title}) {_neutral(e.chunk.text)}" for e in ordered)
     return f"<evidence>\n{chunks}\n</evidence>"
 
 
