@@ -70,6 +70,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """As many questions as allowed wait in the session. Retry later."""
     ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 47
     """No memory of that name for this caller."""
+    ERROR_REASON_MEMORY_LIMIT_REACHED: _ErrorReason.ValueType  # 48
+    """The user has as many memories as allowed. Forget some first."""
     ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: _ErrorReason.ValueType  # 60
     """No knowledge base of that name in the caller's namespace."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 61
@@ -151,6 +153,8 @@ ERROR_REASON_SESSION_QUEUE_FULL: ErrorReason.ValueType  # 46
 """As many questions as allowed wait in the session. Retry later."""
 ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 47
 """No memory of that name for this caller."""
+ERROR_REASON_MEMORY_LIMIT_REACHED: ErrorReason.ValueType  # 48
+"""The user has as many memories as allowed. Forget some first."""
 ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: ErrorReason.ValueType  # 60
 """No knowledge base of that name in the caller's namespace."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 61

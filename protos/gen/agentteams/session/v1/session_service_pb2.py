@@ -22,66 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentteams.session.v1 import memory_pb2 as agentteams_dot_session_dot_v1_dot_memory__pb2
 from agentteams.session.v1 import run_pb2 as agentteams_dot_session_dot_v1_dot_run__pb2
 from agentteams.session.v1 import session_pb2 as agentteams_dot_session_dot_v1_dot_session__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentteams/session/v1/session_service.proto\x12\x15\x61gentteams.session.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"[\n\x14\x43reateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x13ListSessionsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x14UpdateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"$\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListMessagesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x14ListMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x02\n\x0f\x42\x65ginRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x05input\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x13\n\x0blease_owner\x18\x05 \x01(\t\x12\x31\n\x0elease_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10history_messages\x18\x07 \x01(\x05\x12\x15\n\rteam_revision\x18\x08 \x01(\t\x12\x32\n\x07on_busy\x18\t \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12\x15\n\rlease_address\x18\n \x01(\t\"\xca\x01\n\x10\x42\x65ginRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x15\n\rfencing_token\x18\x03 \x01(\x03\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x34\n\x0brun_started\x18\x05 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"m\n\x16\x41ppendRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"\x80\x01\n\x17\x41ppendRunEventsResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x34\n\x08next_run\x18\x03 \x01(\x0b\x32\".agentteams.session.v1.AcquiredRun\"m\n\x15RenewRunLeasesRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x03(\t\x12\x31\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"C\n\x16RenewRunLeasesResponse\x12\x11\n\tlost_runs\x18\x01 \x03(\t\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x02 \x03(\t\"\x8c\x01\n\x19\x41\x63quireExpiredRunsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\x12\x15\n\rlease_address\x18\x04 \x01(\t\"N\n\x1a\x41\x63quireExpiredRunsResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".agentteams.session.v1.AcquiredRun\"\xbd\x01\n\x0b\x41\x63quiredRun\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12-\n\x05input\x18\x05 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\"\'\n\x17RequestRunCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x0fListRunsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x14ListRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"H\n\x15ListRunEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent2\xfa\n\n\x0eSessionService\x12\\\n\rCreateSession\x12+.agentteams.session.v1.CreateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12V\n\nGetSession\x12(.agentteams.session.v1.GetSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12g\n\x0cListSessions\x12*.agentteams.session.v1.ListSessionsRequest\x1a+.agentteams.session.v1.ListSessionsResponse\x12\\\n\rUpdateSession\x12+.agentteams.session.v1.UpdateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12T\n\rDeleteSession\x12+.agentteams.session.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12g\n\x0cListMessages\x12*.agentteams.session.v1.ListMessagesRequest\x1a+.agentteams.session.v1.ListMessagesResponse\x12[\n\x08\x42\x65ginRun\x12&.agentteams.session.v1.BeginRunRequest\x1a\'.agentteams.session.v1.BeginRunResponse\x12p\n\x0f\x41ppendRunEvents\x12-.agentteams.session.v1.AppendRunEventsRequest\x1a..agentteams.session.v1.AppendRunEventsResponse\x12m\n\x0eRenewRunLeases\x12,.agentteams.session.v1.RenewRunLeasesRequest\x1a-.agentteams.session.v1.RenewRunLeasesResponse\x12y\n\x12\x41\x63quireExpiredRuns\x12\x30.agentteams.session.v1.AcquireExpiredRunsRequest\x1a\x31.agentteams.session.v1.AcquireExpiredRunsResponse\x12^\n\x10RequestRunCancel\x12..agentteams.session.v1.RequestRunCancelRequest\x1a\x1a.agentteams.session.v1.Run\x12J\n\x06GetRun\x12$.agentteams.session.v1.GetRunRequest\x1a\x1a.agentteams.session.v1.Run\x12[\n\x08ListRuns\x12&.agentteams.session.v1.ListRunsRequest\x1a\'.agentteams.session.v1.ListRunsResponse\x12j\n\rListRunEvents\x12+.agentteams.session.v1.ListRunEventsRequest\x1a,.agentteams.session.v1.ListRunEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentteams/session/v1/session_service.proto\x12\x15\x61gentteams.session.v1\x1a\"agentteams/session/v1/memory.proto\x1a\x1f\x61gentteams/session/v1/run.proto\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\x14\x43reateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa6\x02\n\x13ListSessionsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x31\n\rupdated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eupdated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x14UpdateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"$\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListMessagesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x14ListMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x12\x46orkSessionRequest\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"%\n\x15\x45xportUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"L\n\x16\x45xportUserDataResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.agentteams.session.v1.UserRecord\"\x8e\x02\n\nUserRecord\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.SessionH\x00\x12\x31\n\x07message\x18\x02 \x01(\x0b\x32\x1e.agentteams.session.v1.MessageH\x00\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1a.agentteams.session.v1.RunH\x00\x12\x34\n\trun_event\x18\x04 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12/\n\x06memory\x18\x05 \x01(\x0b\x32\x1d.agentteams.session.v1.MemoryH\x00\x42\x08\n\x06record\"$\n\x14\x45raseUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"o\n\x15\x45raseUserDataResponse\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\x10\n\x08messages\x18\x02 \x01(\x03\x12\x0c\n\x04runs\x18\x03 \x01(\x03\x12\x12\n\nrun_events\x18\x04 \x01(\x03\x12\x10\n\x08memories\x18\x05 \x01(\x03\"\xe5\x02\n\x0f\x42\x65ginRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x05input\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x13\n\x0blease_owner\x18\x05 \x01(\t\x12\x31\n\x0elease_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10history_messages\x18\x07 \x01(\x05\x12\x15\n\rteam_revision\x18\x08 \x01(\t\x12\x32\n\x07on_busy\x18\t \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12\x15\n\rlease_address\x18\n \x01(\t\x12,\n\tretention\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xca\x01\n\x10\x42\x65ginRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x15\n\rfencing_token\x18\x03 \x01(\x03\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x34\n\x0brun_started\x18\x05 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"m\n\x16\x41ppendRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"\x80\x01\n\x17\x41ppendRunEventsResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x34\n\x08next_run\x18\x03 \x01(\x0b\x32\".agentteams.session.v1.AcquiredRun\"m\n\x15RenewRunLeasesRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x03(\t\x12\x31\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"C\n\x16RenewRunLeasesResponse\x12\x11\n\tlost_runs\x18\x01 \x03(\t\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x02 \x03(\t\"\x8c\x01\n\x19\x41\x63quireExpiredRunsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\x12\x15\n\rlease_address\x18\x04 \x01(\t\"N\n\x1a\x41\x63quireExpiredRunsResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".agentteams.session.v1.AcquiredRun\"\xbd\x01\n\x0b\x41\x63quiredRun\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12-\n\x05input\x18\x05 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\"\'\n\x17RequestRunCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x0fListRunsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x14ListRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"H\n\x15ListRunEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent2\xb1\r\n\x0eSessionService\x12\\\n\rCreateSession\x12+.agentteams.session.v1.CreateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12V\n\nGetSession\x12(.agentteams.session.v1.GetSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12g\n\x0cListSessions\x12*.agentteams.session.v1.ListSessionsRequest\x1a+.agentteams.session.v1.ListSessionsResponse\x12\\\n\rUpdateSession\x12+.agentteams.session.v1.UpdateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12T\n\rDeleteSession\x12+.agentteams.session.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12g\n\x0cListMessages\x12*.agentteams.session.v1.ListMessagesRequest\x1a+.agentteams.session.v1.ListMessagesResponse\x12X\n\x0b\x46orkSession\x12).agentteams.session.v1.ForkSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12o\n\x0e\x45xportUserData\x12,.agentteams.session.v1.ExportUserDataRequest\x1a-.agentteams.session.v1.ExportUserDataResponse0\x01\x12j\n\rEraseUserData\x12+.agentteams.session.v1.EraseUserDataRequest\x1a,.agentteams.session.v1.EraseUserDataResponse\x12[\n\x08\x42\x65ginRun\x12&.agentteams.session.v1.BeginRunRequest\x1a\'.agentteams.session.v1.BeginRunResponse\x12p\n\x0f\x41ppendRunEvents\x12-.agentteams.session.v1.AppendRunEventsRequest\x1a..agentteams.session.v1.AppendRunEventsResponse\x12m\n\x0eRenewRunLeases\x12,.agentteams.session.v1.RenewRunLeasesRequest\x1a-.agentteams.session.v1.RenewRunLeasesResponse\x12y\n\x12\x41\x63quireExpiredRuns\x12\x30.agentteams.session.v1.AcquireExpiredRunsRequest\x1a\x31.agentteams.session.v1.AcquireExpiredRunsResponse\x12^\n\x10RequestRunCancel\x12..agentteams.session.v1.RequestRunCancelRequest\x1a\x1a.agentteams.session.v1.Run\x12J\n\x06GetRun\x12$.agentteams.session.v1.GetRunRequest\x1a\x1a.agentteams.session.v1.Run\x12[\n\x08ListRuns\x12&.agentteams.session.v1.ListRunsRequest\x1a\'.agentteams.session.v1.ListRunsResponse\x12j\n\rListRunEvents\x12+.agentteams.session.v1.ListRunEventsRequest\x1a,.agentteams.session.v1.ListRunEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.session.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESESSIONREQUEST']._serialized_start=235
-  _globals['_CREATESESSIONREQUEST']._serialized_end=326
-  _globals['_GETSESSIONREQUEST']._serialized_start=328
-  _globals['_GETSESSIONREQUEST']._serialized_end=361
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=363
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=437
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=439
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=536
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=538
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=658
-  _globals['_DELETESESSIONREQUEST']._serialized_start=660
-  _globals['_DELETESESSIONREQUEST']._serialized_end=696
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=698
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=774
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=776
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=873
-  _globals['_BEGINRUNREQUEST']._serialized_start=876
-  _globals['_BEGINRUNREQUEST']._serialized_end=1187
-  _globals['_BEGINRUNRESPONSE']._serialized_start=1190
-  _globals['_BEGINRUNRESPONSE']._serialized_end=1392
-  _globals['_APPENDRUNEVENTSREQUEST']._serialized_start=1394
-  _globals['_APPENDRUNEVENTSREQUEST']._serialized_end=1503
-  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_start=1506
-  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_end=1634
-  _globals['_RENEWRUNLEASESREQUEST']._serialized_start=1636
-  _globals['_RENEWRUNLEASESREQUEST']._serialized_end=1745
-  _globals['_RENEWRUNLEASESRESPONSE']._serialized_start=1747
-  _globals['_RENEWRUNLEASESRESPONSE']._serialized_end=1814
-  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_start=1817
-  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_end=1957
-  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_start=1959
-  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_end=2037
-  _globals['_ACQUIREDRUN']._serialized_start=2040
-  _globals['_ACQUIREDRUN']._serialized_end=2229
-  _globals['_REQUESTRUNCANCELREQUEST']._serialized_start=2231
-  _globals['_REQUESTRUNCANCELREQUEST']._serialized_end=2270
-  _globals['_GETRUNREQUEST']._serialized_start=2272
-  _globals['_GETRUNREQUEST']._serialized_end=2301
-  _globals['_LISTRUNSREQUEST']._serialized_start=2303
-  _globals['_LISTRUNSREQUEST']._serialized_end=2390
-  _globals['_LISTRUNSRESPONSE']._serialized_start=2392
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2477
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=2479
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=2557
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=2559
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=2631
-  _globals['_SESSIONSERVICE']._serialized_start=2634
-  _globals['_SESSIONSERVICE']._serialized_end=4036
+  _globals['_CREATESESSIONREQUEST']._serialized_start=304
+  _globals['_CREATESESSIONREQUEST']._serialized_end=395
+  _globals['_GETSESSIONREQUEST']._serialized_start=397
+  _globals['_GETSESSIONREQUEST']._serialized_end=430
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=433
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=727
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=729
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=826
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=828
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=948
+  _globals['_DELETESESSIONREQUEST']._serialized_start=950
+  _globals['_DELETESESSIONREQUEST']._serialized_end=986
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=988
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1064
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1066
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1163
+  _globals['_FORKSESSIONREQUEST']._serialized_start=1165
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1244
+  _globals['_EXPORTUSERDATAREQUEST']._serialized_start=1246
+  _globals['_EXPORTUSERDATAREQUEST']._serialized_end=1283
+  _globals['_EXPORTUSERDATARESPONSE']._serialized_start=1285
+  _globals['_EXPORTUSERDATARESPONSE']._serialized_end=1361
+  _globals['_USERRECORD']._serialized_start=1364
+  _globals['_USERRECORD']._serialized_end=1634
+  _globals['_ERASEUSERDATAREQUEST']._serialized_start=1636
+  _globals['_ERASEUSERDATAREQUEST']._serialized_end=1672
+  _globals['_ERASEUSERDATARESPONSE']._serialized_start=1674
+  _globals['_ERASEUSERDATARESPONSE']._serialized_end=1785
+  _globals['_BEGINRUNREQUEST']._serialized_start=1788
+  _globals['_BEGINRUNREQUEST']._serialized_end=2145
+  _globals['_BEGINRUNRESPONSE']._serialized_start=2148
+  _globals['_BEGINRUNRESPONSE']._serialized_end=2350
+  _globals['_APPENDRUNEVENTSREQUEST']._serialized_start=2352
+  _globals['_APPENDRUNEVENTSREQUEST']._serialized_end=2461
+  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_start=2464
+  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_end=2592
+  _globals['_RENEWRUNLEASESREQUEST']._serialized_start=2594
+  _globals['_RENEWRUNLEASESREQUEST']._serialized_end=2703
+  _globals['_RENEWRUNLEASESRESPONSE']._serialized_start=2705
+  _globals['_RENEWRUNLEASESRESPONSE']._serialized_end=2772
+  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_start=2775
+  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_end=2915
+  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_start=2917
+  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_end=2995
+  _globals['_ACQUIREDRUN']._serialized_start=2998
+  _globals['_ACQUIREDRUN']._serialized_end=3187
+  _globals['_REQUESTRUNCANCELREQUEST']._serialized_start=3189
+  _globals['_REQUESTRUNCANCELREQUEST']._serialized_end=3228
+  _globals['_GETRUNREQUEST']._serialized_start=3230
+  _globals['_GETRUNREQUEST']._serialized_end=3259
+  _globals['_LISTRUNSREQUEST']._serialized_start=3261
+  _globals['_LISTRUNSREQUEST']._serialized_end=3348
+  _globals['_LISTRUNSRESPONSE']._serialized_start=3350
+  _globals['_LISTRUNSRESPONSE']._serialized_end=3435
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=3437
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=3515
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=3517
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=3589
+  _globals['_SESSIONSERVICE']._serialized_start=3592
+  _globals['_SESSIONSERVICE']._serialized_end=5305
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from agentteams.session.v1 import memory_pb2 as _memory_pb2
 from agentteams.session.v1 import run_pb2 as _run_pb2
 from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
@@ -10,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -34,7 +36,7 @@ class CreateSessionRequest(_message.Message):
     """Required. A UUID4 that the caller makes once for this session."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """Required. `team` must be set."""
+        """Required. `team` must be set; `display_name` and `retention` can be."""
 
     def __init__(
         self,
@@ -81,22 +83,54 @@ class ListSessionsRequest(_message.Message):
     TEAM_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    UPDATED_AFTER_FIELD_NUMBER: _builtins.int
+    UPDATED_BEFORE_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     team: _builtins.str
     """Optional. Only sessions with this team. Format: `teams/{team}`."""
     page_size: _builtins.int
     """Optional. Default 50, at most 200; below 0 is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """Optional. From the response before; bound to `team`."""
+    """Optional. From the response before; bound to all other fields but
+    `page_size`.
+    """
+    user: _builtins.str
+    """Optional. Whose sessions; default: the caller's. Another user of the tenant
+    only for a service that calls on nobody's behalf.
+    """
+    @_builtins.property
+    def updated_after(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only sessions last used at this time or later."""
+
+    @_builtins.property
+    def updated_before(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only sessions last used before this time."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only sessions created at this time or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only sessions created before this time."""
+
     def __init__(
         self,
         *,
         team: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        user: _builtins.str = ...,
+        updated_after: _timestamp_pb2.Timestamp | None = ...,
+        updated_before: _timestamp_pb2.Timestamp | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "updated_after", b"updated_after", "updated_before", b"updated_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "page_size", b"page_size", "page_token", b"page_token", "team", b"team", "updated_after", b"updated_after", "updated_before", b"updated_before", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +275,196 @@ class ListMessagesResponse(_message.Message):
 Global___ListMessagesResponse: _TypeAlias = ListMessagesResponse  # noqa: Y015
 
 @_typing.final
+class ForkSessionRequest(_message.Message):
+    """Request of ForkSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """Required. The last message to copy. Format:
+    `sessions/{session}/messages/{message}`.
+    """
+    request_id: _builtins.str
+    """Required. A UUID4 that the caller makes once for this fork."""
+    display_name: _builtins.str
+    """Optional. The new session's display name; default: that of the old one."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "message", b"message", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSessionRequest: _TypeAlias = ForkSessionRequest  # noqa: Y015
+
+@_typing.final
+class ExportUserDataRequest(_message.Message):
+    """Request of ExportUserData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Optional. Whose data; default: the caller's. Another user of the tenant only
+    for a service that calls on nobody's behalf.
+    """
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUserDataRequest: _TypeAlias = ExportUserDataRequest  # noqa: Y015
+
+@_typing.final
+class ExportUserDataResponse(_message.Message):
+    """A part of ExportUserData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRecord]:
+        """One at least."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___UserRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUserDataResponse: _TypeAlias = ExportUserDataResponse  # noqa: Y015
+
+@_typing.final
+class UserRecord(_message.Message):
+    """One thing that is kept of a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    RUN_EVENT_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """A session."""
+
+    @_builtins.property
+    def message(self) -> _session_pb2.Message:
+        """A message of the session before."""
+
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """A run of the session before."""
+
+    @_builtins.property
+    def run_event(self) -> _run_pb2.RunEvent:
+        """An event of the run before."""
+
+    @_builtins.property
+    def memory(self) -> _memory_pb2.Memory:
+        """A memory."""
+
+    def __init__(
+        self,
+        *,
+        session: _session_pb2.Session | None = ...,
+        message: _session_pb2.Message | None = ...,
+        run: _run_pb2.Run | None = ...,
+        run_event: _run_pb2.RunEvent | None = ...,
+        memory: _memory_pb2.Memory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["session", "message", "run", "run_event", "memory"]  # noqa: Y015
+    _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
+
+Global___UserRecord: _TypeAlias = UserRecord  # noqa: Y015
+
+@_typing.final
+class EraseUserDataRequest(_message.Message):
+    """Request of EraseUserData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Optional. As in ExportUserData."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserDataRequest: _TypeAlias = EraseUserDataRequest  # noqa: Y015
+
+@_typing.final
+class EraseUserDataResponse(_message.Message):
+    """Response of EraseUserData: the rows that this call deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    RUN_EVENTS_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """Sessions."""
+    messages: _builtins.int
+    """Messages."""
+    runs: _builtins.int
+    """Runs."""
+    run_events: _builtins.int
+    """Events of runs."""
+    memories: _builtins.int
+    """Memories."""
+    def __init__(
+        self,
+        *,
+        sessions: _builtins.int = ...,
+        messages: _builtins.int = ...,
+        runs: _builtins.int = ...,
+        run_events: _builtins.int = ...,
+        memories: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memories", b"memories", "messages", b"messages", "run_events", b"run_events", "runs", b"runs", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserDataResponse: _TypeAlias = EraseUserDataResponse  # noqa: Y015
+
+@_typing.final
 class BeginRunRequest(_message.Message):
     """Request of BeginRun."""
 
@@ -256,6 +480,7 @@ class BeginRunRequest(_message.Message):
     TEAM_REVISION_FIELD_NUMBER: _builtins.int
     ON_BUSY_FIELD_NUMBER: _builtins.int
     LEASE_ADDRESS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. A UUID4 that the client made once for this question."""
     team: _builtins.str
@@ -286,6 +511,12 @@ class BeginRunRequest(_message.Message):
     def lease_duration(self) -> _duration_pb2.Duration:
         """Required. How long the lease holds unless renewed; 1 s to 10 min."""
 
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """Optional. How long the session is kept after its last use; 1 min to 100
+        years. Absent: a new session for ever, another one as before.
+        """
+
     def __init__(
         self,
         *,
@@ -299,10 +530,11 @@ class BeginRunRequest(_message.Message):
         team_revision: _builtins.str = ...,
         on_busy: _run_pb2.BusyPolicy.ValueType = ...,
         lease_address: _builtins.str = ...,
+        retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "on_busy", b"on_busy", "request_id", b"request_id", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "on_busy", b"on_busy", "request_id", b"request_id", "retention", b"retention", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,21 @@ class SessionServiceStub:
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/agentteams.session.v1.SessionService/ForkSession',
+                request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
+        self.ExportUserData = channel.unary_stream(
+                '/agentteams.session.v1.SessionService/ExportUserData',
+                request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataResponse.FromString,
+                _registered_method=True)
+        self.EraseUserData = channel.unary_unary(
+                '/agentteams.session.v1.SessionService/EraseUserData',
+                request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataResponse.FromString,
+                _registered_method=True)
         self.BeginRun = channel.unary_unary(
                 '/agentteams.session.v1.SessionService/BeginRun',
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.BeginRunRequest.SerializeToString,
@@ -134,7 +149,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists sessions, last used first. Reasons: INVALID_FIELD.
+        """Lists sessions, last used first. Reasons: INVALID_FIELD, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +173,35 @@ class SessionServiceServicer:
 
     def ListMessages(self, request, context):
         """Lists messages, oldest first. Reasons: SESSION_NOT_FOUND, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Copies a session up to and including one message into a new session, which
+        then goes its own way. Runs and their logs are not copied. Idempotent per
+        request_id. Reasons: SESSION_NOT_FOUND, INVALID_FIELD (no such message, or
+        more than 20,000), REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUserData(self, request, context):
+        """Streams all that is kept of a user: each session, followed by its messages
+        and its runs, each run followed by its events; then the memories. A session
+        that is used meanwhile may come again, with what is new: the later one
+        counts. Reasons: PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUserData(self, request, context):
+        """Deletes all that is kept of a user, in many small transactions. Safe to
+        repeat: what is gone is not counted again. Reasons: SESSION_BUSY (cancel the
+        run first; what was deleted until then stays deleted), PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +312,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesRequest.FromString,
                     response_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'ExportUserData': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUserData,
+                    request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataResponse.SerializeToString,
+            ),
+            'EraseUserData': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUserData,
+                    request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataResponse.SerializeToString,
             ),
             'BeginRun': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginRun,
@@ -475,6 +534,87 @@ class SessionService:
             '/agentteams.session.v1.SessionService/ListMessages',
             agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesRequest.SerializeToString,
             agentteams_dot_session_dot_v1_dot_session__service__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.session.v1.SessionService/ForkSession',
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUserData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentteams.session.v1.SessionService/ExportUserData',
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.ExportUserDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUserData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.session.v1.SessionService/EraseUserData',
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.EraseUserDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,7 +46,7 @@ class SessionServiceStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]
     """Returns a session. Reasons: SESSION_NOT_FOUND."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """Lists sessions, last used first. Reasons: INVALID_FIELD."""
+    """Lists sessions, last used first. Reasons: INVALID_FIELD, PERMISSION_DENIED."""
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
     """Changes a session's display name. Reasons: SESSION_NOT_FOUND,
     INVALID_FIELD.
@@ -57,6 +57,23 @@ class SessionServiceStub:
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]
     """Lists messages, oldest first. Reasons: SESSION_NOT_FOUND, INVALID_FIELD."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_pb2.Session]
+    """Copies a session up to and including one message into a new session, which
+    then goes its own way. Runs and their logs are not copied. Idempotent per
+    request_id. Reasons: SESSION_NOT_FOUND, INVALID_FIELD (no such message, or
+    more than 20,000), REQUEST_ID_REUSED.
+    """
+    ExportUserData: _grpc.UnaryStreamMultiCallable[_session_service_pb2.ExportUserDataRequest, _session_service_pb2.ExportUserDataResponse]
+    """Streams all that is kept of a user: each session, followed by its messages
+    and its runs, each run followed by its events; then the memories. A session
+    that is used meanwhile may come again, with what is new: the later one
+    counts. Reasons: PERMISSION_DENIED.
+    """
+    EraseUserData: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.EraseUserDataRequest, _session_service_pb2.EraseUserDataResponse]
+    """Deletes all that is kept of a user, in many small transactions. Safe to
+    repeat: what is gone is not counted again. Reasons: SESSION_BUSY (cancel the
+    run first; what was deleted until then stays deleted), PERMISSION_DENIED.
+    """
     BeginRun: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BeginRunRequest, _session_service_pb2.BeginRunResponse]
     """Stores, in one transaction: the session if it is new, the user's
     messages, the run under the caller's lease, and the run's first event.
@@ -112,7 +129,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Returns a session. Reasons: SESSION_NOT_FOUND."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists sessions, last used first. Reasons: INVALID_FIELD."""
+    """Lists sessions, last used first. Reasons: INVALID_FIELD, PERMISSION_DENIED."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Changes a session's display name. Reasons: SESSION_NOT_FOUND,
     INVALID_FIELD.
@@ -123,6 +140,23 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists messages, oldest first. Reasons: SESSION_NOT_FOUND, INVALID_FIELD."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """Copies a session up to and including one message into a new session, which
+    then goes its own way. Runs and their logs are not copied. Idempotent per
+    request_id. Reasons: SESSION_NOT_FOUND, INVALID_FIELD (no such message, or
+    more than 20,000), REQUEST_ID_REUSED.
+    """
+    ExportUserData: _aio.UnaryStreamMultiCallable[_session_service_pb2.ExportUserDataRequest, _session_service_pb2.ExportUserDataResponse]  # type: ignore[assignment]
+    """Streams all that is kept of a user: each session, followed by its messages
+    and its runs, each run followed by its events; then the memories. A session
+    that is used meanwhile may come again, with what is new: the later one
+    counts. Reasons: PERMISSION_DENIED.
+    """
+    EraseUserData: _aio.UnaryUnaryMultiCallable[_session_service_pb2.EraseUserDataRequest, _session_service_pb2.EraseUserDataResponse]  # type: ignore[assignment]
+    """Deletes all that is kept of a user, in many small transactions. Safe to
+    repeat: what is gone is not counted again. Reasons: SESSION_BUSY (cancel the
+    run first; what was deleted until then stays deleted), PERMISSION_DENIED.
+    """
     BeginRun: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BeginRunRequest, _session_service_pb2.BeginRunResponse]  # type: ignore[assignment]
     """Stores, in one transaction: the session if it is new, the user's
     messages, the run under the caller's lease, and the run's first event.
@@ -193,7 +227,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """Lists sessions, last used first. Reasons: INVALID_FIELD."""
+        """Lists sessions, last used first. Reasons: INVALID_FIELD, PERMISSION_DENIED."""
 
     @_abc_1.abstractmethod
     def UpdateSession(
@@ -222,6 +256,41 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListMessagesResponse, _abc.Awaitable[_session_service_pb2.ListMessagesResponse]]:
         """Lists messages, oldest first. Reasons: SESSION_NOT_FOUND, INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _session_service_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """Copies a session up to and including one message into a new session, which
+        then goes its own way. Runs and their logs are not copied. Idempotent per
+        request_id. Reasons: SESSION_NOT_FOUND, INVALID_FIELD (no such message, or
+        more than 20,000), REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUserData(
+        self,
+        request: _session_service_pb2.ExportUserDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.ExportUserDataResponse], _abc.AsyncIterator[_session_service_pb2.ExportUserDataResponse]]:
+        """Streams all that is kept of a user: each session, followed by its messages
+        and its runs, each run followed by its events; then the memories. A session
+        that is used meanwhile may come again, with what is new: the later one
+        counts. Reasons: PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUserData(
+        self,
+        request: _session_service_pb2.EraseUserDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.EraseUserDataResponse, _abc.Awaitable[_session_service_pb2.EraseUserDataResponse]]:
+        """Deletes all that is kept of a user, in many small transactions. Safe to
+        repeat: what is gone is not counted again. Reasons: SESSION_BUSY (cancel the
+        run first; what was deleted until then stays deleted), PERMISSION_DENIED.
+        """
 
     @_abc_1.abstractmethod
     def BeginRun(
