@@ -4,7 +4,9 @@
 
 CPU is read from the kernel for each service with its children; that of the
 clients and of the stand-in model is not counted. `cpu_ms_per_turn` is what our
-services use; Milvus is listed beside it.
+services use; Milvus is listed beside it. Machines differ by more than the code
+does, so the cost of a bare gRPC call on the same machine, in the same run, is
+printed too.
 """
 
 import argparse
@@ -14,12 +16,20 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import grpc
 import psutil
+from agentteams.embedding.v1.embedding_service_pb2 import EmbeddingModel, EmbedRequest, EmbedResponse
+from agentteams.embedding.v1.embedding_service_pb2_grpc import (
+    EmbeddingServiceServicer,
+    EmbeddingServiceStub,
+    add_EmbeddingServiceServicer_to_server,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -76,6 +86,32 @@ async def model_server(chunks: int) -> AsyncIterator[str]:
     finally:
         process.terminate()
         await process.wait()
+
+
+class _Echo(EmbeddingServiceServicer):
+    async def Embed(self, request: EmbedRequest, context: object) -> EmbedResponse:
+        return EmbedResponse(vectors=b"x" * 3500)
+
+    async def GetEmbeddingModel(self, request: object, context: object) -> EmbeddingModel:
+        raise NotImplementedError
+
+
+async def bare_call_ms(calls: int = 1000) -> float:
+    """CPU of one grpc.aio call with 3.5 kB each way, both sides, and nothing of ours in it."""
+    server = grpc.aio.server()
+    add_EmbeddingServiceServicer_to_server(_Echo(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        embed, request = EmbeddingServiceStub(channel).Embed, EmbedRequest(texts=["x" * 3500])
+        for _ in range(100):
+            await embed(request)
+        before = time.process_time()
+        for _ in range(calls):
+            await embed(request)
+        cost = (time.process_time() - before) * 1000 / calls
+    await server.stop(None)
+    return cost
 
 
 async def load(live: LiveStack, *, clients: int, turns: int, first: int) -> dict[str, list[float] | float]:
@@ -179,12 +215,19 @@ def main() -> None:
     if arguments.turns < 2 or min(arguments.clients) < 1:
         parser.error("--turns must be 2 or more, --clients 1 or more")
     figures = asyncio.run(run(arguments))
+    bare = asyncio.run(bare_call_ms())
     show(figures)
+    calls = ", ".join(f"{f.cpu_ms_per_turn / bare:.0f} at {f.clients} clients" for f in figures)
+    print(
+        f"\nA bare gRPC call costs {bare:.2f} ms of CPU on this machine now; a turn costs as much as {calls}."
+    )
     if arguments.json is not None:
         # The figures under most load are the run's own; those of every load are beside them.
         most = max(figures, key=lambda f: f.clients)
         found = {"bench": "turn", "search": arguments.search, "chunks": arguments.chunks} | asdict(most)
         found["loads"] = [asdict(f) for f in figures]
+        found["bare_call_cpu_ms"] = bare
+        found["turn_in_bare_calls"] = most.cpu_ms_per_turn / bare
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
