@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DOCS ?= docs
+DOCS ?=
 ASK ?=
 
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/cli \
@@ -15,11 +15,11 @@ SOURCES := libs services tests bench protos/generate.py requirements/compile.py
 .PHONY: help run demo setup test test-unit lint fmt types layers proto proto-check lock bench check clean
 
 ##@ Use it
-run: $(VENV)/.run ## Start everything here, index DOCS=folder (default docs/), ask a question, go on serving
-	@$(BIN)/agentteams up --docs "$(DOCS)" $(if $(ASK),--ask "$(ASK)")
+run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
+	@$(BIN)/agentteams up $(if $(DOCS),--docs "$(DOCS)") $(if $(ASK),--ask "$(ASK)")
 
 demo: $(VENV)/.run ## The same, but end after the answer
-	@$(BIN)/agentteams up --docs "$(DOCS)" --demo $(if $(ASK),--ask "$(ASK)")
+	@$(BIN)/agentteams up $(if $(DOCS),--docs "$(DOCS)") --demo $(if $(ASK),--ask "$(ASK)")
 
 ##@ Work on it
 setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
