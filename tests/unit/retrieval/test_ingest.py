@@ -326,7 +326,7 @@ async def test_a_broken_new_version_takes_the_old_chunks_away(world: World) -> N
     failed = await world.documents.get("kb", document.id)
     assert (failed.state, failed.chunk_count) == (DocumentState.FAILED, 0)
     assert failed.error is not None
-    assert failed.error.reason == "DOCUMENT_TYPE_UNSUPPORTED"
+    assert failed.error.reason == "DOCUMENT_UNREADABLE"
     assert await world.stored(document.id) == []
 
 

@@ -147,4 +147,4 @@ class _Child:
 
 
 def _unreadable(message: str) -> DocumentUnreadable:
-    return DocumentUnreadable(DocumentError(reason="DOCUMENT_TYPE_UNSUPPORTED", message=message))
+    return DocumentUnreadable(DocumentError(reason="DOCUMENT_UNREADABLE", message=message))
