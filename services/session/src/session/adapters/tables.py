@@ -8,9 +8,11 @@ compare; `to_timestamp(create_time_us / 1e6)` shows one in psql.
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -83,12 +86,27 @@ runs = Table(
     Column("status", LargeBinary, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("body_hash", LargeBinary, nullable=False),
-    # Empty and NULL once the run has ended; the fencing token stays, so that
-    # a late writer is told the truth.
+    # Of the last owner, also when the run has ended: the next one of the
+    # session gets its lease, and a late writer is told the truth. The time is
+    # NULL unless the run is RUNNING, and 0 once the lease was given back.
     Column("lease_owner", Text, nullable=False),
     Column("lease_duration_us", BigInteger, nullable=False),
     Column("lease_expire_time_us", BigInteger),
     Column("fencing_token", BigInteger, nullable=False),
+    Column("lease_address", Text, nullable=False, server_default=""),
+    # The defaults here and below are those of a row that the code of revision 0001 writes.
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    # Attempts whose owner was lost; a lease that was given back is none of them.
+    Column("lost_attempts", Integer, nullable=False, server_default="0"),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("history_messages", Integer, nullable=False, server_default="20"),
+    # Where its input is in the conversation. NULL: it waits, or revision 0001 wrote it.
+    Column("first_input", BigInteger),
+    Column("input_count", Integer),
+    # The smallest is next. NULL for a run that never waited.
+    Column("queue_position", BigInteger),
+    # The run whose end began this one; empty: no run's.
+    Column("after_run", String(64), nullable=False, server_default=""),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "create_time_us", "id"),
     Index(None, "session_id", "create_time_us", "id"),
@@ -102,7 +120,27 @@ runs = Table(
         sqlite_where=text("state = 2"),
         postgresql_where=text("state = 2"),
     ),
+    Index(
+        "ix_runs_pending_session_id_queue_position",
+        "session_id",
+        "queue_position",
+        sqlite_where=text("state = 1"),
+        postgresql_where=text("state = 1"),
+    ),
     sqlite_with_rowid=False,
+)
+
+# The input of runs that wait. It gets its place in `messages` when the run begins.
+queued_messages = Table(
+    "queued_messages",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("role", SmallInteger, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("citations", LargeBinary, nullable=False),
 )
 
 run_events = Table(
