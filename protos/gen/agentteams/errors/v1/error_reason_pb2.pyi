@@ -54,6 +54,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Somebody cancelled the run."""
     ERROR_REASON_RUN_ATTEMPTS_EXHAUSTED: _ErrorReason.ValueType  # 27
     """Every attempt to work on the run killed the process that made it."""
+    ERROR_REASON_TEAM_CHANGED: _ErrorReason.ValueType  # 28
+    """The team's manifest changed while nobody worked on the run, and what was
+    done does not fit it any more. Ask again.
+    """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No session of that name for this caller."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -137,6 +141,10 @@ ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 26
 """Somebody cancelled the run."""
 ERROR_REASON_RUN_ATTEMPTS_EXHAUSTED: ErrorReason.ValueType  # 27
 """Every attempt to work on the run killed the process that made it."""
+ERROR_REASON_TEAM_CHANGED: ErrorReason.ValueType  # 28
+"""The team's manifest changed while nobody worked on the run, and what was
+done does not fit it any more. Ask again.
+"""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """No session of that name for this caller."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 41

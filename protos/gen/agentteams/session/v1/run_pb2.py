@@ -29,53 +29,53 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentteams/session/v1/run.proto\x12\x15\x61gentteams.session.v1\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x80\x03\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12\x32\n\x07summary\x18\x08 \x01(\x0b\x32!.agentteams.session.v1.RunSummary\x12\"\n\x06status\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x0c\n\x04user\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0c \x01(\x08\x12\x15\n\rowner_address\x18\r \x01(\t\"\x9c\x01\n\nRunSummary\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.agentteams.session.v1.Usage\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x06stages\x18\x03 \x03(\x0b\x32$.agentteams.session.v1.StageDuration\"\x87\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\x05\x12\x12\n\ntool_calls\x18\x04 \x01(\x05\x12\x10\n\x08searches\x18\x05 \x01(\x05\x12\x16\n\x0esearches_saved\x18\x06 \x01(\x05\"Z\n\rStageDuration\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\x8e\x06\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06member\x18\x03 \x01(\t\x12\x11\n\tignorable\x18\x04 \x01(\x08\x12\x38\n\x0brun_started\x18\n \x01(\x0b\x32!.agentteams.session.v1.RunStartedH\x00\x12>\n\x0emember_started\x18\x0b \x01(\x0b\x32$.agentteams.session.v1.MemberStartedH\x00\x12@\n\x0fmember_finished\x18\x0c \x01(\x0b\x32%.agentteams.session.v1.MemberFinishedH\x00\x12G\n\x13model_call_finished\x18\r \x01(\x0b\x32(.agentteams.session.v1.ModelCallFinishedH\x00\x12\x43\n\x11tool_call_started\x18\x0e \x01(\x0b\x32&.agentteams.session.v1.ToolCallStartedH\x00\x12\x45\n\x12tool_call_finished\x18\x0f \x01(\x0b\x32\'.agentteams.session.v1.ToolCallFinishedH\x00\x12\x46\n\x12\x65vidence_retrieved\x18\x10 \x01(\x0b\x32(.agentteams.session.v1.EvidenceRetrievedH\x00\x12\x44\n\x11message_completed\x18\x11 \x01(\x0b\x32\'.agentteams.session.v1.MessageCompletedH\x00\x12:\n\x0crun_finished\x18\x12 \x01(\x0b\x32\".agentteams.session.v1.RunFinishedH\x00\x12\x38\n\x0brun_resumed\x18\x13 \x01(\x0b\x32!.agentteams.session.v1.RunResumedH\x00\x42\x07\n\x05\x65vent\";\n\nRunStarted\x12\x15\n\rteam_revision\x18\x01 \x01(\t\x12\x16\n\x0einput_messages\x18\x02 \x03(\t\"5\n\nRunResumed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x16\n\x0erepeated_calls\x18\x02 \x03(\t\".\n\rMemberStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"T\n\x0eMemberFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\xb8\x02\n\x11ModelCallFinished\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x0c\n\x04step\x18\x08 \x01(\t\x12\x0c\n\x04text\x18\t \x01(\t\x12<\n\ntool_calls\x18\n \x03(\x0b\x32(.agentteams.session.v1.RequestedToolCall\"@\n\x11RequestedToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"m\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"V\n\x10ToolCallFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\x97\x04\n\x11\x45videnceRetrieved\x12\r\n\x05query\x18\x01 \x01(\t\x12\x16\n\x0eknowledge_base\x18\x02 \x01(\t\x12?\n\x06source\x18\x03 \x01(\x0e\x32/.agentteams.session.v1.EvidenceRetrieved.Source\x12\x41\n\x07outcome\x18\x04 \x01(\x0e\x32\x30.agentteams.session.v1.EvidenceRetrieved.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x31\n\x08\x65vidence\x18\x06 \x03(\x0b\x32\x1f.agentteams.session.v1.Evidence\x12\x12\n\nsimilarity\x18\x07 \x01(\x02\x12\x17\n\x0freused_sequence\x18\x08 \x01(\x03\x12\x0c\n\x04step\x18\t \x01(\t\"h\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_SEARCH\x10\x01\x12\x17\n\x13SOURCE_LEDGER_EXACT\x10\x02\x12\x1a\n\x16SOURCE_LEDGER_SEMANTIC\x10\x03\"o\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x11\n\rOUTCOME_EMPTY\x10\x02\x12\x14\n\x10OUTCOME_DEGRADED\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\"p\n\x08\x45vidence\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\"C\n\x10MessageCompleted\x12/\n\x07message\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Message\"\x95\x01\n\x0bRunFinished\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x32\n\x07summary\x18\x03 \x01(\x0b\x32!.agentteams.session.v1.RunSummary*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*u\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x01\x12\x17\n\x13\x42USY_POLICY_ENQUEUE\x10\x02\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentteams/session/v1/run.proto\x12\x15\x61gentteams.session.v1\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x97\x03\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12\x32\n\x07summary\x18\x08 \x01(\x0b\x32!.agentteams.session.v1.RunSummary\x12\"\n\x06status\x18\t \x01(\x0b\x32\x12.google.rpc.Status\x12\x0c\n\x04user\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0c \x01(\x08\x12\x15\n\rowner_address\x18\r \x01(\t\x12\x15\n\rlost_attempts\x18\x0e \x01(\x05\"\x9c\x01\n\nRunSummary\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.agentteams.session.v1.Usage\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x06stages\x18\x03 \x03(\x0b\x32$.agentteams.session.v1.StageDuration\"\x87\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\x05\x12\x12\n\ntool_calls\x18\x04 \x01(\x05\x12\x10\n\x08searches\x18\x05 \x01(\x05\x12\x16\n\x0esearches_saved\x18\x06 \x01(\x05\"Z\n\rStageDuration\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\x8e\x06\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06member\x18\x03 \x01(\t\x12\x11\n\tignorable\x18\x04 \x01(\x08\x12\x38\n\x0brun_started\x18\n \x01(\x0b\x32!.agentteams.session.v1.RunStartedH\x00\x12>\n\x0emember_started\x18\x0b \x01(\x0b\x32$.agentteams.session.v1.MemberStartedH\x00\x12@\n\x0fmember_finished\x18\x0c \x01(\x0b\x32%.agentteams.session.v1.MemberFinishedH\x00\x12G\n\x13model_call_finished\x18\r \x01(\x0b\x32(.agentteams.session.v1.ModelCallFinishedH\x00\x12\x43\n\x11tool_call_started\x18\x0e \x01(\x0b\x32&.agentteams.session.v1.ToolCallStartedH\x00\x12\x45\n\x12tool_call_finished\x18\x0f \x01(\x0b\x32\'.agentteams.session.v1.ToolCallFinishedH\x00\x12\x46\n\x12\x65vidence_retrieved\x18\x10 \x01(\x0b\x32(.agentteams.session.v1.EvidenceRetrievedH\x00\x12\x44\n\x11message_completed\x18\x11 \x01(\x0b\x32\'.agentteams.session.v1.MessageCompletedH\x00\x12:\n\x0crun_finished\x18\x12 \x01(\x0b\x32\".agentteams.session.v1.RunFinishedH\x00\x12\x38\n\x0brun_resumed\x18\x13 \x01(\x0b\x32!.agentteams.session.v1.RunResumedH\x00\x42\x07\n\x05\x65vent\";\n\nRunStarted\x12\x15\n\rteam_revision\x18\x01 \x01(\t\x12\x16\n\x0einput_messages\x18\x02 \x03(\t\"5\n\nRunResumed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x16\n\x0erepeated_calls\x18\x02 \x03(\t\".\n\rMemberStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"T\n\x0eMemberFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\xb8\x02\n\x11ModelCallFinished\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x0c\n\x04step\x18\x08 \x01(\t\x12\x0c\n\x04text\x18\t \x01(\t\x12<\n\ntool_calls\x18\n \x03(\x0b\x32(.agentteams.session.v1.RequestedToolCall\"@\n\x11RequestedToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"m\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"V\n\x10ToolCallFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\xb0\x04\n\x11\x45videnceRetrieved\x12\r\n\x05query\x18\x01 \x01(\t\x12\x16\n\x0eknowledge_base\x18\x02 \x01(\t\x12?\n\x06source\x18\x03 \x01(\x0e\x32/.agentteams.session.v1.EvidenceRetrieved.Source\x12\x41\n\x07outcome\x18\x04 \x01(\x0e\x32\x30.agentteams.session.v1.EvidenceRetrieved.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x31\n\x08\x65vidence\x18\x06 \x03(\x0b\x32\x1f.agentteams.session.v1.Evidence\x12\x12\n\nsimilarity\x18\x07 \x01(\x02\x12\x17\n\x0freused_sequence\x18\x08 \x01(\x03\x12\x0c\n\x04step\x18\t \x01(\t\x12\x17\n\x0fready_documents\x18\n \x01(\x05\"h\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_SEARCH\x10\x01\x12\x17\n\x13SOURCE_LEDGER_EXACT\x10\x02\x12\x1a\n\x16SOURCE_LEDGER_SEMANTIC\x10\x03\"o\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x11\n\rOUTCOME_EMPTY\x10\x02\x12\x14\n\x10OUTCOME_DEGRADED\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\"p\n\x08\x45vidence\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\"C\n\x10MessageCompleted\x12/\n\x07message\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Message\"\x95\x01\n\x0bRunFinished\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x32\n\x07summary\x18\x03 \x01(\x0b\x32!.agentteams.session.v1.RunSummary*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*u\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x01\x12\x17\n\x13\x42USY_POLICY_ENQUEUE\x10\x02\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.session.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=3480
-  _globals['_RUNSTATE']._serialized_end=3635
-  _globals['_BUSYPOLICY']._serialized_start=3637
-  _globals['_BUSYPOLICY']._serialized_end=3754
+  _globals['_RUNSTATE']._serialized_start=3528
+  _globals['_RUNSTATE']._serialized_end=3683
+  _globals['_BUSYPOLICY']._serialized_start=3685
+  _globals['_BUSYPOLICY']._serialized_end=3802
   _globals['_RUN']._serialized_start=216
-  _globals['_RUN']._serialized_end=600
-  _globals['_RUNSUMMARY']._serialized_start=603
-  _globals['_RUNSUMMARY']._serialized_end=759
-  _globals['_USAGE']._serialized_start=762
-  _globals['_USAGE']._serialized_end=897
-  _globals['_STAGEDURATION']._serialized_start=899
-  _globals['_STAGEDURATION']._serialized_end=989
-  _globals['_RUNEVENT']._serialized_start=992
-  _globals['_RUNEVENT']._serialized_end=1774
-  _globals['_RUNSTARTED']._serialized_start=1776
-  _globals['_RUNSTARTED']._serialized_end=1835
-  _globals['_RUNRESUMED']._serialized_start=1837
-  _globals['_RUNRESUMED']._serialized_end=1890
-  _globals['_MEMBERSTARTED']._serialized_start=1892
-  _globals['_MEMBERSTARTED']._serialized_end=1938
-  _globals['_MEMBERFINISHED']._serialized_start=1940
-  _globals['_MEMBERFINISHED']._serialized_end=2024
-  _globals['_MODELCALLFINISHED']._serialized_start=2027
-  _globals['_MODELCALLFINISHED']._serialized_end=2339
-  _globals['_REQUESTEDTOOLCALL']._serialized_start=2341
-  _globals['_REQUESTEDTOOLCALL']._serialized_end=2405
-  _globals['_TOOLCALLSTARTED']._serialized_start=2407
-  _globals['_TOOLCALLSTARTED']._serialized_end=2516
-  _globals['_TOOLCALLFINISHED']._serialized_start=2518
-  _globals['_TOOLCALLFINISHED']._serialized_end=2604
-  _globals['_EVIDENCERETRIEVED']._serialized_start=2607
-  _globals['_EVIDENCERETRIEVED']._serialized_end=3142
-  _globals['_EVIDENCERETRIEVED_SOURCE']._serialized_start=2925
-  _globals['_EVIDENCERETRIEVED_SOURCE']._serialized_end=3029
-  _globals['_EVIDENCERETRIEVED_OUTCOME']._serialized_start=3031
-  _globals['_EVIDENCERETRIEVED_OUTCOME']._serialized_end=3142
-  _globals['_EVIDENCE']._serialized_start=3144
-  _globals['_EVIDENCE']._serialized_end=3256
-  _globals['_MESSAGECOMPLETED']._serialized_start=3258
-  _globals['_MESSAGECOMPLETED']._serialized_end=3325
-  _globals['_RUNFINISHED']._serialized_start=3328
-  _globals['_RUNFINISHED']._serialized_end=3477
+  _globals['_RUN']._serialized_end=623
+  _globals['_RUNSUMMARY']._serialized_start=626
+  _globals['_RUNSUMMARY']._serialized_end=782
+  _globals['_USAGE']._serialized_start=785
+  _globals['_USAGE']._serialized_end=920
+  _globals['_STAGEDURATION']._serialized_start=922
+  _globals['_STAGEDURATION']._serialized_end=1012
+  _globals['_RUNEVENT']._serialized_start=1015
+  _globals['_RUNEVENT']._serialized_end=1797
+  _globals['_RUNSTARTED']._serialized_start=1799
+  _globals['_RUNSTARTED']._serialized_end=1858
+  _globals['_RUNRESUMED']._serialized_start=1860
+  _globals['_RUNRESUMED']._serialized_end=1913
+  _globals['_MEMBERSTARTED']._serialized_start=1915
+  _globals['_MEMBERSTARTED']._serialized_end=1961
+  _globals['_MEMBERFINISHED']._serialized_start=1963
+  _globals['_MEMBERFINISHED']._serialized_end=2047
+  _globals['_MODELCALLFINISHED']._serialized_start=2050
+  _globals['_MODELCALLFINISHED']._serialized_end=2362
+  _globals['_REQUESTEDTOOLCALL']._serialized_start=2364
+  _globals['_REQUESTEDTOOLCALL']._serialized_end=2428
+  _globals['_TOOLCALLSTARTED']._serialized_start=2430
+  _globals['_TOOLCALLSTARTED']._serialized_end=2539
+  _globals['_TOOLCALLFINISHED']._serialized_start=2541
+  _globals['_TOOLCALLFINISHED']._serialized_end=2627
+  _globals['_EVIDENCERETRIEVED']._serialized_start=2630
+  _globals['_EVIDENCERETRIEVED']._serialized_end=3190
+  _globals['_EVIDENCERETRIEVED_SOURCE']._serialized_start=2973
+  _globals['_EVIDENCERETRIEVED_SOURCE']._serialized_end=3077
+  _globals['_EVIDENCERETRIEVED_OUTCOME']._serialized_start=3079
+  _globals['_EVIDENCERETRIEVED_OUTCOME']._serialized_end=3190
+  _globals['_EVIDENCE']._serialized_start=3192
+  _globals['_EVIDENCE']._serialized_end=3304
+  _globals['_MESSAGECOMPLETED']._serialized_start=3306
+  _globals['_MESSAGECOMPLETED']._serialized_end=3373
+  _globals['_RUNFINISHED']._serialized_start=3376
+  _globals['_RUNFINISHED']._serialized_end=3525
 # @@protoc_insertion_point(module_scope)

@@ -111,6 +111,7 @@ class Run(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
+    LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Format: `runs/{run}`."""
     team: _builtins.str
@@ -124,12 +125,18 @@ class Run(_message.Message):
     user: _builtins.str
     """Output only. The user who asked."""
     attempt: _builtins.int
-    """Output only. How often somebody began to work on it; 0 while it waits."""
+    """Output only. How often somebody began to work on it; 0 while it waits.
+    Grows with each take-over, also of a lease that was given back.
+    """
     cancel_requested: _builtins.bool
     """Output only. Somebody asked it to stop."""
     owner_address: _builtins.str
     """Output only. Where the orchestrator that works on it can be called by the
     others, as `host:port`; empty if it did not say, or nobody works on it.
+    """
+    lost_attempts: _builtins.int
+    """Output only. How often its owner was lost. A lease that was given back is
+    not lost; this is the number that the bound of attempts is about.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -163,10 +170,11 @@ class Run(_message.Message):
         attempt: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
         owner_address: _builtins.str = ...,
+        lost_attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "status", b"status", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "lost_attempts", b"lost_attempts", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,7 +406,10 @@ class RunStarted(_message.Message):
     """Revision of the team's manifest that the run works by."""
     @_builtins.property
     def input_messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The user's messages that it answers. Format: `sessions/{s}/messages/{m}`."""
+        """The user's messages that it answers. Format: `sessions/{s}/messages/{m}`.
+        Empty for a run that was cancelled while it waited: they never became part
+        of the conversation.
+        """
 
     def __init__(
         self,
@@ -743,6 +754,7 @@ class EvidenceRetrieved(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     REUSED_SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    READY_DOCUMENTS_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query."""
     knowledge_base: _builtins.str
@@ -761,6 +773,10 @@ class EvidenceRetrieved(_message.Message):
     """Sequence of the event whose search is reused; 0 for SOURCE_SEARCH."""
     step: _builtins.str
     """Which search it was: the same in every attempt of the run."""
+    ready_documents: _builtins.int
+    """Documents of the knowledge base that could be searched; with
+    OUTCOME_EMPTY, 0 means that there are none yet.
+    """
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """What was found, with its numbers in the run."""
@@ -777,10 +793,11 @@ class EvidenceRetrieved(_message.Message):
         similarity: _builtins.float = ...,
         reused_sequence: _builtins.int = ...,
         step: _builtins.str = ...,
+        ready_documents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "knowledge_base", b"knowledge_base", "outcome", b"outcome", "query", b"query", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "knowledge_base", b"knowledge_base", "outcome", b"outcome", "query", b"query", "ready_documents", b"ready_documents", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

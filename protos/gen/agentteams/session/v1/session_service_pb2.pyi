@@ -504,7 +504,8 @@ class BeginRunRequest(_message.Message):
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """Required. The messages to store before the run; the last is a user's.
-        More than one only for a new session (a conversation kept elsewhere).
+        More than one only for a new session (a conversation kept elsewhere). At
+        most 8 MiB together.
         """
 
     @_builtins.property
@@ -552,7 +553,10 @@ class BeginRunResponse(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     RUN_STARTED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False: the request id was known, and this is the run of then."""
+    """False: the request id was known, and this is the run of then. An owner that
+    repeats its call can get true twice: it begins a run that it does not work on
+    already.
+    """
     fencing_token: _builtins.int
     """Proves the lease in AppendRunEvents; grows with each take-over. 0 unless
     created, and 0 while the run waits (run.state is PENDING): whoever ends the
@@ -560,15 +564,17 @@ class BeginRunResponse(_message.Message):
     """
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run. Its log holds run_started as event 1."""
+        """The run. Its log holds run_started as event 1, or nothing while it waits."""
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
-        """The session's messages before `input`, oldest first."""
+        """The session's messages before `input`, oldest first; none while it waits."""
 
     @_builtins.property
     def run_started(self) -> _run_pb2.RunEvent:
-        """The log's first event as it is stored; absent unless created."""
+        """The log's first event as it is stored; absent unless created, and while the
+        run waits.
+        """
 
     def __init__(
         self,
@@ -670,7 +676,7 @@ class RenewRunLeasesRequest(_message.Message):
 
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
-        """Required. From now."""
+        """Required. From now; 1 s to 10 min, or 0 to give the leases back."""
 
     def __init__(
         self,
@@ -697,7 +703,9 @@ class RenewRunLeasesResponse(_message.Message):
     CANCELLED_RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lost_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Runs that somebody else owns or that have ended."""
+        """Runs that somebody else owns, that have ended, or whose lease was given back
+        before.
+        """
 
     @_builtins.property
     def cancelled_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -730,7 +738,9 @@ class AcquireExpiredRunsRequest(_message.Message):
     lease_owner: _builtins.str
     """Required. As in BeginRun."""
     max_runs: _builtins.int
-    """Optional. Default and maximum 50."""
+    """Optional. Default and maximum 50. Fewer come if they would not fit into one
+    response; ask again at once if any came.
+    """
     lease_address: _builtins.str
     """Optional. As in BeginRun."""
     @_builtins.property
@@ -961,8 +971,8 @@ Global___ListRunEventsRequest: _TypeAlias = ListRunEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunEventsResponse(_message.Message):
-    """Response of ListRunEvents. Ask again with the last sequence seen; fewer
-    than asked for means that there are no more for now.
+    """Response of ListRunEvents. Ask again with the last sequence seen. Only an
+    empty page means that there are no more for now: long events make short pages.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -211,8 +211,12 @@ class SessionServiceServicer:
         """Stores, in one transaction: the session if it is new, the user's
         messages, the run under the caller's lease, and the run's first event.
         Returns what an orchestrator needs to begin. Idempotent per request_id
-        for 24 hours: the second call returns the run of the first, and no lease.
-        If the session has a run that is not finished, `on_busy` decides.
+        for 24 hours: the second call returns the run of the first, and no lease,
+        unless it comes from the owner of the lease and nothing was appended yet:
+        then the first answer was lost, or the owner knows that it works on the run.
+        If the session has a run that is not finished, `on_busy` decides. A run that
+        waits is stored with its messages, which get their places in the
+        conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
         ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
         """
@@ -224,8 +228,9 @@ class SessionServiceServicer:
         """Appends events to a run's log, all or none, and applies what they mean:
         an answer becomes a message of the session, run_finished ends the run.
         Safe to retry: events that are stored already are skipped. Each success
-        renews the lease. Reasons: RUN_NOT_FOUND, LEASE_LOST (stop),
-        SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
+        renews the lease. The append that ends a run begins the next one that waits
+        in its session, in the same transaction. Reasons: RUN_NOT_FOUND, LEASE_LOST
+        (stop), SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,7 +238,9 @@ class SessionServiceServicer:
 
     def RenewRunLeases(self, request, context):
         """Renews leases; an orchestrator calls it for all that it works on.
-        Returns those that it has lost, which it must stop.
+        Returns those that it has lost, which it must stop. With a lease_duration of
+        0 it gives them back: they can be acquired at once, which is not counted as a
+        lost attempt, and their tokens are void.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,8 +258,9 @@ class SessionServiceServicer:
 
     def RequestRunCancel(self, request, context):
         """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-        that is worked on is told by its next append or renewal. Safe to repeat.
-        Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+        that is worked on is told by its next append or renewal. Safe to repeat: a
+        run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+        RUN_FINISHED (it has succeeded or failed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,8 +78,12 @@ class SessionServiceStub:
     """Stores, in one transaction: the session if it is new, the user's
     messages, the run under the caller's lease, and the run's first event.
     Returns what an orchestrator needs to begin. Idempotent per request_id
-    for 24 hours: the second call returns the run of the first, and no lease.
-    If the session has a run that is not finished, `on_busy` decides.
+    for 24 hours: the second call returns the run of the first, and no lease,
+    unless it comes from the owner of the lease and nothing was appended yet:
+    then the first answer was lost, or the owner knows that it works on the run.
+    If the session has a run that is not finished, `on_busy` decides. A run that
+    waits is stored with its messages, which get their places in the
+    conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
     ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
     """
@@ -87,12 +91,15 @@ class SessionServiceStub:
     """Appends events to a run's log, all or none, and applies what they mean:
     an answer becomes a message of the session, run_finished ends the run.
     Safe to retry: events that are stored already are skipped. Each success
-    renews the lease. Reasons: RUN_NOT_FOUND, LEASE_LOST (stop),
-    SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
+    renews the lease. The append that ends a run begins the next one that waits
+    in its session, in the same transaction. Reasons: RUN_NOT_FOUND, LEASE_LOST
+    (stop), SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
     """
     RenewRunLeases: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RenewRunLeasesRequest, _session_service_pb2.RenewRunLeasesResponse]
     """Renews leases; an orchestrator calls it for all that it works on.
-    Returns those that it has lost, which it must stop.
+    Returns those that it has lost, which it must stop. With a lease_duration of
+    0 it gives them back: they can be acquired at once, which is not counted as a
+    lost attempt, and their tokens are void.
     """
     AcquireExpiredRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]
     """Takes over runs, of every tenant, whose leases have expired for as long as
@@ -102,8 +109,9 @@ class SessionServiceStub:
     """
     RequestRunCancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-    that is worked on is told by its next append or renewal. Safe to repeat.
-    Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+    that is worked on is told by its next append or renewal. Safe to repeat: a
+    run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+    RUN_FINISHED (it has succeeded or failed).
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]
     """Returns a run. Reasons: RUN_NOT_FOUND."""
@@ -161,8 +169,12 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Stores, in one transaction: the session if it is new, the user's
     messages, the run under the caller's lease, and the run's first event.
     Returns what an orchestrator needs to begin. Idempotent per request_id
-    for 24 hours: the second call returns the run of the first, and no lease.
-    If the session has a run that is not finished, `on_busy` decides.
+    for 24 hours: the second call returns the run of the first, and no lease,
+    unless it comes from the owner of the lease and nothing was appended yet:
+    then the first answer was lost, or the owner knows that it works on the run.
+    If the session has a run that is not finished, `on_busy` decides. A run that
+    waits is stored with its messages, which get their places in the
+    conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
     ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
     """
@@ -170,12 +182,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Appends events to a run's log, all or none, and applies what they mean:
     an answer becomes a message of the session, run_finished ends the run.
     Safe to retry: events that are stored already are skipped. Each success
-    renews the lease. Reasons: RUN_NOT_FOUND, LEASE_LOST (stop),
-    SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
+    renews the lease. The append that ends a run begins the next one that waits
+    in its session, in the same transaction. Reasons: RUN_NOT_FOUND, LEASE_LOST
+    (stop), SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
     """
     RenewRunLeases: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RenewRunLeasesRequest, _session_service_pb2.RenewRunLeasesResponse]  # type: ignore[assignment]
     """Renews leases; an orchestrator calls it for all that it works on.
-    Returns those that it has lost, which it must stop.
+    Returns those that it has lost, which it must stop. With a lease_duration of
+    0 it gives them back: they can be acquired at once, which is not counted as a
+    lost attempt, and their tokens are void.
     """
     AcquireExpiredRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]  # type: ignore[assignment]
     """Takes over runs, of every tenant, whose leases have expired for as long as
@@ -185,8 +200,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     RequestRunCancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-    that is worked on is told by its next append or renewal. Safe to repeat.
-    Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+    that is worked on is told by its next append or renewal. Safe to repeat: a
+    run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+    RUN_FINISHED (it has succeeded or failed).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Returns a run. Reasons: RUN_NOT_FOUND."""
@@ -301,8 +317,12 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores, in one transaction: the session if it is new, the user's
         messages, the run under the caller's lease, and the run's first event.
         Returns what an orchestrator needs to begin. Idempotent per request_id
-        for 24 hours: the second call returns the run of the first, and no lease.
-        If the session has a run that is not finished, `on_busy` decides.
+        for 24 hours: the second call returns the run of the first, and no lease,
+        unless it comes from the owner of the lease and nothing was appended yet:
+        then the first answer was lost, or the owner knows that it works on the run.
+        If the session has a run that is not finished, `on_busy` decides. A run that
+        waits is stored with its messages, which get their places in the
+        conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
         ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
         """
@@ -316,8 +336,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends events to a run's log, all or none, and applies what they mean:
         an answer becomes a message of the session, run_finished ends the run.
         Safe to retry: events that are stored already are skipped. Each success
-        renews the lease. Reasons: RUN_NOT_FOUND, LEASE_LOST (stop),
-        SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
+        renews the lease. The append that ends a run begins the next one that waits
+        in its session, in the same transaction. Reasons: RUN_NOT_FOUND, LEASE_LOST
+        (stop), SEQUENCE_GAP, RUN_FINISHED, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
@@ -327,7 +348,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RenewRunLeasesResponse, _abc.Awaitable[_session_service_pb2.RenewRunLeasesResponse]]:
         """Renews leases; an orchestrator calls it for all that it works on.
-        Returns those that it has lost, which it must stop.
+        Returns those that it has lost, which it must stop. With a lease_duration of
+        0 it gives them back: they can be acquired at once, which is not counted as a
+        lost attempt, and their tokens are void.
         """
 
     @_abc_1.abstractmethod
@@ -349,8 +372,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-        that is worked on is told by its next append or renewal. Safe to repeat.
-        Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+        that is worked on is told by its next append or renewal. Safe to repeat: a
+        run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+        RUN_FINISHED (it has succeeded or failed).
         """
 
     @_abc_1.abstractmethod
