@@ -133,9 +133,9 @@ class Client:
                 run=name, after_sequence=events[-1].sequence if events else 0, page_size=PAGE_SIZE
             )
             found = (await self._session.unary(self._sessions.ListRunEvents, request)).events
-            events += found
-            if len(found) < PAGE_SIZE:
+            if not found:
                 return events
+            events += found
 
     async def create_knowledge_base(self, manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
         """Makes what the manifest asks for; the same again changes nothing."""
