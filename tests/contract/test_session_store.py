@@ -1,10 +1,9 @@
 """What every session store must do: the same suite against SQLite and Postgres."""
 
 import asyncio
-import shutil
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,14 +39,15 @@ from session.core.model import (
     RunState,
     Session,
 )
-from tests.support.postgres import Postgres, shared_postgres
+from tests.support.sessions import BACKENDS, Databases, databases, fill, migrated_file, opened
+
+__all__ = ["databases", "migrated_file"]
 
 ADA = Owner(tenant="acme", user="ada")
 BOB = Owner(tenant="acme", user="bob")  # another user of the same tenant
 EVE = Owner(tenant="globex", user="ada")  # the same user name in another tenant
 LEASE = Lease(owner="orchestrator-1", duration=timedelta(seconds=30))
 OTHER = Lease(owner="orchestrator-2", duration=timedelta(seconds=30))
-BACKENDS = ["sqlite", "postgres"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,43 +70,13 @@ class Kit:
         return await self.database.read(count)
 
 
-async def fill(url: str) -> None:
-    database = open_database(url, PoolLimits(connections=1))
-    await migrate(database)
-    await database.close()
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("session") / "template.db"
-    asyncio.run(fill(f"sqlite:///{path}"))
-    return path
-
-
-@pytest.fixture(params=BACKENDS)
-async def database(
-    request: pytest.FixtureRequest, migrated_file: Path, tmp_path: Path
-) -> AsyncIterator[Database]:
-    if request.param == "sqlite":
-        path = tmp_path / "session.db"
-        shutil.copy(migrated_file, path)
-        opened = open_database(f"sqlite:///{path}", PoolLimits(connections=4))
-        yield opened
-        await opened.close()
-        return
-    server: Postgres = shared_postgres()
-    name = await server.create_from("session_template", fill)
-    opened = open_database(server.url(name), PoolLimits(connections=10))
-    yield opened
-    await opened.close()
-    await server.drop(name)
-
-
 @pytest.fixture
-def kit(database: Database) -> Kit:
+def kit(databases: Databases) -> Kit:
     clock = FakeClock()
     return Kit(
-        store=SqlSessionStore(database=database, clock=clock, new_id=new_id), database=database, clock=clock
+        store=SqlSessionStore(database=databases.plain, clock=clock, new_id=new_id),
+        database=databases.admin,
+        clock=clock,
     )
 
 
@@ -752,14 +722,10 @@ def test_random_work_of_three_owners_never_shows_one_the_others_rows(
 ) -> None:
     async def play() -> None:
         path = tmp_path_factory.mktemp("random") / "session.db"
-        shutil.copy(migrated_file, path)
-        server = shared_postgres()
-        name = await server.create_from("session_template", fill)
-        for url in (f"sqlite:///{path}", server.url(name)):
-            database = open_database(url, PoolLimits(connections=2))
-            await _play(SqlSessionStore(database=database, clock=FakeClock(), new_id=new_id), script)
-            await database.close()
-        await server.drop(name)
+        for backend in BACKENDS:
+            async with opened(backend, file=path, template=migrated_file) as databases:
+                store = SqlSessionStore(database=databases.plain, clock=FakeClock(), new_id=new_id)
+                await _play(store, script)
 
     asyncio.run(play())
 

@@ -37,10 +37,10 @@ from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.testing import TEST_KEY, FakeClock, rpc_as, serve_in_process
 from session.adapters.database import PoolLimits, open_database
-from session.adapters.schema import migrate
 from session.adapters.store import SqlSessionStore
 from session.servicer import SessionServicer, session_service
 from tests.support.postgres import Postgres, shared_postgres, temporary_postgres
+from tests.support.sessions import PLAIN_ROLE, fill
 
 _READY_S = 30
 
@@ -62,12 +62,6 @@ class Client:
     def __getattr__(self, method: str) -> Callable[[Any], Any]:
         stub = SessionServiceStub(self.rpc.channel)
         return lambda request: self.rpc.unary(getattr(stub, method), request)
-
-
-async def fill(url: str) -> None:
-    database = open_database(url, PoolLimits(connections=1))
-    await migrate(database)
-    await database.close()
 
 
 @asynccontextmanager
@@ -478,7 +472,8 @@ async def test_a_models_nul_character_does_not_cost_the_answer(ada: Client) -> N
 async def test_a_turn_on_postgres() -> None:
     server: Postgres = shared_postgres()
     name = await server.create_from("session_template", fill)
-    async with served(server.url(name)) as up, rpc_as(up.target, tenant="acme", user="ada") as rpc:
+    url = server.url(name, user=PLAIN_ROLE)
+    async with served(url) as up, rpc_as(up.target, tenant="acme", user="ada") as rpc:
         await test_a_turn_from_question_to_answer(Client(rpc))
         await test_a_models_nul_character_does_not_cost_the_answer(Client(rpc))
     await server.drop(name)

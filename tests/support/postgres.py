@@ -49,9 +49,9 @@ class Postgres:
         self._bin = bin_dir
         self._templates: set[str] = set()
 
-    def url(self, database: str) -> str:
+    def url(self, database: str, *, user: str = "postgres") -> str:
         """For SQLAlchemy."""
-        return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+asyncpg://{user}@127.0.0.1:{self.port}/{database}"
 
     async def create(self, *, template: str = "template0") -> str:
         """Creates a database of a name of its own; returns the name."""

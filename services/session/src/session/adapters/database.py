@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from servicekit.errors import ResourceExhausted, ServiceError, Unavailable
+from session.adapters.access import Access, announce
 
 T = TypeVar("T")
 
@@ -47,14 +48,14 @@ class Duplicate(Exception):
 
 
 class Database(Protocol):
-    """Where transactions run."""
+    """Where transactions run. `access` says whose rows they may see (on Postgres; see access.py)."""
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], access: Access = None) -> T:
         """Runs `work` in one transaction, committed unless it raises. Raises Duplicate, Unavailable."""
         ...
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` with every statement on its own, for reading only. Raises Unavailable."""
+    async def read(self, work: Callable[[Connection], T], access: Access = None) -> T:
+        """Runs `work` for reading only; its statements may see different moments. Raises Unavailable."""
         ...
 
     async def close(self) -> None:
@@ -112,19 +113,19 @@ class PostgresDatabase:
                 },
             },
         )
-        # One statement needs no BEGIN and no COMMIT: one round trip instead of three.
-        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], access: Access = None) -> T:
         """See Database."""
         with map_errors():
             async with self._engine.begin() as connection:
+                await connection.run_sync(announce, access)
                 return await connection.run_sync(work)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[Connection], T], access: Access = None) -> T:
         """See Database."""
         with map_errors():
-            async with self._reading.connect() as connection:
+            async with self._engine.connect() as connection:
+                await connection.run_sync(announce, access)
                 return await connection.run_sync(work)
 
     async def close(self) -> None:
@@ -144,7 +145,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(limits.connections, "sqlite-reader")
         self._waiting = 0
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], access: Access = None) -> T:
         """See Database. Raises ResourceExhausted when too many calls wait already."""
 
         def transaction() -> T:
@@ -153,7 +154,7 @@ class SqliteDatabase:
 
         return await self._run(self._writer, transaction)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[Connection], T], access: Access = None) -> T:
         """See Database. Raises ResourceExhausted when too many calls wait already."""
 
         def statements() -> T:

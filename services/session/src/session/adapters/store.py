@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from servicekit.clock import Clock
 from servicekit.errors import InvalidArgument
 from session.adapters import rows
+from session.adapters.access import Bypass
 from session.adapters.database import Database, Duplicate
 from session.adapters.rows import EVENT, MESSAGE, RUN, RUNNING, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents, BeginRun, Missed, session_row
@@ -68,7 +69,7 @@ class SqlSessionStore:
             connection.execute(sa.insert(sessions), row)
 
         try:
-            await self._database.write(insert)
+            await self._database.write(insert, owner)
         except Duplicate as error:
             found = await self._session_of_request(owner, new.request_id)
             if found is None:
@@ -105,7 +106,7 @@ class SqlSessionStore:
             .returning(*SESSION)
         )
         values = owner_values(owner) | {"b_id": session, "b_name": display_name}
-        row = await self._database.write(lambda c: c.execute(update, values).one_or_none())
+        row = await self._database.write(lambda c: c.execute(update, values).one_or_none(), owner)
         if row is None:
             raise rows.session_not_found(session)
         return rows.session_from(row)
@@ -129,7 +130,7 @@ class SqlSessionStore:
                 raise rows.session_busy(session, busy)
             connection.execute(delete, values)
 
-        await self._database.write(work)
+        await self._database.write(work, owner)
 
     async def list_messages(
         self, owner: Owner, session: str, *, after_sequence: int, limit: int
@@ -162,7 +163,7 @@ class SqlSessionStore:
             now=self._clock.now(),
         )
         try:
-            return await self._database.write(transaction)
+            return await self._database.write(transaction, owner)
         except (Missed, Duplicate) as error:
             # In this order: a repeated request must get its first answer
             # whatever has become of the session since.
@@ -189,9 +190,9 @@ class SqlSessionStore:
             owner=owner, run=run, fencing_token=fencing_token, events=events, now=self._clock.now()
         )
         try:
-            return await self._database.write(transaction)
+            return await self._database.write(transaction, owner)
         except Missed:
-            return await self._database.write(transaction.rest)
+            return await self._database.write(transaction.rest, owner)
 
     async def renew_leases(
         self, owner: Owner | None, names: Sequence[str], *, lease: Lease
@@ -211,7 +212,8 @@ class SqlSessionStore:
         if owner is not None:
             update = update.where(owned(runs))
             values |= owner_values(owner)
-        kept = await self._database.write(lambda c: c.execute(update, values).scalars().all())
+        access = Bypass.LEASES if owner is None else owner
+        kept = await self._database.write(lambda c: c.execute(update, values).scalars().all(), access)
         return frozenset(names).difference(kept)
 
     async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
@@ -239,7 +241,7 @@ class SqlSessionStore:
             )
             .returning(*RUN, runs.c.fencing_token)
         )
-        taken = await self._database.write(lambda c: c.execute(update).all())
+        taken = await self._database.write(lambda c: c.execute(update).all(), Bypass.LEASES)
         return tuple(AcquiredRun(run=rows.run_from(row), fencing_token=row[-1]) for row in taken)
 
     async def get_run(self, owner: Owner, run: str) -> Run:
@@ -282,11 +284,13 @@ class SqlSessionStore:
 
     async def _one(self, query: sa.Select[Any], owner: Owner, **values: object) -> rows.Row | None:
         return await self._database.read(
-            lambda c: c.execute(query, owner_values(owner) | values).one_or_none()
+            lambda c: c.execute(query, owner_values(owner) | values).one_or_none(), owner
         )
 
     async def _all(self, query: sa.Select[Any], owner: Owner, **values: object) -> Sequence[rows.Row]:
-        return await self._database.read(lambda c: c.execute(query, owner_values(owner) | values).all())
+        return await self._database.read(
+            lambda c: c.execute(query, owner_values(owner) | values).all(), owner
+        )
 
     async def _session_of_request(self, owner: Owner, request_id: str) -> _Found[Session] | None:
         query = sa.select(*SESSION, sessions.c.body_hash).where(
