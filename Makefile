@@ -12,7 +12,7 @@ EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services tests bench protos/generate.py requirements/compile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo setup test test-unit lint fmt types layers proto proto-check lock bench check clean
+.PHONY: help run demo setup test test-unit lint fmt types layers proto proto-check lock bench chaos check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -59,6 +59,9 @@ lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 
 bench: $(VENV)/.dev ## CPU and latency of a turn, per service
 	@$(BIN)/python bench/turn.py
+
+chaos: $(VENV)/.dev ## Kill services under traffic and check what is left: SEED=1 MINUTES=2 STORE=postgres|sqlite
+	@$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)
 
 check: lint types test ## All that CI runs, before it runs the demo
 

@@ -1,0 +1,177 @@
+"""What clients saw and what is stored, as plain data that the checker compares.
+
+Events are protobuf's JSON form with the names of the proto files; int64
+fields are texts there, as protobuf wants it.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a text, as it came."""
+
+    message: str
+    offset: int
+    text: str
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question before it was sent; it may have been stored or not."""
+
+    request_id: str
+    client: str
+    question: str
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """The service said: this request is that run."""
+
+    request_id: str
+    run: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole answer over the OpenAI API."""
+
+    request_id: str
+    run: str
+    text: str
+    status: str = "succeeded"
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """One StreamRunEvents call: what was asked for and all that came, in order."""
+
+    client: str
+    run: str
+    after: int
+    items: list[Event | Delta] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run with its whole log."""
+
+    name: str
+    session: str
+    state: str
+    last_sequence: int
+    events: Sequence[Event]
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message of a session. `role`: user or assistant."""
+
+    sequence: int
+    role: str
+    content: str
+    run: str
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """Everything that the checker looks at."""
+
+    asks: list[Ask] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    runs: dict[str, StoredRun] = field(default_factory=dict)
+    sessions: dict[str, list[StoredMessage]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that was done to the system. `seconds` since the start of the traffic."""
+
+    seconds: float
+    wall: float
+    kind: str
+    target: str
+
+
+def sequence_of(event: Event) -> int:
+    """Its place in the log."""
+    return int(event.get("sequence", 0))
+
+
+_ENVELOPE = frozenset({"sequence", "create_time", "member", "ignorable"})
+
+
+def kind_of(event: Event) -> str:
+    """Which of the oneof's fields it has."""
+    return next((key for key in event if key not in _ENVELOPE), "")
+
+
+def body_of(event: Event) -> Mapping[str, Any]:
+    """What is in that field."""
+    body = event.get(kind_of(event), {})
+    return body if isinstance(body, Mapping) else {}
+
+
+class Recorder:
+    """Keeps the history and writes each record into a file as it comes (JSON lines)."""
+
+    def __init__(self, file: Path) -> None:
+        self.history = History()
+        self.counts: dict[str, int] = {}
+        self._file: TextIO = file.open("w", encoding="utf-8")
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._file.close()
+
+    def ask(self, ask: Ask) -> None:
+        self.history.asks.append(ask)
+        self._write("ask", asdict(ask))
+
+    def ack(self, ack: Ack) -> None:
+        self.history.acks.append(ack)
+        self._write("ack", asdict(ack))
+
+    def answer(self, answer: Answer) -> None:
+        self.history.answers.append(answer)
+        self._write("answer", asdict(answer))
+
+    def stream(self, *, client: str, run: str, after: int) -> Stream:
+        """A stream begins; its items are told with `saw`."""
+        stream = Stream(client=client, run=run, after=after)
+        self.history.streams.append(stream)
+        self._write("stream", {"client": client, "run": run, "after": after})
+        return stream
+
+    def saw(self, stream: Stream, item: Event | Delta) -> None:
+        stream.items.append(item)
+        shown = asdict(item) if isinstance(item, Delta) else dict(item)
+        self._write("delta" if isinstance(item, Delta) else "event", {"run": stream.run, "item": shown})
+
+    def note(self, what: str, client: str, **fields: Any) -> None:
+        """Something that the checker does not need but a reader may."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        self._write(what, {"client": client} | fields)
+
+    def _write(self, what: str, fields: Mapping[str, Any]) -> None:
+        record = {"t": round(time.time(), 3), "what": what, **fields}
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def runs_of(history: History, session: str) -> Iterator[StoredRun]:
+    """The runs of a session."""
+    return (run for run in history.runs.values() if run.session == session)
