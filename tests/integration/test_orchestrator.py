@@ -319,13 +319,13 @@ async def test_a_team_answers_and_every_step_is_stored_as_it_was_streamed(live: 
     assert await live.stored(run) == log
 
     answer = log[-2].message_completed.message
-    assert answer.content.endswith("[1].")
+    assert answer.content.endswith("[2].")
     assert texts(items)[answer.name] == answer.content
-    assert [c.chunk for c in answer.citations] == ["c1"]
+    assert [c.chunk for c in answer.citations] == ["c2"]
     assert answer.citations[0].origin == session_pb2.Citation.ORIGIN_MODEL
     stored = await live.messages(run.session)
     assert [m.content for m in stored] == ["How long does the warranty last?", answer.content]
-    assert [c.chunk for c in stored[1].citations] == ["c1"]
+    assert [c.chunk for c in stored[1].citations] == ["c2"]
 
     summary = log[-1].run_finished.summary
     assert log[-1].run_finished.state == run_pb2.RUN_STATE_SUCCEEDED
@@ -353,16 +353,16 @@ async def test_a_follower_that_comes_late_or_again_sees_the_rest(live: Live) -> 
     run = await live.start("?")
     first = live.follow(run)
     early = [await anext(first), await anext(first)]
-    while texts(early).get("text-1") != "Wait for":
+    while texts(early).get("text-#1") != "Wait for":
         early.append(await anext(first))
     late = live.follow(run, after=1)
     joined = await anext(late)
     assert (joined.text_delta.offset, joined.text_delta.text) == (0, "Wait for")
     gate.set()
     rest = [joined] + [item async for item in late]
-    assert texts(rest) == {"text-1": "Wait for it."}
+    assert texts(rest) == {"text-#1": "Wait for it."}
     assert [e.sequence for e in events(rest)] == [2, 3, 4]
-    assert texts([*early, *[item async for item in first]]) == {"text-1": "Wait for it."}
+    assert texts([*early, *[item async for item in first]]) == {"text-#1": "Wait for it."}
     again = [item async for item in live.follow(run, after=3)]
     assert kinds(events(again)) == ["run_finished"]
 
@@ -405,7 +405,7 @@ async def test_a_run_survives_a_restart_of_the_session_service(live: Live) -> No
     gate.set()
     follower = live.follow(run)
     seen = [await anext(follower)]
-    while texts(seen).get("text-1") != "All is well.":
+    while texts(seen).get("text-#1") != "All is well.":
         seen.append(await anext(follower))
     # Nothing is shown that is not stored: the log stands still while nobody can store it.
     assert set(kinds(events(seen))) <= {"run_started"}
@@ -421,7 +421,7 @@ async def test_a_cancelled_run_keeps_what_was_written(live: Live) -> None:
     run = await live.start("Go on")
     follower = live.follow(run)
     seen = [await anext(follower)]
-    while texts(seen).get("text-1") != "Half of":
+    while texts(seen).get("text-#1") != "Half of":
         seen.append(await anext(follower))
     for _ in range(2):  # twice: asking again must not cut off how it ends
         await live.orchestrator.unary(live.stub.CancelRun, pb.CancelRunRequest(name=run.name))
@@ -444,7 +444,7 @@ async def test_a_stream_that_is_cut_begins_anew(live: Live) -> None:
     live.model.queue(Reply(chunks=["Never", " mind", " that"]), Reply(chunks=["The", " answer"]))
     run = await live.start("?")
     items = [item async for item in live.follow(run)]
-    assert texts(items) == {"text-1": "The answer"}
+    assert texts(items) == {"text-#1": "The answer"}
     (call,) = [e.model_call_finished for e in events(items) if e.HasField("model_call_finished")]
     assert call.attempts == 2
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Arguments, text_argument
+from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Invocation, text_argument
 from orchestrator.core.model import (
     ModelCallFinished,
     Prompt,
@@ -43,13 +43,14 @@ class Echo:
         self.running = 0
         self.most = 0
 
-    async def call(self, call_id: str, arguments: Arguments) -> str:
-        self.heard.append(text_argument(arguments, "query"))
+    async def call(self, made: Invocation) -> str:
+        query = text_argument(made.arguments, "query")
+        self.heard.append(query)
         self.running += 1
         self.most = max(self.most, self.running)
         await asyncio.sleep(1)
         self.running -= 1
-        return f"heard {arguments['query']}"
+        return f"heard {query}"
 
 
 class Scene:
@@ -63,6 +64,7 @@ class Scene:
         tool = Tool(name="echo", description="", parameters={})
         self.agent = Agent(
             turn=self.turn,
+            path="",
             member="",
             config=model_config(maxRetries=retries),
             abilities=[Ability(tool=tool, call=self.echo.call)] if tools else [],

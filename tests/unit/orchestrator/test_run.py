@@ -128,7 +128,7 @@ async def test_members_side_by_side_search_once(bench: Bench) -> None:
     assert reused.evidence == searched.evidence
     usage = end(steps).summary.usage
     assert (usage.searches, usage.searches_saved) == (1, 1)
-    assert all("<evidence>\n[1] (a.md)" in c.last for c in bench.models.calls[1:3])
+    assert all("[1] (a.md)" in c.last for c in bench.models.calls[1:3])
     stages = {s.stage: s.seconds for s in end(steps).summary.stages}
     assert stages["llm_inference"] == pytest.approx(2)
     assert end(steps).summary.seconds == pytest.approx(1, abs=0.3)

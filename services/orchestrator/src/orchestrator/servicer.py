@@ -8,7 +8,8 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
 from manifests import AgentTeam
-from orchestrator.adapters.events_pb import item_to_pb, message_from_pb, run_to_pb
+from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
+from orchestrator.adapters.events_read import message_from_pb
 from orchestrator.core.model import Message
 from orchestrator.core.ports import Catalogue
 from orchestrator.core.runs import Runs

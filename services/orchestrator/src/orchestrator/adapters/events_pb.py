@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from orchestrator.adapters.events_read import step_from_pb
 from orchestrator.core.log import Item
 from orchestrator.core.model import (
     Event,
@@ -20,6 +21,7 @@ from orchestrator.core.model import (
     ModelCallFinished,
     Role,
     RunFinished,
+    RunResumed,
     StoredEvent,
     Summary,
     TextDelta,
@@ -34,7 +36,6 @@ _ROLES: dict[Role, "session_pb2.Role.ValueType"] = {
     "user": session_pb2.ROLE_USER,
     "assistant": session_pb2.ROLE_ASSISTANT,
 }
-_ROLE_NAMES: dict[int, Role] = {number: name for name, number in _ROLES.items()}
 
 
 def duration(seconds: float) -> Duration:
@@ -63,11 +64,6 @@ def message_to_pb(message: Message) -> session_pb2.Message:
             for c in message.citations
         ],
     )
-
-
-def message_from_pb(message: session_pb2.Message) -> Message:
-    """A message without its citations, which prompts do not need."""
-    return Message(role=_ROLE_NAMES[message.role], content=message.content, name=message.name)
 
 
 def evidence_to_pb(evidence: Evidence) -> run_pb2.Evidence:
@@ -109,6 +105,9 @@ def event_to_pb(event: Event) -> run_pb2.RunEvent:
     out = run_pb2.RunEvent(sequence=event.sequence, create_time=time, member=event.member)
     step = event.step
     match step:
+        case RunResumed():
+            out.run_resumed.attempt = step.attempt
+            out.run_resumed.repeated_calls.extend(step.repeated_calls)
         case MemberStarted():
             out.member_started.call_id, out.member_started.task = step.call_id, step.task
         case MemberFinished():
@@ -119,6 +118,7 @@ def event_to_pb(event: Event) -> run_pb2.RunEvent:
             out.model_call_finished.CopyFrom(_model_call_to_pb(step))
         case ToolCallStarted():
             out.tool_call_started.call_id, out.tool_call_started.tool = step.call_id, step.tool
+            out.tool_call_started.attempt = step.attempt
             ParseDict(dict(step.arguments), out.tool_call_started.arguments)
         case ToolCallFinished():
             out.tool_call_finished.call_id, out.tool_call_finished.result = step.call_id, step.result
@@ -144,6 +144,14 @@ def _model_call_to_pb(step: ModelCallFinished) -> run_pb2.ModelCallFinished:
         duration=duration(step.seconds),
         finish_reason=step.finish_reason,
         attempts=step.attempts,
+        step=step.step,
+        text=_storable(step.text),
+        tool_calls=[
+            run_pb2.RequestedToolCall(
+                id=_storable(call.id), tool=_storable(call.name), arguments=_storable(call.arguments)
+            )
+            for call in step.tool_calls
+        ],
     )
     if step.first_token_seconds is not None:
         out.first_token_duration.CopyFrom(duration(step.first_token_seconds))
@@ -161,7 +169,14 @@ def _evidence_retrieved_to_pb(step: EvidenceRetrieved) -> run_pb2.EvidenceRetrie
         evidence=[evidence_to_pb(e) for e in step.evidence],
         similarity=step.similarity,
         reused_sequence=step.reused_sequence,
+        step=step.step,
+        ready_documents=step.ready_documents,
     )
+
+
+def _storable(text: str) -> str:
+    # What a model wrote may hold half a surrogate pair, which no protobuf takes.
+    return text.encode(errors="replace").decode()
 
 
 def stored_event(event: run_pb2.RunEvent) -> StoredEvent:
@@ -172,6 +187,7 @@ def stored_event(event: run_pb2.RunEvent) -> StoredEvent:
         member=event.member,
         kind=event.WhichOneof("event") or "",
         payload=event,
+        step=step_from_pb(event),
     )
 
 

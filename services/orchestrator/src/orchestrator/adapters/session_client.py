@@ -9,10 +9,10 @@ from agentteams.session.v1 import session_service_pb2 as pb
 from orchestrator.adapters.events_pb import (
     as_duration,
     event_to_pb,
-    message_from_pb,
     message_to_pb,
     stored_event,
 )
+from orchestrator.adapters.events_read import message_from_pb
 from orchestrator.core.model import Event, Message, StoredEvent
 from orchestrator.core.ports import LEASE, Acquired, Begun, RunRow
 from servicekit.client import RpcClient

@@ -7,6 +7,7 @@ import msgspec
 
 from manifests import ModelConfig
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
+from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.turn import LimitReached, Turn, together
 from servicekit.errors import Internal, ServiceError
 
@@ -20,19 +21,38 @@ class BadArguments(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One call of a tool.
+
+    Attributes:
+        call_id: Unique within the run, the same in every attempt.
+        idempotency_key: Unique everywhere, the same in every attempt: what the
+            tool calls can tell by it that the call was made before.
+        arguments: What the model passed.
+    """
+
+    call_id: str
+    idempotency_key: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ability:
     """A tool and what happens when it is called.
 
     Attributes:
         tool: What the model sees.
-        call: Takes the call's id and its arguments; returns what the model is
-            told. Raises BadArguments.
-        stage: False if the work measures its own stages (a delegation).
+        call: Returns what the model is told. Raises BadArguments.
+        side_effects: That the call began is stored before it is made, and that
+            it ended before anything else happens.
+        resumes: It is made of steps of the run itself (a delegation): it measures
+            its own stages, and an interrupted one goes on rather than begins again.
     """
 
     tool: Tool
-    call: Callable[[str, Arguments], Awaitable[str]]
-    stage: bool = True
+    call: Callable[[Invocation], Awaitable[str]]
+    side_effects: bool = True
+    resumes: bool = False
 
 
 class Agent:
@@ -40,13 +60,17 @@ class Agent:
 
     Args:
         turn: The run it belongs to.
+        path: Its place in the run: empty, or the call that delegated to it.
         member: Its name; empty for the team itself.
         config: Its model.
         abilities: What it can call.
     """
 
-    def __init__(self, *, turn: Turn, member: str, config: ModelConfig, abilities: Sequence[Ability]) -> None:
+    def __init__(
+        self, *, turn: Turn, path: str, member: str, config: ModelConfig, abilities: Sequence[Ability]
+    ) -> None:
         self._turn = turn
+        self._path = path
         self._member = member
         self._config = config
         self._abilities = {ability.tool.name: ability for ability in abilities}
@@ -61,12 +85,15 @@ class Agent:
             ServiceError: The model cannot be had, or calls tools wrongly again and again.
         """
         prompts = list(conversation)
-        for left in range(self._turn.limits.max_turns - 1, -1, -1):
+        for number in range(1, self._turn.limits.max_turns + 1):
+            left = self._turn.limits.max_turns - number
+            step = model_step(self._path, number)
             completion = await self._turn.complete(
                 self._config,
                 prompts,
                 tools=self._tools,
                 must_answer=bool(self._tools) and (left == 0 or not self._turn.may_call_tools),
+                step=step,
                 member=self._member,
             )
             if not completion.tool_calls or (left == 0 and completion.text.strip()):
@@ -82,7 +109,11 @@ class Agent:
             prompts.append(
                 Prompt(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
             )
-            prompts.extend(await together([self._call(call) for call in completion.tool_calls]))
+            calls = [
+                self._call(call, call_step(step, position))
+                for position, call in enumerate(completion.tool_calls, start=1)
+            ]
+            prompts.extend(await together(calls))
         raise LimitReached(
             f"{self._member or 'the team'} had {self._turn.limits.max_turns} model calls (limits.maxTurns) "
             "and still asks for tools",
@@ -90,39 +121,62 @@ class Agent:
             metadata={"limit": "maxTurns", "value": str(self._turn.limits.max_turns)},
         )
 
-    async def _call(self, call: ToolCall) -> Prompt:
-        call_id = self._turn.new_id("call-")
+    async def _call(self, call: ToolCall, call_id: str) -> Prompt:
+        turn = self._turn
+        finished = turn.recorded.results.get(call_id)
+        if finished is not None:
+            return self._called_before(call, finished.step)
+        begun = call_id in turn.recorded.calls  # by an earlier attempt, which has counted it
+        allowed = begun or turn.count_tool_call()
         try:
             ability, arguments = self._understand(call)
         except BadArguments as error:
-            self._turn.log.emit(
-                ToolCallStarted(call_id=call_id, tool=call.name, arguments={}), member=self._member
-            )
+            self._log_start(call, call_id, {}, begun=begun)
             return self._refused(call, call_id, error)
-        self._turn.log.emit(
-            ToolCallStarted(call_id=call_id, tool=call.name, arguments=arguments), member=self._member
-        )
-        if not self._turn.count_tool_call():
-            limit = self._turn.limits.max_tool_calls
+        if not (begun and ability.resumes):
+            self._log_start(call, call_id, arguments, begun=begun)
+        if not allowed:
+            limit = turn.limits.max_tool_calls
             result = f"Refused: the run has had its {limit} tool calls. Answer with what you have."
         else:
+            key = f"{turn.log.run}/{call_id}"
+            invocation = Invocation(call_id=call_id, idempotency_key=key, arguments=arguments)
             try:
-                if ability.stage:
-                    with self._turn.stages.stage("tool"):
-                        result = await ability.call(call_id, arguments)
-                else:
-                    result = await ability.call(call_id, arguments)
+                result = await self._make(ability, invocation)
             except BadArguments as error:
                 return self._refused(call, call_id, error)
             except ServiceError as error:
-                self._turn.log.emit(
-                    ToolCallFinished(call_id=call_id, result="", error=error), member=self._member
-                )
+                turn.log.emit(ToolCallFinished(call_id=call_id, result="", error=error), member=self._member)
                 raise
         if len(result) > RESULT_LIMIT:
             result = result[: RESULT_LIMIT - 40] + "\n[cut: the result was longer]"
-        self._turn.log.emit(ToolCallFinished(call_id=call_id, result=result), member=self._member)
+        turn.log.emit(ToolCallFinished(call_id=call_id, result=result), member=self._member)
+        if allowed and ability.side_effects:
+            await turn.log.flush()
         return Prompt(role="tool", content=result, tool_call_id=call.id)
+
+    async def _make(self, ability: Ability, invocation: Invocation) -> str:
+        if ability.resumes:
+            return await ability.call(invocation)
+        if ability.side_effects:
+            await self._turn.log.flush()
+        with self._turn.stages.stage("tool"):
+            return await ability.call(invocation)
+
+    def _called_before(self, call: ToolCall, finished: ToolCallFinished) -> Prompt:
+        """What an earlier attempt's call came to."""
+        if finished.error is None:
+            return Prompt(role="tool", content=finished.result, tool_call_id=call.id)
+        if not finished.result:
+            raise finished.error
+        return self._correction(call, BadArguments(finished.result))
+
+    def _log_start(self, call: ToolCall, call_id: str, arguments: Arguments, *, begun: bool) -> None:
+        attempt = self._turn.attempt if begun else 1
+        self._turn.log.emit(
+            ToolCallStarted(call_id=call_id, tool=call.name, arguments=arguments, attempt=attempt),
+            member=self._member,
+        )
 
     def _understand(self, call: ToolCall) -> tuple[Ability, Arguments]:
         ability = self._abilities.get(call.name)
@@ -138,14 +192,17 @@ class Agent:
         return ability, arguments
 
     def _refused(self, call: ToolCall, call_id: str, error: BadArguments) -> Prompt:
-        """Tells the model what was wrong, so often; then it is the model that is wrong."""
-        self._bad_calls += 1
         failure: ServiceError = Internal(
             str(error), reason="MODEL_BAD_RESPONSE", metadata={"tool": call.name}
         )
         self._turn.log.emit(
             ToolCallFinished(call_id=call_id, result=str(error), error=failure), member=self._member
         )
+        return self._correction(call, error)
+
+    def _correction(self, call: ToolCall, error: BadArguments) -> Prompt:
+        """Tells the model what was wrong, so often; then it is the model that is wrong."""
+        self._bad_calls += 1
         if self._bad_calls >= _MAX_BAD_CALLS:
             raise Internal(
                 f"the model of {self._config.metadata.name} called tools wrongly {self._bad_calls} times: "

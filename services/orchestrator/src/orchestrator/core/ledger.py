@@ -31,6 +31,7 @@ class _Entry:
     result: asyncio.Future[SearchResult | None]  # None: given up, search by yourself
     embedding: Embedding | None = None  # set when the search begins: who has one waits for nobody
     sequence: int = 0  # of the event that reported it
+    restored: bool = False  # from the log, which holds no vectors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,11 +47,27 @@ class Ledger:
     min_similarity: float
     _entries: list[_Entry] = field(default_factory=list)
     _numbers: dict[tuple[str, str], Evidence] = field(default_factory=dict)
+    _found_at: dict[int, int] = field(default_factory=dict)  # sequence of the event, by number
 
     @property
     def evidence(self) -> list[Evidence]:
         """All that was found, by number."""
         return list(self._numbers.values())
+
+    def evidence_before(self, sequence: int) -> list[Evidence]:
+        """What was found by the events before that one, by number."""
+        return [e for e in self._numbers.values() if self._found_at.get(e.number, sequence) < sequence]
+
+    def restore(self, query: SearchQuery | None, found: Found, knowledge_base: str, sequence: int) -> None:
+        """Takes in what an earlier attempt of the run found; without a query only the chunks' numbers."""
+        for evidence in found.evidence:
+            self._numbers.setdefault((knowledge_base, evidence.chunk.id), evidence)
+            self._found_at.setdefault(evidence.number, sequence)
+        if query is not None and found.source == "SEARCH" and found.result.outcome == "OK":
+            entry = self._enter(query)
+            entry.result.set_result(found.result)
+            entry.sequence = sequence
+            entry.restored = True
 
     async def find(
         self,
@@ -76,6 +93,7 @@ class Ledger:
         try:
             if self.policy == "Semantic":
                 embedding = await embed(query.text)
+                await self._embed_restored(query, embed)
                 while (closest := self._closest(query, embedding)) is not None:
                     reused = await self._reuse(*closest)
                     if reused is not None:
@@ -96,6 +114,8 @@ class Ledger:
 
     def reported(self, found: Found, query: SearchQuery, sequence: int) -> None:
         """Remembers which event told of a search, for those that use it again."""
+        for evidence in found.evidence:
+            self._found_at.setdefault(evidence.number, sequence)
         if found.source == "SEARCH":
             for entry in self._entries:
                 if entry.query is query:
@@ -108,9 +128,19 @@ class Ledger:
             key = (knowledge_base, chunk.id)
             known = self._numbers.get(key)
             if known is None:
-                known = self._numbers[key] = Evidence(number=len(self._numbers) + 1, chunk=chunk)
+                known = self._numbers[key] = Evidence(number=self._next_number(), chunk=chunk)
             numbered.append(known)
         return tuple(numbered)
+
+    def _next_number(self) -> int:
+        return max((e.number for e in self._numbers.values()), default=0) + 1
+
+    async def _embed_restored(
+        self, query: SearchQuery, embed: Callable[[str], Awaitable[Embedding | None]]
+    ) -> None:
+        for entry in list(self._entries):
+            if entry.restored and entry.embedding is None and _same_scope(entry.query, query):
+                entry.embedding = await embed(entry.query.text)
 
     def _same(self, query: SearchQuery) -> _Entry | None:
         if self.policy == "Never":

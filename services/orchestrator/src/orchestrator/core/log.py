@@ -166,6 +166,10 @@ class RunLog:
 
     # --- texts ------------------------------------------------------------
 
+    def text(self, message: str) -> Text:
+        """A text that was begun."""
+        return self._texts[message]
+
     def begin_text(self, message: str, *, member: str) -> Text:
         """A text that followers will see grow."""
         text = self._texts[message] = Text(message=message, member=member)

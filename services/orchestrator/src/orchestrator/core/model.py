@@ -171,6 +171,21 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """The run was accepted. Written by the session service."""
+
+    team_revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed:
+    """Another attempt began; the calls had begun and not finished, and are made again."""
+
+    attempt: int
+    repeated_calls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStarted:
     """A member began on a task."""
 
@@ -198,15 +213,19 @@ class ModelCallFinished:
     first_token_seconds: float | None
     finish_reason: str
     attempts: int
+    step: str
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallStarted:
-    """A tool was called."""
+    """A tool was called; `attempt` of the run, if an earlier one had begun the call."""
 
     call_id: str
     tool: str
     arguments: Mapping[str, object]
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +250,8 @@ class EvidenceRetrieved:
     outcome: Outcome
     reason: str
     evidence: Sequence[Evidence]
+    step: str
+    ready_documents: int
     similarity: float = 0.0
     reused_sequence: int = 0
 
@@ -252,7 +273,9 @@ class RunFinished:
 
 
 Step = (
-    MemberStarted
+    RunStarted
+    | RunResumed
+    | MemberStarted
     | MemberFinished
     | ModelCallFinished
     | ToolCallStarted
@@ -280,13 +303,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
-    """An event as it came out of the store; `payload` is passed on, never read here."""
+    """An event as it came out of the store; `payload` is passed on, never read here.
+
+    `step` is None for a kind that this version does not know.
+    """
 
     sequence: int
     time: datetime
     member: str
     kind: str
     payload: object
+    step: Step | None = None
 
     @property
     def is_last(self) -> bool:

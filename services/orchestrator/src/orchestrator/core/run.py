@@ -8,8 +8,8 @@ from prometheus_client import Counter, Histogram
 from orchestrator.core import prompts
 from orchestrator.core.citations import cite
 from orchestrator.core.log import LogUnavailable
-from orchestrator.core.model import Message, MessageCompleted, RunFinished, State, Summary
-from orchestrator.core.search import NoDocuments
+from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
+from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.team import Coordinate
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
@@ -27,18 +27,25 @@ UNKNOWN_CITATIONS = Counter(
 )
 
 
+_OWN_TEXT = "text-answer"  # the id of an answer that no model wrote
+
+
 class Cancelled(FailedPrecondition):
     """Somebody asked for the run to stop."""
 
 
 async def execute(turn: Turn) -> None:
-    """Works on a run until its end is stored, however it ends.
+    """Works on a run until its end is stored, however it ends. Steps that are recorded are not done again.
 
     Raises:
         ServiceError: LEASE_LOST, or the log refused an event; the run is somebody else's now.
         LogUnavailable: The log could not be stored; whoever takes the run over ends it.
         asyncio.CancelledError: The process stops; likewise.
     """
+    if turn.attempt > 1:
+        repeated = turn.recorded.unfinished_calls
+        turn.log.emit(RunResumed(attempt=turn.attempt, repeated_calls=repeated))
+        restore(turn)
     content = ""
     error: ServiceError | None = None
     limit = asyncio.timeout(turn.limits.run_timeout_seconds)
@@ -76,7 +83,7 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         citations, unknown = cite(content, turn.ledger.evidence)
         if unknown:
             UNKNOWN_CITATIONS.inc(len(unknown))
-        name = turn.answer.message if turn.answer else turn.new_id("text-")
+        name = turn.answer.message if turn.answer else _OWN_TEXT
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
     turn.end = End(state=state, error=error)
@@ -113,7 +120,7 @@ async def _answer(turn: Turn) -> str:
         content = prompts.no_documents(nothing.knowledge)
     if turn.answer is None or turn.answer.content != content:
         # No model wrote it: followers see it as a text all the same.
-        turn.answer = turn.log.begin_text(turn.new_id("text-"), member="")
+        turn.answer = turn.log.begin_text(_OWN_TEXT, member="")
         turn.log.grow(turn.answer, content)
     return content
 

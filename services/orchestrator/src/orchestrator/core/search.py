@@ -10,6 +10,7 @@ from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
 from orchestrator.core.ledger import Found
 from orchestrator.core.model import Embedding, EvidenceRetrieved, SearchQuery, SearchResult
+from orchestrator.core.recorded import knowledge_of, search_step
 from orchestrator.core.stages import ORDER
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
@@ -46,18 +47,18 @@ class Report:
     ready_documents: int
 
 
-async def search(turn: Turn, use: KnowledgeUse, text: str, *, member: str) -> Report:
-    """Searches one knowledge base and logs how it ended. Never raises for a search that failed."""
+async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, member: str) -> Report:
+    """Searches one knowledge base and logs how it ended. Never raises for a search that failed.
+
+    `asked_by` is the agent's path, or the tool call that asks.
+    """
+    step = search_step(asked_by, use.name)
+    recorded = turn.recorded.searches.get(step)
+    if recorded is not None:
+        return _report(turn, text, _found(recorded.step))
     base = use.knowledge_base_ref.name
     manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
-    default_top_k = manifest.spec.retrieval.top_k if manifest else _DEFAULT_TOP_K
-    query = SearchQuery(
-        knowledge_base=base,
-        text=text,
-        top_k=use.top_k or default_top_k,
-        mode=use.search_mode,
-        min_similarity=None if use.min_score is None else float(use.min_score),
-    )
+    query = _query(turn, use, text)
 
     async def embed(query_text: str) -> Embedding | None:
         if manifest is None:
@@ -82,20 +83,58 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, member: str) -> Re
             return result
 
     found = await turn.ledger.find(query, embed=embed, search=ask)
-    _log(turn, query, found, member)
+    _log(turn, query, found, step, member)
+    return _report(turn, text, found)
+
+
+def restore(turn: Turn) -> None:
+    """Fills the ledger with what earlier attempts of the run have found."""
+    uses = {use.name: use for use in turn.team.spec.knowledge}
+    for step, logged in turn.recorded.searches.items():
+        found, use = _found(logged.step), uses.get(knowledge_of(step))
+        query = None if use is None else _query(turn, use, logged.step.query)
+        turn.ledger.restore(query, found, logged.step.knowledge_base, logged.sequence)
+
+
+def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
+    base = use.knowledge_base_ref.name
+    manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
+    default_top_k = manifest.spec.retrieval.top_k if manifest else _DEFAULT_TOP_K
+    return SearchQuery(
+        knowledge_base=base,
+        text=text,
+        top_k=use.top_k or default_top_k,
+        mode=use.search_mode,
+        min_similarity=None if use.min_score is None else float(use.min_score),
+    )
+
+
+def _found(event: EvidenceRetrieved) -> Found:
+    """A search as the log tells of it."""
+    reasons = (event.reason,) if event.reason and event.source != "LEDGER_SEMANTIC" else ()
+    result = SearchResult(
+        outcome=event.outcome,
+        reasons=reasons,
+        chunks=tuple(evidence.chunk for evidence in event.evidence),
+        ready_documents=event.ready_documents,
+    )
+    return Found(result=result, evidence=tuple(event.evidence), source=event.source)
+
+
+def _report(turn: Turn, text: str, found: Found) -> Report:
     with turn.stages.stage("context_assembly"):
         told = prompts.search_report(text, found.result, found.evidence)
     return Report(text=told, outcome=found.result.outcome, ready_documents=found.result.ready_documents)
 
 
-async def search_before_answer(turn: Turn, uses: list[KnowledgeUse], *, member: str) -> str:
+async def search_before_answer(turn: Turn, uses: list[KnowledgeUse], *, path: str, member: str) -> str:
     """Searches all knowledge bases for the user's question; returns what the prompt says about it.
 
     Raises:
         NoDocuments: None of them has a document.
         NothingFound: Nothing was found, and each says `onEmpty: Refuse`.
     """
-    reports = await together([search(turn, use, turn.question, member=member) for use in uses])
+    reports = await together([search(turn, use, turn.question, asked_by=path, member=member) for use in uses])
     if all(report.outcome == "EMPTY" and report.ready_documents == 0 for report in reports):
         raise NoDocuments([use.knowledge_base_ref.name for use in uses])
     if all(r.outcome == "EMPTY" and use.on_empty == "Refuse" for r, use in zip(reports, uses, strict=True)):
@@ -117,7 +156,7 @@ async def _search_with_retries(turn: Turn, query: SearchQuery) -> SearchResult:
     raise AssertionError("unreachable: the last delay is None")
 
 
-def _log(turn: Turn, query: SearchQuery, found: Found, member: str) -> None:
+def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -> None:
     if found.source != "SEARCH":
         turn.usage.searches_saved += 1
     SEARCHES.labels(found.source, found.result.outcome).inc()
@@ -130,6 +169,8 @@ def _log(turn: Turn, query: SearchQuery, found: Found, member: str) -> None:
             outcome=found.result.outcome,
             reason=reason,
             evidence=found.evidence,
+            step=step,
+            ready_documents=found.result.ready_documents,
             similarity=found.similarity if found.source == "LEDGER_SEMANTIC" else 0.0,
             reused_sequence=found.reused_sequence,
         ),

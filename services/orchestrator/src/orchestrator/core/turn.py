@@ -1,7 +1,6 @@
 """What the agents of one run share: its log, ledger, clock, limits and usage."""
 
 import asyncio
-import itertools
 import random
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from orchestrator.core.model import (
     Usage,
 )
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
+from orchestrator.core.recorded import Recorded
 from orchestrator.core.stages import StageClock
 from servicekit.errors import (
     FailedPrecondition,
@@ -65,7 +65,12 @@ class End:
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """One run while it is worked on."""
+    """One run while it is worked on.
+
+    Attributes:
+        attempt: Which of the run's; 1 for the first.
+        recorded: What the attempts before have done, which is not done again.
+    """
 
     team: AgentTeam
     question: str
@@ -74,20 +79,24 @@ class Turn:
     log: RunLog
     ledger: Ledger
     stages: StageClock
-    usage: Usage = field(default_factory=Usage)
+    attempt: int = 1
+    recorded: Recorded = field(default_factory=Recorded)
+    usage: Usage = field(init=False)
     answer: Text | None = None  # the team's own text as far as it is written
     end: End | None = None  # set when the run begins to end: nothing may end it otherwise
     concluded: bool = False  # its last event is in the log, stored or not
-    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
+        for logged in self.recorded.models.values():
+            if logged.step.text:
+                text = self.log.begin_text(_text_id(logged.step.step), member=logged.member)
+                self.log.grow(text, logged.step.text)
 
     @property
     def limits(self) -> Limits:
         """The team's limits."""
         return self.team.spec.limits
-
-    def new_id(self, kind: str) -> str:
-        """An id that is unique within the run."""
-        return f"{kind}{next(self._ids)}"
 
     def model_config(self, name: str) -> ModelConfig:
         """The ModelConfig of that name. Raises NotFound."""
@@ -121,9 +130,12 @@ class Turn:
         *,
         tools: Sequence[Tool],
         must_answer: bool,
+        step: str,
         member: str,
     ) -> Completion:
-        """Calls a model, shows its text as it comes, and calls again what broke.
+        """Calls a model, unless an earlier attempt of the run has.
+
+        Shows its text as it comes, and calls again what broke.
 
         A model call has no side effects, so it may be repeated even after some
         text came; followers are told that the text begins anew.
@@ -135,10 +147,17 @@ class Turn:
         """
         if self.log.failure is not None:
             raise self.log.failure
+        recorded = self.recorded.models.get(step)
+        if recorded is not None:
+            return self._completed_before(recorded.step, member)
         began = self.stages.elapsed_s
         with self.stages.stage("llm_inference"):
             done, attempts, first_token = await self._until_answered(
-                config, prompts, tools=tools, must_answer=must_answer, member=member
+                config,
+                prompts,
+                tools=tools,
+                must_answer=must_answer,
+                draft=_Draft(turn=self, step=step, member=member),
             )
         self.usage.model_calls += 1
         self.usage.input_tokens += done.input_tokens
@@ -152,11 +171,28 @@ class Turn:
                 first_token_seconds=first_token,
                 finish_reason=done.finish_reason,
                 attempts=attempts,
+                step=step,
+                text=done.text,
+                tool_calls=done.tool_calls,
             ),
             member=member,
         )
         self._check_tokens()
         return done
+
+    def _completed_before(self, call: ModelCallFinished, member: str) -> Completion:
+        if call.text and not member:
+            self.answer = self.log.text(_text_id(call.step))
+        self._check_tokens()
+        return Completion(
+            text=call.text,
+            tool_calls=call.tool_calls,
+            finish_reason=call.finish_reason,
+            model=call.model,
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            attempts=call.attempts,
+        )
 
     async def _until_answered(
         self,
@@ -165,10 +201,9 @@ class Turn:
         *,
         tools: Sequence[Tool],
         must_answer: bool,
-        member: str,
+        draft: "_Draft",
     ) -> tuple[Completion, int, float | None]:
         """The answer, the attempts it took, and seconds to the last attempt's first token."""
-        draft = _Draft(turn=self, member=member)
         attempts = 0
         while True:
             attempts += 1
@@ -208,8 +243,9 @@ class Turn:
 class _Draft:
     """The text of one model call, over all its attempts."""
 
-    def __init__(self, *, turn: Turn, member: str) -> None:
+    def __init__(self, *, turn: Turn, step: str, member: str) -> None:
         self._turn = turn
+        self._step = step
         self._member = member
         self._text: Text | None = None
         self.first_token_s: float | None = None
@@ -223,7 +259,7 @@ class _Draft:
                 self.first_token_s = self._turn.stages.elapsed_s - began
             if isinstance(part, TextPart):
                 if self._text is None:
-                    self._text = self._turn.log.begin_text(self._turn.new_id("text-"), member=self._member)
+                    self._text = self._turn.log.begin_text(_text_id(self._step), member=self._member)
                     if not self._member:
                         self._turn.answer = self._text
                 self._turn.log.grow(self._text, part.text)
@@ -248,6 +284,11 @@ async def together(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
+
+
+def _text_id(step: str) -> str:
+    # The same in every attempt: a follower sees a text begin anew, not a second one.
+    return f"text-{step}"
 
 
 def _worth_repeating(error: ServiceError) -> bool:

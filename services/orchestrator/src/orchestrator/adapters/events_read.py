@@ -1,0 +1,156 @@
+"""Stored events, read for whoever goes on with their run."""
+
+from collections.abc import Callable
+from typing import cast
+
+from agentteams.session.v1 import run_pb2, session_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+
+from orchestrator.core.model import (
+    Chunk,
+    Evidence,
+    EvidenceRetrieved,
+    MemberFinished,
+    MemberStarted,
+    Message,
+    MessageCompleted,
+    ModelCallFinished,
+    Outcome,
+    Role,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    Source,
+    State,
+    Step,
+    Summary,
+    ToolCall,
+    ToolCallFinished,
+    ToolCallStarted,
+    Usage,
+)
+from servicekit.errors import error_from_status
+
+_ROLES: dict[int, Role] = {
+    session_pb2.ROLE_SYSTEM: "system",
+    session_pb2.ROLE_USER: "user",
+    session_pb2.ROLE_ASSISTANT: "assistant",
+}
+
+
+def step_from_pb(event: run_pb2.RunEvent) -> Step | None:
+    """What an event says; None for a kind that this version does not know."""
+    kind = event.WhichOneof("event")
+    return None if kind is None else _READERS[kind](getattr(event, kind))
+
+
+def message_from_pb(message: session_pb2.Message) -> Message:
+    """A message without its citations, which prompts do not need."""
+    return Message(role=_ROLES[message.role], content=message.content, name=message.name)
+
+
+def _run_started(event: run_pb2.RunStarted) -> RunStarted:
+    return RunStarted(team_revision=event.team_revision)
+
+
+def _run_resumed(event: run_pb2.RunResumed) -> RunResumed:
+    return RunResumed(attempt=event.attempt, repeated_calls=tuple(event.repeated_calls))
+
+
+def _member_started(event: run_pb2.MemberStarted) -> MemberStarted:
+    return MemberStarted(call_id=event.call_id, task=event.task)
+
+
+def _member_finished(event: run_pb2.MemberFinished) -> MemberFinished:
+    error = error_from_status(event.error) if event.HasField("error") else None
+    return MemberFinished(call_id=event.call_id, answer=event.answer, error=error)
+
+
+def _tool_call_started(event: run_pb2.ToolCallStarted) -> ToolCallStarted:
+    arguments = MessageToDict(event.arguments)
+    return ToolCallStarted(call_id=event.call_id, tool=event.tool, arguments=arguments, attempt=event.attempt)
+
+
+def _tool_call_finished(event: run_pb2.ToolCallFinished) -> ToolCallFinished:
+    error = error_from_status(event.error) if event.HasField("error") else None
+    return ToolCallFinished(call_id=event.call_id, result=event.result, error=error)
+
+
+def _message_completed(event: run_pb2.MessageCompleted) -> MessageCompleted:
+    return MessageCompleted(message=message_from_pb(event.message))
+
+
+def _model_call(call: run_pb2.ModelCallFinished) -> ModelCallFinished:
+    first = call.first_token_duration
+    return ModelCallFinished(
+        model=call.model,
+        input_tokens=call.input_tokens,
+        output_tokens=call.output_tokens,
+        seconds=_seconds(call.duration),
+        first_token_seconds=_seconds(first) if call.HasField("first_token_duration") else None,
+        finish_reason=call.finish_reason,
+        attempts=call.attempts,
+        step=call.step,
+        text=call.text,
+        tool_calls=tuple(ToolCall(id=c.id, name=c.tool, arguments=c.arguments) for c in call.tool_calls),
+    )
+
+
+def _evidence_retrieved(found: run_pb2.EvidenceRetrieved) -> EvidenceRetrieved:
+    pb = run_pb2.EvidenceRetrieved
+    return EvidenceRetrieved(
+        query=found.query,
+        knowledge_base=found.knowledge_base.removeprefix("knowledgeBases/"),
+        source=cast(Source, pb.Source.Name(found.source).removeprefix("SOURCE_")),
+        outcome=cast(Outcome, pb.Outcome.Name(found.outcome).removeprefix("OUTCOME_")),
+        reason=found.reason,
+        evidence=tuple(
+            Evidence(
+                number=e.number,
+                chunk=Chunk(
+                    id=e.chunk, document=e.document, title=e.document_title, text=e.text, score=e.score
+                ),
+            )
+            for e in found.evidence
+        ),
+        step=found.step,
+        ready_documents=found.ready_documents,
+        similarity=found.similarity,
+        reused_sequence=found.reused_sequence,
+    )
+
+
+def _run_finished(end: run_pb2.RunFinished) -> RunFinished:
+    used = end.summary.usage
+    usage = Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        model_calls=used.model_calls,
+        tool_calls=used.tool_calls,
+        searches=used.searches,
+        searches_saved=used.searches_saved,
+    )
+    return RunFinished(
+        state=cast(State, run_pb2.RunState.Name(end.state).removeprefix("RUN_STATE_")),
+        summary=Summary(usage=usage, seconds=_seconds(end.summary.duration), stages=()),
+        error=error_from_status(end.status) if end.HasField("status") else None,
+    )
+
+
+def _seconds(value: Duration) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+_READERS: dict[str, Callable[..., Step]] = {
+    "run_started": _run_started,
+    "run_resumed": _run_resumed,
+    "member_started": _member_started,
+    "member_finished": _member_finished,
+    "model_call_finished": _model_call,
+    "tool_call_started": _tool_call_started,
+    "tool_call_finished": _tool_call_finished,
+    "evidence_retrieved": _evidence_retrieved,
+    "message_completed": _message_completed,
+    "run_finished": _run_finished,
+}

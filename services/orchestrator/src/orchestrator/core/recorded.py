@@ -1,0 +1,154 @@
+"""What earlier attempts of a run have stored, by step (docs/durability.md)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from manifests import AgentTeam
+from orchestrator.core.model import (
+    EvidenceRetrieved,
+    MemberFinished,
+    MemberStarted,
+    Message,
+    MessageCompleted,
+    ModelCallFinished,
+    RunStarted,
+    StoredEvent,
+    ToolCallFinished,
+    ToolCallStarted,
+    Usage,
+)
+from orchestrator.core.prompts import DELEGATE
+
+What = TypeVar("What")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged(Generic[What]):
+    """A step with its place in the log."""
+
+    sequence: int
+    member: str
+    step: What
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorded:
+    """The steps that need not be done again, in the order of the log.
+
+    Attributes:
+        team_revision: Of the team that the run began with.
+        models: Model calls that ended, by step.
+        calls: Tool calls that began, by call id.
+        results: Tool calls that ended, by call id.
+        searches: Searches that ended, by step.
+        member_starts: Delegations that began, by call id.
+        member_ends: Delegations that ended, by call id.
+        answer: The answer; the run needs nothing but its end.
+    """
+
+    team_revision: str = ""
+    models: dict[str, Logged[ModelCallFinished]] = field(default_factory=dict)
+    calls: dict[str, Logged[ToolCallStarted]] = field(default_factory=dict)
+    results: dict[str, Logged[ToolCallFinished]] = field(default_factory=dict)
+    searches: dict[str, Logged[EvidenceRetrieved]] = field(default_factory=dict)
+    member_starts: dict[str, Logged[MemberStarted]] = field(default_factory=dict)
+    member_ends: dict[str, Logged[MemberFinished]] = field(default_factory=dict)
+    answer: Message | None = None
+
+    @classmethod
+    def of(cls, events: Iterable[StoredEvent]) -> "Recorded":
+        """Reads a log."""
+        out = cls()
+        for event in events:
+            out._add(event)
+        return out
+
+    def usage(self, *, max_tool_calls: int) -> Usage:
+        """What the run used so far."""
+        models = [logged.step for logged in self.models.values()]
+        searches = [logged.step.source for logged in self.searches.values()]
+        return Usage(
+            input_tokens=sum(call.input_tokens for call in models),
+            output_tokens=sum(call.output_tokens for call in models),
+            model_calls=len(models),
+            # What began beyond the limit was refused, and does not count.
+            tool_calls=min(len(self.calls), max_tool_calls),
+            searches=searches.count("SEARCH"),
+            searches_saved=len(searches) - searches.count("SEARCH"),
+        )
+
+    @property
+    def unfinished_calls(self) -> tuple[str, ...]:
+        """Tool calls to be made again. A delegation is not: it goes on from the member's own steps."""
+        return tuple(
+            call_id
+            for call_id, logged in self.calls.items()
+            if call_id not in self.results and logged.step.tool != DELEGATE
+        )
+
+    def misfit(self, team: AgentTeam) -> str:
+        """Why these steps cannot be those of a run of this team; empty if they can."""
+        members = {member.name for member in team.spec.members}
+        gone = sorted({logged.member for logged in self.member_starts.values()} - members)
+        if gone:
+            return f"it has no member {', '.join(gone)} any more"
+        uses = {use.name for use in team.spec.knowledge}
+        gone = sorted({knowledge_of(step) for step in self.searches} - uses)
+        if gone:
+            return f"it has no knowledge {', '.join(gone)} any more"
+        if self.member_starts and len(members) == 1:
+            return "it has no leader any more"
+        alone = any(is_of_leader(call_id) and c.step.tool != DELEGATE for call_id, c in self.calls.items())
+        if alone and len(members) > 1:
+            return "it has a leader now"
+        return ""
+
+    def _add(self, event: StoredEvent) -> None:
+        step, sequence, member = event.step, event.sequence, event.member
+        match step:
+            case RunStarted():
+                self.team_revision = step.team_revision
+            case ModelCallFinished():
+                self.models[step.step] = Logged(sequence=sequence, member=member, step=step)
+            case ToolCallStarted():
+                # The first one: a repeated call keeps its place.
+                self.calls.setdefault(step.call_id, Logged(sequence=sequence, member=member, step=step))
+            case ToolCallFinished():
+                self.results[step.call_id] = Logged(sequence=sequence, member=member, step=step)
+            case EvidenceRetrieved():
+                self.searches[step.step] = Logged(sequence=sequence, member=member, step=step)
+            case MemberStarted():
+                self.member_starts[step.call_id] = Logged(sequence=sequence, member=member, step=step)
+            case MemberFinished():
+                self.member_ends[step.call_id] = Logged(sequence=sequence, member=member, step=step)
+            case MessageCompleted():
+                if not member and step.message.role == "assistant":
+                    self.answer = step.message
+            case _:
+                pass
+
+
+def model_step(path: str, number: int) -> str:
+    """The name of an agent's model call; the first is 1."""
+    return f"{path}#{number}"
+
+
+def call_step(step: str, position: int) -> str:
+    """The id of a tool call that a model call asked for; the first is 1."""
+    return f"{step}.{position}"
+
+
+def search_step(asked_by: str, knowledge: str) -> str:
+    """The name of a search: of an agent (its path) before it answers, or of a tool call (its id)."""
+    return f"{asked_by}?{knowledge}"
+
+
+def knowledge_of(search: str) -> str:
+    """The knowledge that a search was made in."""
+    return search.rpartition("?")[2]
+
+
+def is_of_leader(call_id: str) -> bool:
+    """Whether a tool call was asked for by the team itself."""
+    return call_id.count("#") == 1
