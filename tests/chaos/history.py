@@ -61,6 +61,8 @@ class Stream:
     run: str
     after: int
     items: list[Event | Delta] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each item came; the checker does not need it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,7 @@ class Recorder:
 
     def saw(self, stream: Stream, item: Event | Delta) -> None:
         stream.items.append(item)
+        stream.times.append(time.time())
         shown = asdict(item) if isinstance(item, Delta) else dict(item)
         self._write("delta" if isinstance(item, Delta) else "event", {"run": stream.run, "item": shown})
 

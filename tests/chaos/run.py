@@ -8,81 +8,20 @@ Prints a table and exits with 1 if a promise was broken; the history is kept the
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
 
 from servicekit.errors import ServiceError
-from tests.chaos.cluster import ORCHESTRATORS, Cluster, running_cluster
+from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.faults import Faults
-from tests.chaos.history import Fault, History, Recorder, body_of, kind_of
+from tests.chaos.history import Recorder
+from tests.chaos.report import Plan, Report, failure_reasons, pauses, take_overs
 from tests.chaos.traffic import Clock, read_store, run_clients, unfinished
-from tests.chaos.validate import Violation, validate
-
-# After the last fault: the longest pause between two attempts that these faults lead to, and some.
-BOUND_S = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One run of the harness."""
-
-    seed: int
-    seconds: float
-    store: str
-    every_s: float = 4.0
-    grpc_clients: int = 10
-    openai_clients: int = 3
-    chunk_delay_s: float = 0.03
-    bound_s: float = BOUND_S
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What came of it."""
-
-    plan: Plan
-    turns: int = 0
-    states: Mapping[str, int] = field(default_factory=dict)
-    failures: Mapping[str, int] = field(default_factory=dict)
-    faults: Sequence[Fault] = ()
-    notes: Mapping[str, int] = field(default_factory=dict)
-    take_overs_s: Sequence[float] = ()
-    other_resumptions: int = 0
-    settle_s: float = 0.0
-    violations: Sequence[Violation] = ()
-
-    def kills(self) -> Mapping[str, int]:
-        """By what was done and to whom."""
-        return Counter(f"{fault.kind} {fault.target}" for fault in self.faults)
-
-    def lines(self) -> list[str]:
-        """The summary table."""
-        plan, taken = self.plan, sorted(self.take_overs_s)
-        kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills().items()))
-        states = ", ".join(f"{name} {count}" for name, count in sorted(self.states.items()))
-        failures = ", ".join(f"{name} {count}" for name, count in sorted(self.failures.items()))
-        rows = {
-            "seed, store": f"{plan.seed}, {plan.store}; {plan.seconds:.0f} s, a fault each {plan.every_s:g}",
-            "turns": f"{self.turns} ({states})",
-            "failed because of": failures or "-",
-            "faults": f"{len(self.faults)} ({kills})",
-            "take-overs": f"{len(taken)} after a fault of an orchestrator, {self.other_resumptions} others",
-            "take-over, seconds": f"median {statistics.median(taken):.2f}, max {taken[-1]:.2f}"
-            if taken
-            else "-",
-            "seen by clients": ", ".join(f"{name} {count}" for name, count in sorted(self.notes.items())),
-            "all ended after": f"{self.settle_s:.1f} s",
-            "violations": str(len(self.violations)),
-        }
-        table = [f"{name:<20} {value}" for name, value in rows.items()]
-        return table + [f"  {violation}" for violation in self.violations[:50]]
+from tests.chaos.validate import validate
 
 
 async def chaos(plan: Plan, folder: Path) -> Report:
@@ -120,11 +59,12 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
         plan=plan,
         turns=len(history.runs),
         states=Counter(run.state.removeprefix("RUN_STATE_").lower() for run in history.runs.values()),
-        failures=Counter(_reasons(history)),
+        failures=Counter(failure_reasons(history)),
         faults=faults.done,
         notes=recorder.counts,
         take_overs_s=taken,
         other_resumptions=others,
+        pauses_s=pauses(history, faults.done),
         settle_s=settle_s,
         violations=validate(history),
     )
@@ -141,37 +81,6 @@ async def _settled(plan: Plan, cluster: Cluster, clock: Clock) -> float:
         if left == 0 or not clock.may_wait:
             return time.monotonic() - clock.ask_until
         await asyncio.sleep(0.5)  # polling another process
-
-
-def take_overs(history: History, faults: Sequence[Fault]) -> tuple[list[float], int]:
-    """Seconds from the fault of an orchestrator to run_resumed; how many resumptions had another cause."""
-    hits = sorted(f.wall for f in faults if f.target in ORCHESTRATORS)
-    seconds, others = [], 0
-    for run in history.runs.values():
-        begun = _wall(run.events[0]) if run.events else 0.0
-        for event in run.events:
-            if kind_of(event) != "run_resumed":
-                continue
-            at = _wall(event)
-            before = [hit for hit in hits if begun <= hit <= at and at - hit < 20]
-            if before and int(body_of(event).get("attempt", 0)) == 2:
-                seconds.append(at - before[-1])
-            else:
-                others += 1
-    return seconds, others
-
-
-def _wall(event: Mapping[str, object]) -> float:
-    return datetime.fromisoformat(str(event["create_time"]).replace("Z", "+00:00")).timestamp()
-
-
-def _reasons(history: History) -> list[str]:
-    found = []
-    for run in history.runs.values():
-        if run.state == "RUN_STATE_FAILED" and run.events:
-            details = body_of(run.events[-1]).get("status", {}).get("details", [])
-            found.append(next((d["reason"] for d in details if "reason" in d), "without a reason"))
-    return found
 
 
 def main() -> None:

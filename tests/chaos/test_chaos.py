@@ -28,7 +28,8 @@ from session.adapters.tables import runs
 from session.core.model import Owner
 from session.servicer import SessionServicer, session_service
 from tests.chaos.history import Ack, Ask, History, StoredMessage, StoredRun, Stream
-from tests.chaos.run import Plan, chaos
+from tests.chaos.report import Plan
+from tests.chaos.run import chaos
 from tests.chaos.traffic import event_of
 from tests.chaos.validate import validate
 
