@@ -21,6 +21,8 @@ _DEATHS_PER_MINUTE = 4
 _LEASE_S = 3.0
 _STOPPED_S = _LEASE_S + 2.0
 
+CHAT = "/v1/chat/completions"
+
 # How often each kind is drawn. Orchestrators and the session service are what runs depend on.
 WEIGHTS: Mapping[tuple[str, str], int] = {
     ("kill", "orchestrator"): 5,
@@ -62,6 +64,8 @@ class Faults:
 
     def __post_init__(self) -> None:
         self.done: list[Fault] = []
+        self.model_calls = 0
+        """Requests to the stand-in model until the faults ended."""
         self._random = random.Random(f"faults-{self.seed}")
         self._deaths: defaultdict[str, deque[float]] = defaultdict(deque)
         self._busy: set[str] = set()
@@ -82,6 +86,7 @@ class Faults:
                 extent = self._random.random()
                 if self._may(kind, target):
                     group.create_task(self._strike(kind, target, extent))
+        self.model_calls = self.cluster.model.counts[CHAT]
         self.cluster.model.control({"clear": True})
 
     def _possible(self, target: str) -> bool:
@@ -162,4 +167,4 @@ class Faults:
 
     def _order(self, fault: dict[str, object]) -> None:
         # What POST /control does.
-        self.cluster.model.control({"faults": [{"path": "/chat/completions", "times": 1} | fault]})
+        self.cluster.model.control({"faults": [{"path": CHAT, "times": 1} | fault]})

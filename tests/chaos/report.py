@@ -41,6 +41,8 @@ class Report:
     take_overs_s: Sequence[float] = ()
     other_resumptions: int = 0
     pauses_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    model_calls: int = 0
+    logged_model_calls: int = 0
     settle_s: float = 0.0
     violations: Sequence[Violation] = ()
 
@@ -63,6 +65,7 @@ class Report:
             "take-over, seconds": f"median {statistics.median(taken):.2f}, max {taken[-1]:.2f}"
             if taken
             else "-",
+            "model calls": f"{self.model_calls} requests, {self.logged_model_calls} answers in the logs",
             "seen by clients": ", ".join(f"{name} {count}" for name, count in sorted(self.notes.items())),
             "all ended after": f"{self.settle_s:.1f} s",
             "violations": str(len(self.violations)),
@@ -97,6 +100,11 @@ def take_overs(history: History, faults: Sequence[Fault]) -> tuple[list[float], 
 
 def _wall(event: Mapping[str, object]) -> float:
     return datetime.fromisoformat(str(event["create_time"]).replace("Z", "+00:00")).timestamp()
+
+
+def logged(history: History, kind: str) -> int:
+    """How many events of a kind all logs hold."""
+    return sum(kind_of(event) == kind for run in history.runs.values() for event in run.events)
 
 
 def failure_reasons(history: History) -> list[str]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from servicekit.errors import ServiceError
 from tests.chaos.cluster import Cluster, running_cluster
-from tests.chaos.faults import Faults
+from tests.chaos.faults import CHAT, Faults
 from tests.chaos.history import Recorder
-from tests.chaos.report import Plan, Report, failure_reasons, pauses, take_overs
+from tests.chaos.report import Plan, Report, failure_reasons, logged, pauses, take_overs
 from tests.chaos.traffic import Clock, read_store, run_clients, unfinished
 from tests.chaos.validate import validate
 
@@ -65,6 +65,8 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
         take_overs_s=taken,
         other_resumptions=others,
         pauses_s=pauses(history, faults.done),
+        model_calls=faults.model_calls + cluster.model.counts[CHAT],
+        logged_model_calls=logged(history, "model_call_finished"),
         settle_s=settle_s,
         violations=validate(history),
     )

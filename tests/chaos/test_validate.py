@@ -117,6 +117,19 @@ def test_a_good_history_has_no_violation() -> None:
     assert validate(good()) == []
 
 
+def test_a_run_that_was_ended_may_say_so_after_its_text() -> None:
+    history = good()
+    history.answers.clear()
+    content = "Room\n\n[The answer ends here: the run was cancelled]"
+    events = plain(content, second=20)
+    events[-1]["run_finished"] = {"state": "RUN_STATE_CANCELLED"}
+    change(history, "runs/2", state="RUN_STATE_CANCELLED", events=events)
+    last = history.sessions[SESSION][-1]
+    history.sessions[SESSION][-1] = dataclasses.replace(last, content=content)
+    history.streams[2].items[3:] = events[1:]
+    assert validate(history) == []
+
+
 # --- one planted violation each ---------------------------------------------------
 
 
