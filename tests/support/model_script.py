@@ -214,8 +214,8 @@ def scenario(name: ScenarioName, *, chunks: int = 40) -> Callable[[ChatRequest],
 
 
 def answer_chunks(evidence: str, count: int) -> list[str]:
-    """Exactly `count` deltas of one word each that quote the evidence and cite its first number."""
-    citation = _CITATION.search(evidence)
+    """Exactly `count` deltas of one word each that quote the evidence numbered lowest, and cite it."""
+    citation = min(_CITATION.finditer(evidence), key=lambda found: int(found[1]), default=None)
     if citation is None:
         words = ["I", " found", " nothing", " in", " the", " documents."]
         tail: list[str] = []

@@ -48,6 +48,9 @@ async def milvus(port: int) -> None:
                 raise NotReady(f"gRPC {exc.code().name}") from exc
 
 
+_MAX_ANSWER = 64 * 1024
+
+
 def http_ok(path: str) -> Probe:
     """An HTTP server: GET of the path gives 200."""
 
@@ -67,7 +70,10 @@ async def _get(port: int, path: str) -> tuple[int, str]:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n".encode())
-        answer = (await reader.read(64 * 1024)).decode("utf-8", "replace")
+        answered = b""
+        while len(answered) < _MAX_ANSWER and (more := await reader.read(_MAX_ANSWER)):
+            answered += more  # head and body may come in packets of their own
+        answer = answered.decode("utf-8", "replace")
     finally:
         writer.close()
     head, _, body = answer.partition("\r\n\r\n")
