@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+from agentteams.session.v1 import run_pb2
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, RunLog
 from orchestrator.core.model import (
@@ -20,6 +22,7 @@ from orchestrator.core.model import (
     Event,
     Message,
     Prompt,
+    RunFinished,
     SearchQuery,
     SearchResult,
     StoredEvent,
@@ -27,11 +30,20 @@ from orchestrator.core.model import (
     Tool,
     ToolCall,
 )
-from orchestrator.core.ports import Acquired, Begun, ChatModel, RunRow
+from orchestrator.core.ports import (
+    Acquired,
+    Appended,
+    Begun,
+    BusyPolicy,
+    ChatModel,
+    Followed,
+    Renewed,
+    RunRow,
+)
 from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn, World
 from servicekit.context import Caller, current_caller
-from servicekit.errors import Conflict, NotFound, Unavailable
+from servicekit.errors import Conflict, FailedPrecondition, NotFound, Unavailable
 
 ADA = Caller("default", "ada")
 LEASE_LOST = Conflict("somebody else owns it", reason="LEASE_LOST")
@@ -202,12 +214,17 @@ class FakeEmbedder:
 
 @dataclass
 class FakeStore:
-    """Keeps events as the session service does: gapless, by token; repeated ones are skipped."""
+    """Keeps runs as the session service does: gapless logs, by token, one writer for each session.
+
+    Used directly it is the store of one process; `link` makes that of one among several.
+    """
 
     log: dict[str, list[Event]] = field(default_factory=dict)
     rows: dict[str, RunRow] = field(default_factory=dict)
     owners: dict[str, Caller] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, tuple[Message, ...]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
     history: tuple[Message, ...] = ()
     failures: deque[Exception] = field(default_factory=deque)  # of the next appends
@@ -221,6 +238,9 @@ class FakeStore:
     lost: list[str] = field(default_factory=list)
     expired: list[Acquired] = field(default_factory=list)
     earlier: dict[str, list[StoredEvent]] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)  # run: process; none: free to be taken
+    asked_to_stop: set[str] = field(default_factory=set)
+    reads: int = 0
 
     async def begin(
         self,
@@ -231,6 +251,7 @@ class FakeStore:
         messages: Sequence[Message],
         history_messages: int,
         team_revision: str,
+        on_busy: BusyPolicy,
     ) -> Begun:
         """See SessionLog."""
         self.beginning.set()
@@ -239,14 +260,29 @@ class FakeStore:
         if request_id in self.requests:
             row = self.rows[self.requests[request_id]]
             return Begun(run=row, created=False, fencing_token=0, history=(), started=None)
-        name = f"runs/r{len(self.rows) + 1}"
-        row = RunRow(name=name, team=team, session="sessions/s", state="RUNNING", last_sequence=1, user="ada")
-        self.requests[request_id] = name
-        self.rows[name], self.owners[name], self.tokens[name] = row, current_caller(), 1
-        self.log[name] = []
-        return Begun(run=row, created=True, fencing_token=1, history=self.history, started=stored(1))
+        before = [row for row in self.rows.values() if row.session == session and not row.is_over]
+        if before and on_busy == "REJECT":
+            raise FailedPrecondition("busy", reason="SESSION_BUSY")
+        number = len(self.rows) + 1
+        name, session = f"runs/r{number}", session or f"sessions/s{number}"
+        row = RunRow(name=name, team=team, session=session, state="PENDING", last_sequence=0, user="ada")
+        self.requests[request_id], self.revisions[name] = name, team_revision
+        self.rows[name], self.owners[name], self.tokens[name] = row, current_caller(), 0
+        self.inputs[name], self.log[name] = tuple(messages), []
+        if before:
+            if on_busy == "INTERRUPT":
+                self.asked_to_stop.update(row.name for row in before if row.state == "RUNNING")
+            return Begun(run=row, created=True, fencing_token=0, history=(), started=None)
+        self._start(name)
+        return Begun(
+            run=self.rows[name],
+            created=True,
+            fencing_token=self.tokens[name],
+            history=self.history,
+            started=self._read(name)[0],
+        )
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
         """See SessionLog."""
         self.appending.set()
         if self.gate is not None:
@@ -267,20 +303,51 @@ class FakeStore:
         if self.lose_answer:
             self.lose_answer = False
             await asyncio.Event().wait()
+        row = self.rows.get(run)
+        if row is None:
+            return Appended()
+        step = have[-1].step
+        state = step.state if isinstance(step, RunFinished) else row.state
+        self.rows[run] = replace(row, last_sequence=have[-1].sequence, state=state)
+        waiting = [r.name for r in self.rows.values() if r.session == row.session and r.state == "PENDING"]
+        next_run = None
+        if isinstance(step, RunFinished) and waiting:
+            self._start(waiting[0])
+            self.holders[waiting[0]] = self.holders.get(run, "")
+            next_run = self._acquired(waiting[0])
+        return Appended(cancel_requested=run in self.asked_to_stop, next_run=next_run)
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""
+        self.reads += 1
         if run not in self.rows or self.owners[run] != current_caller():
             raise NotFound(run, reason="RUN_NOT_FOUND")
         return self.rows[run]
 
     async def events(self, run: str, *, after: int) -> list[StoredEvent]:
         """See SessionLog."""
-        return [event for event in self.earlier.get(run, []) if event.sequence > after]
+        events = self.earlier[run] if run in self.earlier else self._read(run)
+        return [event for event in events if event.sequence > after]
 
-    async def renew(self, runs: Sequence[str]) -> list[str]:
+    async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""
-        return [run for run in runs if run in self.lost]
+        return Renewed(
+            lost=[run for run in runs if run in self.lost],
+            cancelled=[run for run in runs if run in self.asked_to_stop],
+        )
+
+    async def release(self, runs: Sequence[str]) -> None:
+        """See SessionLog."""
+        for run in runs:
+            self.free(run)
+
+    async def request_cancel(self, run: str) -> RunRow:
+        """See SessionLog."""
+        row = await self.get(run)
+        if row.is_over:
+            raise FailedPrecondition(f"{run} has ended", reason="RUN_FINISHED")
+        self.asked_to_stop.add(run)
+        return row
 
     async def acquire_expired(self) -> list[Acquired]:
         """See SessionLog."""
@@ -289,9 +356,164 @@ class FakeStore:
             self.tokens[one.run.name] = one.fencing_token
         return taken
 
+    # --- for tests ------------------------------------------------------------
+
+    def link(self, process: str) -> "Link":
+        """The store of one process."""
+        return Link(self, process)
+
+    def free(self, run: str, *, lost: bool = False) -> None:
+        """A lease that was given back, or ran out because its owner was lost."""
+        self.holders.pop(run, None)
+        self.rows[run] = replace(
+            self.rows[run], owner_address="", lost_attempts=self.rows[run].lost_attempts + lost
+        )
+
+    def take(self, process: str) -> list[Acquired]:
+        """All that nobody holds."""
+        out = []
+        for run, row in self.rows.items():
+            if row.state == "RUNNING" and run not in self.holders:
+                self.tokens[run] += 1
+                self.holders[run] = process
+                self.rows[run] = replace(
+                    row,
+                    attempt=row.attempt + 1,
+                    owner_address=process,
+                    cancel_requested=run in self.asked_to_stop,
+                )
+                out.append(self._acquired(run))
+        return out
+
+    def crashed(self, of: AgentTeam, events: Sequence[Event], *, lost_attempts: int = 1) -> str:
+        """A run whose first process was lost when these events were stored."""
+        name = "runs/r1"
+        team = f"teams/{of.metadata.name}"
+        self.rows[name] = RunRow(
+            name=name, team=team, session="sessions/s", state="RUNNING", last_sequence=0, user="ada",
+            lost_attempts=lost_attempts,
+        )  # fmt: skip
+        self.owners[name], self.revisions[name], self.tokens[name] = ADA, of.revision, 1
+        self.inputs[name], self.log[name] = (Message(role="user", content="Why?"),), list(events)
+        self.rows[name] = replace(self.rows[name], last_sequence=1 + len(events))
+        return name
+
     def steps(self, run: str = "runs/r1") -> list[Any]:
         """What is stored, without times."""
         return [event.step for event in self.log[run]]
+
+    def _start(self, run: str) -> None:
+        self.tokens[run] = 1
+        self.rows[run] = replace(self.rows[run], state="RUNNING", last_sequence=1)
+
+    def _acquired(self, run: str) -> Acquired:
+        return Acquired(
+            run=self.rows[run],
+            fencing_token=self.tokens[run],
+            caller=self.owners[run],
+            history=self.history,
+            input=self.inputs[run],
+        )
+
+    def _read(self, run: str) -> list[StoredEvent]:
+        if not self.tokens.get(run):
+            return []
+        started = run_pb2.RunEvent(sequence=1)
+        started.create_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+        started.run_started.team_revision = self.revisions.get(run, "")
+        return [stored_event(event) for event in (started, *map(event_to_pb, self.log.get(run, [])))]
+
+
+class Killed(Exception):
+    """What a process that is no more would not notice."""
+
+
+@dataclass
+class Link:
+    """One process' way to the store; a dead one reaches nothing any more."""
+
+    store: FakeStore
+    process: str
+    dead: bool = False
+
+    def kill(self) -> None:
+        """As kill -9, and the time until the leases have run out."""
+        self.dead = True
+        for run in [run for run, holder in self.store.holders.items() if holder == self.process]:
+            self.store.free(run, lost=True)
+
+    async def begin(self, **asked: Any) -> Begun:
+        """See SessionLog."""
+        self._alive()
+        begun = await self.store.begin(**asked)
+        if not begun.fencing_token:
+            return begun
+        run = begun.run.name
+        self.store.holders[run] = self.process
+        self.store.rows[run] = replace(self.store.rows[run], owner_address=self.process)
+        return begun
+
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.append(run, fencing_token=fencing_token, events=events)
+
+    async def get(self, run: str) -> RunRow:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.get(run)
+
+    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.events(run, after=after)
+
+    async def renew(self, runs: Sequence[str]) -> Renewed:
+        """See SessionLog."""
+        self._alive()
+        lost = [run for run in runs if self.store.holders.get(run) != self.process]
+        return Renewed(lost=lost, cancelled=[run for run in runs if run in self.store.asked_to_stop])
+
+    async def release(self, runs: Sequence[str]) -> None:
+        """See SessionLog."""
+        self._alive()
+        await self.store.release([run for run in runs if self.store.holders.get(run) == self.process])
+
+    async def request_cancel(self, run: str) -> RunRow:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.request_cancel(run)
+
+    async def acquire_expired(self) -> list[Acquired]:
+        """See SessionLog."""
+        self._alive()
+        return self.store.take(self.process)
+
+    def _alive(self) -> None:
+        if self.dead:
+            raise Killed
+
+
+@dataclass
+class FakePeers:
+    """Other processes by address; those that are not there cannot be reached."""
+
+    processes: dict[str, Any] = field(default_factory=dict)
+    followed: list[str] = field(default_factory=list)
+
+    async def follow(self, address: str, run: str, *, after: int) -> AsyncIterator[Followed]:
+        """See Peers."""
+        if address not in self.processes:
+            raise DOWN
+        self.followed.append(address)
+        async for items in self.processes[address].follow(run, after=after, forwarded=True):
+            yield items
+
+    async def cancel(self, address: str, run: str) -> None:
+        """See Peers."""
+        if address not in self.processes:
+            raise DOWN
+        await self.processes[address].cancel(run, forwarded=True)
 
 
 def stored(sequence: int, kind: str = "run_started", *, member: str = "") -> StoredEvent:
@@ -402,7 +624,7 @@ def of_type(steps: Sequence[Any], kind: type) -> Iterator[Any]:
     return (step for step in steps if isinstance(step, kind))
 
 
-async def flat(followed: AsyncIterator[list[Item]]) -> AsyncIterator[Item]:
+async def flat(followed: AsyncIterator[Sequence[Item]]) -> AsyncIterator[Item]:
     """What a follower gets, one by one."""
     async for items in followed:
         for item in items:

@@ -102,13 +102,13 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing(store: FakeStore, 
     assert [event.sequence for event in log.published] == [2, 3]
 
 
-async def test_a_store_that_is_away_for_longer_than_the_lease_ends_it(store: FakeStore, log: RunLog) -> None:
+async def test_a_store_that_is_away_for_a_minute_ends_it(store: FakeStore, log: RunLog) -> None:
     store.failing = DOWN
     log.emit(step("a"))
     began = asyncio.get_running_loop().time()
     with pytest.raises(LogUnavailable):
         await log.flush()
-    assert 13 <= asyncio.get_running_loop().time() - began <= 15
+    assert 55 <= asyncio.get_running_loop().time() - began <= 60
     # Back again, it must not get what comes after the gap.
     store.failing = None
     log.emit(step("b"))
@@ -223,7 +223,7 @@ async def test_a_text_that_begins_anew_has_offset_0(log: RunLog) -> None:
 
 
 async def test_a_follower_that_joins_after_the_end_sees_all_of_it(log: RunLog) -> None:
-    log.adopt(stored(1))
+    log.adopt([stored(1)])
     text = log.begin_text("t1", member="")
     log.grow(text, "done")
     log.emit(END)
@@ -236,7 +236,7 @@ async def test_a_follower_that_joins_after_the_end_sees_all_of_it(log: RunLog) -
 
 
 async def test_a_log_that_is_closed_before_the_end_says_so(log: RunLog) -> None:
-    log.adopt(stored(1))
+    log.adopt([stored(1)])
     await log.close()
     items = flat(log.follow(0))
     assert await anext(items) == stored(1)

@@ -320,7 +320,7 @@ async def test_a_lost_lease_ends_the_work_without_a_word(bench: Bench) -> None:
 async def test_a_store_that_is_gone_ends_the_work(bench: Bench) -> None:
     bench.store.failing = DOWN
     with pytest.raises(LogUnavailable):
-        await play(bench, team(*PAIR), delegates(("ann", "x")), [20.0, *says("report")], says("never"))
+        await play(bench, team(*PAIR), delegates(("ann", "x")), [90.0, *says("report")], says("never"))
     assert len(bench.models.calls) == 2
 
 

@@ -6,7 +6,7 @@ config fires early (docs/adr/0003-rpc-wrapper.md).
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -79,6 +79,7 @@ class RpcClient:
         request: object,
         *,
         timeout: timedelta | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> Response:
         """One request, one response.
 
@@ -86,7 +87,9 @@ class RpcClient:
             ServiceError: What the server said, or why it could not be asked.
         """
         try:
-            return await method(request, timeout=self._timeout_s(timeout), metadata=self._metadata())
+            return await method(
+                request, timeout=self._timeout_s(timeout), metadata=[*self._metadata(), *metadata]
+            )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
@@ -109,9 +112,10 @@ class RpcClient:
         request: object,
         *,
         timeout: timedelta | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[Response]:
         """One request, many responses; closing the iterator cancels the call. Raises as `unary`."""
-        call = method(request, timeout=self._timeout_s(timeout), metadata=self._metadata())
+        call = method(request, timeout=self._timeout_s(timeout), metadata=[*self._metadata(), *metadata])
         try:
             async for response in call:
                 yield response

@@ -8,7 +8,9 @@ from datetime import timedelta
 from manifests import Catalogue
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
 from orchestrator.servicer import OrchestratorServicer, orchestrator_service
@@ -48,10 +50,20 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
         knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
         embedder=EmbeddingClient(rpc(settings.embedding_target)),
     )
-    store = SessionClient(
-        rpc(settings.session_target), owner=f"{socket.gethostname()}-{os.getpid()}-{new_id()}"
+    times = LeaseTimes(
+        lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)
     )
-    runs = Runs(world=world, store=store, clock=SystemClock())
+    store = SessionClient(
+        rpc(settings.session_target),
+        owner=f"{socket.gethostname()}-{os.getpid()}-{new_id()}",
+        address=settings.address,
+        lease=times.lease,
+    )
+    peers = PeerClient(issuer)
+    stack.push_async_callback(peers.close)
+    runs = Runs(
+        world=world, store=store, peers=peers, clock=SystemClock(), address=settings.address, times=times
+    )
     servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
     return Assembly(
         services=[orchestrator_service(servicer)],

@@ -10,8 +10,9 @@ from agentteams.session.v1 import run_pb2, session_pb2
 from manifests import AgentTeam
 from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
 from orchestrator.adapters.events_read import message_from_pb
+from orchestrator.adapters.peers import FORWARDED
 from orchestrator.core.model import Message
-from orchestrator.core.ports import Catalogue
+from orchestrator.core.ports import BusyPolicy, Catalogue
 from orchestrator.core.runs import Runs
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument, NotFound
@@ -24,6 +25,12 @@ _MAX_TEXT_BYTES = 256 * 1024
 _ROLES = {
     role: session_pb2.Role.Name(role)
     for role in (session_pb2.ROLE_SYSTEM, session_pb2.ROLE_USER, session_pb2.ROLE_ASSISTANT)
+}
+_POLICIES: dict[int, BusyPolicy] = {
+    run_pb2.BUSY_POLICY_UNSPECIFIED: "ENQUEUE",
+    run_pb2.BUSY_POLICY_ENQUEUE: "ENQUEUE",
+    run_pb2.BUSY_POLICY_REJECT: "REJECT",
+    run_pb2.BUSY_POLICY_INTERRUPT: "INTERRUPT",
 }
 _DEFAULT_PAGE, _MAX_PAGE = 50, 200
 
@@ -47,6 +54,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             session=request.session,
             messages=_messages(request.input, new_session=not request.session),
             request_id=request.request_id,
+            on_busy=_on_busy(request.on_busy),
         )
         return run_to_pb(row)
 
@@ -56,12 +64,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """Replays and follows a run."""
         if request.after_sequence < 0:
             raise InvalidArgument.field("after_sequence", "must be 0 or more", request.after_sequence)
-        async for items in self._runs.follow(request.run, after=request.after_sequence):
+        async for items in self._runs.follow(
+            request.run, after=request.after_sequence, forwarded=_forwarded(context)
+        ):
             yield pb.StreamRunEventsResponse(items=[item_to_pb(item) for item in items])
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Asks a run to stop."""
-        return run_to_pb(await self._runs.cancel(request.name))
+        return run_to_pb(await self._runs.cancel(request.name, forwarded=_forwarded(context)))
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
         """Returns a team."""
@@ -104,6 +114,18 @@ def orchestrator_service(servicer: OrchestratorServicer) -> Service:
         name=pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,
         register=lambda server: pb_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
     )
+
+
+def _forwarded(context: Any) -> bool:
+    return any(key == FORWARDED for key, _ in context.invocation_metadata())
+
+
+def _on_busy(given: int) -> BusyPolicy:
+    policy = _POLICIES.get(given)
+    if policy is None:
+        names = ", ".join(f"BUSY_POLICY_{name}" for name in ("REJECT", "ENQUEUE", "INTERRUPT"))
+        raise InvalidArgument.field("on_busy", f"must be one of {names}", given)
+    return policy
 
 
 def _messages(given: Sequence[session_pb2.Message], *, new_session: bool) -> list[Message]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from servicekit.config import ServerSettings
 
@@ -13,8 +13,31 @@ class Settings(ServerSettings):
     session_target: str = Field("127.0.0.1:50053", description="host:port of the session service.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")
     embedding_target: str = Field("127.0.0.1:50051", description="host:port of the embedding service.")
+    advertise_address: str = Field(
+        "", description="host:port where other orchestrators can call this one. Default: where it listens."
+    )
+    lease_s: float = Field(
+        3.0, ge=1, le=600, description="Seconds after which others take over the runs of a silent process."
+    )
+    renew_s: float = Field(1.0, gt=0, description="Seconds between renewals; less than half of LEASE_S.")
     manifests_dir: Path = Field(description="Folder of manifests, watched for changes.")
     secrets_dir: Path | None = Field(None, description="Folder where Secrets are mounted, <name>/<key>.")
     builtin_chat_url: str | None = Field(None, description="What provider BuiltIn means: base URL with /v1.")
     builtin_chat_model: str = Field("", description="Model name at that URL.")
     builtin_chat_api_key: SecretStr = Field(SecretStr(""), description="Its API key, where it needs one.")
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> "Settings":
+        if self.renew_s >= self.lease_s / 2:
+            raise ValueError(
+                f"AGENTTEAMS_RENEW_S is {self.renew_s}: it must be less than half of AGENTTEAMS_LEASE_S, "
+                f"{self.lease_s}, or one late renewal loses every run"
+            )
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where others call this process; empty if nobody can know."""
+        if self.advertise_address or not self.port or self.host in ("0.0.0.0", "::"):
+            return self.advertise_address
+        return f"{self.host}:{self.port}"

@@ -203,6 +203,14 @@ def item_to_pb(item: Item) -> orchestrator_pb.RunItem:
     return orchestrator_pb.RunItem(event=event_to_pb(item))
 
 
+def item_from_pb(item: orchestrator_pb.RunItem) -> StoredEvent | TextDelta:
+    """What another orchestrator streams, to be passed on."""
+    if item.HasField("event"):
+        return stored_event(item.event)
+    delta = item.text_delta
+    return TextDelta(message=delta.message, offset=delta.offset, text=delta.text, member=delta.member)
+
+
 def run_to_pb(row: RunRow) -> run_pb2.Run:
     """A run in short."""
     return run_pb2.Run(
@@ -212,6 +220,9 @@ def run_to_pb(row: RunRow) -> run_pb2.Run:
         state=run_pb2.RunState.Value(f"RUN_STATE_{row.state}"),
         last_sequence=row.last_sequence,
         user=row.user,
+        attempt=row.attempt,
+        cancel_requested=row.cancel_requested,
+        owner_address=row.owner_address,
     )
 
 

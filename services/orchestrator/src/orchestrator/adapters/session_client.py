@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from agentteams.session.v1 import run_pb2, session_service_pb2_grpc
 from agentteams.session.v1 import session_service_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
 
 from orchestrator.adapters.events_pb import (
     as_duration,
@@ -14,7 +15,7 @@ from orchestrator.adapters.events_pb import (
 )
 from orchestrator.adapters.events_read import message_from_pb
 from orchestrator.core.model import Event, Message, StoredEvent
-from orchestrator.core.ports import LEASE, Acquired, Begun, RunRow
+from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
 from servicekit.client import RpcClient
 from servicekit.context import Caller
 
@@ -22,7 +23,12 @@ _PAGE = 500
 _MAX_EVENTS = 256  # of one AppendRunEvents
 _MAX_BYTES = 8 * 1024 * 1024  # of one AppendRunEvents; a message may have 16 MiB
 _MAX_RUNS = 1000  # of one RenewRunLeases
-_APPEND_TIMEOUT = timedelta(seconds=5)  # well below the lease: a hung call must leave time for another
+_APPEND_TIMEOUT = timedelta(seconds=5)
+_POLICIES: dict[BusyPolicy, "run_pb2.BusyPolicy.ValueType"] = {
+    "REJECT": run_pb2.BUSY_POLICY_REJECT,
+    "ENQUEUE": run_pb2.BUSY_POLICY_ENQUEUE,
+    "INTERRUPT": run_pb2.BUSY_POLICY_INTERRUPT,
+}
 
 
 class SessionClient:
@@ -31,11 +37,15 @@ class SessionClient:
     Args:
         rpc: Where it is.
         owner: This process' name as an owner of leases, unlike any other's.
+        address: Where other orchestrators can call this process; may be empty.
+        lease: How long a lease holds unless renewed.
     """
 
-    def __init__(self, rpc: RpcClient, *, owner: str) -> None:
+    def __init__(self, rpc: RpcClient, *, owner: str, address: str, lease: timedelta) -> None:
         self._rpc = rpc
         self._owner = owner
+        self._address = address
+        self._lease = as_duration(lease)
         self._stub = session_service_pb2_grpc.SessionServiceStub(rpc.channel)
 
     async def begin(
@@ -47,6 +57,7 @@ class SessionClient:
         messages: Sequence[Message],
         history_messages: int,
         team_revision: str,
+        on_busy: BusyPolicy,
     ) -> Begun:
         """See SessionLog."""
         answer = await self._rpc.unary(
@@ -57,9 +68,11 @@ class SessionClient:
                 session=session,
                 input=[message_to_pb(message) for message in messages],
                 lease_owner=self._owner,
-                lease_duration=as_duration(LEASE),
+                lease_duration=self._lease,
+                lease_address=self._address,
                 history_messages=history_messages,
                 team_revision=team_revision,
+                on_busy=_POLICIES[on_busy],
             ),
         )
         return Begun(
@@ -70,7 +83,7 @@ class SessionClient:
             started=stored_event(answer.run_started) if answer.HasField("run_started") else None,
         )
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
         """See SessionLog. More than fit into one call go in several, in order."""
         request = pb.AppendRunEventsRequest(run=run, fencing_token=fencing_token)
         size = 0
@@ -82,7 +95,11 @@ class SessionClient:
                 del request.events[:]
                 size = message.ByteSize()
             request.events.append(message)
-        await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
+        answer = await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
+        return Appended(
+            cancel_requested=answer.cancel_requested,
+            next_run=_acquired(answer.next_run) if answer.HasField("next_run") else None,
+        )
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""
@@ -96,32 +113,49 @@ class SessionClient:
         )
         return [stored_event(event) for event in answer.events]
 
-    async def renew(self, runs: Sequence[str]) -> list[str]:
+    async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""
         lost: list[str] = []
+        cancelled: list[str] = []
         for start in range(0, len(runs), _MAX_RUNS):
-            request = pb.RenewRunLeasesRequest(
-                lease_owner=self._owner,
-                runs=runs[start : start + _MAX_RUNS],
-                lease_duration=as_duration(LEASE),
-            )
-            lost += (await self._rpc.unary(self._stub.RenewRunLeases, request)).lost_runs
-        return lost
+            answer = await self._renew(runs[start : start + _MAX_RUNS], self._lease)
+            lost += answer.lost_runs
+            cancelled += answer.cancelled_runs
+        return Renewed(lost=lost, cancelled=cancelled)
+
+    async def release(self, runs: Sequence[str]) -> None:
+        """See SessionLog."""
+        for start in range(0, len(runs), _MAX_RUNS):
+            await self._renew(runs[start : start + _MAX_RUNS], Duration())
+
+    async def _renew(self, runs: Sequence[str], lease: Duration) -> pb.RenewRunLeasesResponse:
+        request = pb.RenewRunLeasesRequest(lease_owner=self._owner, runs=runs, lease_duration=lease)
+        return await self._rpc.unary(self._stub.RenewRunLeases, request)
+
+    async def request_cancel(self, run: str) -> RunRow:
+        """See SessionLog."""
+        request = pb.RequestRunCancelRequest(name=run)
+        return _row(await self._rpc.unary(self._stub.RequestRunCancel, request))
 
     async def acquire_expired(self) -> list[Acquired]:
         """See SessionLog."""
         answer = await self._rpc.unary(
             self._stub.AcquireExpiredRuns,
-            pb.AcquireExpiredRunsRequest(lease_owner=self._owner, lease_duration=as_duration(LEASE)),
+            pb.AcquireExpiredRunsRequest(
+                lease_owner=self._owner, lease_duration=self._lease, lease_address=self._address
+            ),
         )
-        return [
-            Acquired(
-                run=_row(acquired.run),
-                fencing_token=acquired.fencing_token,
-                caller=Caller(acquired.tenant, acquired.run.user),
-            )
-            for acquired in answer.runs
-        ]
+        return [_acquired(run) for run in answer.runs]
+
+
+def _acquired(run: pb.AcquiredRun) -> Acquired:
+    return Acquired(
+        run=_row(run.run),
+        fencing_token=run.fencing_token,
+        caller=Caller(run.tenant, run.run.user),
+        history=tuple(message_from_pb(message) for message in run.history),
+        input=tuple(message_from_pb(message) for message in run.input),
+    )
 
 
 def _row(run: run_pb2.Run) -> RunRow:
@@ -132,4 +166,8 @@ def _row(run: run_pb2.Run) -> RunRow:
         state=run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_"),
         last_sequence=run.last_sequence,
         user=run.user,
+        attempt=run.attempt,
+        lost_attempts=run.lost_attempts,
+        cancel_requested=run.cancel_requested,
+        owner_address=run.owner_address,
     )

@@ -1,13 +1,13 @@
 """A run's log as it is written, and as it is followed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
-from orchestrator.core.model import Event, Step, StoredEvent, TextDelta
-from orchestrator.core.ports import LEASE, SessionLog
+from orchestrator.core.model import Event, RunFinished, Step, StoredEvent, TextDelta
+from orchestrator.core.ports import Appended, SessionLog
 from servicekit.clock import Clock
 from servicekit.errors import Conflict, DeadlineExceeded, Unavailable
 
@@ -19,11 +19,13 @@ _LINGER_S = 0.2  # events wait this long for company (docs/turn.md)
 _DELTA_S = 0.04
 _DELTA_CHARS = 400
 _RETRY_S = 0.2
-_RETRY_MAX_S = 2.0
+_RETRY_MAX_S = 1.0
+# While nobody can store anything, nobody can take the run over: waiting harms no one.
+_GIVE_UP_S = 60.0
 
 
 class LogUnavailable(Exception):
-    """The log could not be stored for longer than the lease; the run must stop, unheard."""
+    """The log could not be stored for a minute, or is closed; the run must stop, unheard."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,16 +53,25 @@ class RunLog:
         store: Where events are kept.
         clock: For the events' times.
         last_sequence: Of the last event that is stored already.
+        on_appended: Told what the store says to each append.
     """
 
     def __init__(
-        self, *, run: str, fencing_token: int, store: SessionLog, clock: Clock, last_sequence: int
+        self,
+        *,
+        run: str,
+        fencing_token: int,
+        store: SessionLog,
+        clock: Clock,
+        last_sequence: int,
+        on_appended: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self.run = run
         self._fencing_token = fencing_token
         self._store = store
         self._clock = clock
         self._sequence = last_sequence
+        self._on_appended = on_appended
         self._waiting: list[Event] = []
         self._storing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -68,6 +79,7 @@ class RunLog:
         self.failure: Exception | None = None
         self.published: list[Event | StoredEvent] = []
         self.finished = False
+        self.end_state = ""
         self.closed = False
         self._texts: dict[str, Text] = {}
         self._dirty_chars = 0
@@ -75,9 +87,11 @@ class RunLog:
 
     # --- writing ----------------------------------------------------------
 
-    def adopt(self, event: StoredEvent) -> None:
-        """Shows an event that is stored already."""
-        self.published.append(event)
+    def adopt(self, events: Iterable[StoredEvent]) -> None:
+        """Shows events that are stored already; what is emitted follows them."""
+        self.published.extend(events)
+        if self.published:
+            self._sequence = self.published[-1].sequence
         self._wake()
 
     def emit(self, step: Step, *, member: str = "") -> int:
@@ -91,12 +105,12 @@ class RunLog:
     async def flush(self) -> None:
         """Stores everything emitted so far and shows it.
 
-        Retries while the session service does not answer, up to the lease.
+        Retries while the session service does not answer, for a minute.
 
         Raises:
             ServiceError: LEASE_LOST (somebody else owns the run) or another refusal;
                 once raised, every flush raises it.
-            LogUnavailable: The service did not answer for as long as the lease.
+            LogUnavailable: The service did not answer for a minute.
         """
         async with self._storing:
             if self.failure is not None:
@@ -108,7 +122,7 @@ class RunLog:
                 return
             batch, self._waiting = self._waiting, []
             try:
-                await self._store_batch(batch)
+                appended = await self._store_batch(batch)
             except asyncio.CancelledError:
                 # Perhaps stored, perhaps not: an append may be repeated, a gap may not be made.
                 self._waiting[:0] = batch
@@ -117,21 +131,26 @@ class RunLog:
                 self.failure = error
                 raise
             self.published.extend(batch)
-            self.finished = batch[-1].is_last
+            end = batch[-1].step
+            if isinstance(end, RunFinished):
+                self.finished, self.end_state = True, end.state
             self._wake()
+            self._on_appended(appended)
 
-    def own_again(self, fencing_token: int) -> None:
-        """The lease had run out, and this process took the run over from itself."""
+    def own_again(self, fencing_token: int) -> bool:
+        """The lease had run out, and this process took the run over; False if others had it in between."""
+        if fencing_token != self._fencing_token + 1:
+            return False
         self._fencing_token = fencing_token
+        return True
 
-    async def _store_batch(self, batch: list[Event]) -> None:
-        give_up = self._clock.monotonic() + LEASE.total_seconds()
+    async def _store_batch(self, batch: list[Event]) -> Appended:
+        give_up = self._clock.monotonic() + _GIVE_UP_S
         delay = _RETRY_S
         while True:
             token = self._fencing_token
             try:
-                await self._store.append(self.run, fencing_token=token, events=batch)
-                return
+                return await self._store.append(self.run, fencing_token=token, events=batch)
             except Conflict:
                 if token == self._fencing_token:
                     raise

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
 from orchestrator.core.model import (
@@ -16,6 +16,7 @@ from orchestrator.core.model import (
     SearchQuery,
     SearchResult,
     StoredEvent,
+    TextDelta,
     TextPart,
     Tool,
 )
@@ -24,7 +25,15 @@ from servicekit.context import Caller
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """A run as the session service stores it. `state` is RUNNING while it is not over."""
+    """A run as the session service stores it.
+
+    Attributes:
+        state: PENDING while it waits, RUNNING while it is worked on, else how it ended.
+        attempt: How often somebody began to work on it.
+        lost_attempts: How often its owner was lost.
+        cancel_requested: Somebody asked it to stop.
+        owner_address: Where the process that works on it can be called; may be empty.
+    """
 
     name: str
     team: str
@@ -32,6 +41,15 @@ class RunRow:
     state: str
     last_sequence: int
     user: str
+    attempt: int = 1
+    lost_attempts: int = 0
+    cancel_requested: bool = False
+    owner_address: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.state not in ("PENDING", "RUNNING")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +65,33 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
-    """A run taken over, and whose it is."""
+    """A run that is ours now, whose it is, and what it answers."""
 
     run: RunRow
     fencing_token: int
     caller: Caller
+    history: tuple[Message, ...] = ()
+    input: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What the store says to an append: to stop, or which run of the session is ours next."""
+
+    cancel_requested: bool = False
+    next_run: Acquired | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """Runs that somebody else owns now, and runs that somebody asked to stop."""
+
+    lost: Sequence[str] = ()
+    cancelled: Sequence[str] = ()
+
+
+BusyPolicy = Literal["REJECT", "ENQUEUE", "INTERRUPT"]
+Followed = Sequence[StoredEvent | TextDelta]
 
 
 class SessionLog(Protocol):
@@ -66,11 +106,12 @@ class SessionLog(Protocol):
         messages: Sequence[Message],
         history_messages: int,
         team_revision: str,
+        on_busy: BusyPolicy,
     ) -> Begun:
-        """Stores a run under this process' lease. Raises as `BeginRun` says."""
+        """Stores a run, under this process' lease unless it waits. Raises as `BeginRun` says."""
         ...
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> None:
+    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
         """Stores events, all or none; safe to repeat. Raises Conflict with LEASE_LOST: stop."""
         ...
 
@@ -82,12 +123,32 @@ class SessionLog(Protocol):
         """Some events after a sequence, in order; none: there are no more for now."""
         ...
 
-    async def renew(self, runs: Sequence[str]) -> list[str]:
-        """Renews this process' leases; returns those that are lost."""
+    async def renew(self, runs: Sequence[str]) -> Renewed:
+        """Renews this process' leases."""
+        ...
+
+    async def release(self, runs: Sequence[str]) -> None:
+        """Gives leases back: whoever asks next has the runs."""
+        ...
+
+    async def request_cancel(self, run: str) -> RunRow:
+        """Leaves word that a run is to stop. Raises NotFound, FailedPrecondition (RUN_FINISHED)."""
         ...
 
     async def acquire_expired(self) -> list[Acquired]:
         """Takes over runs whose leases have expired, of any tenant."""
+        ...
+
+
+class Peers(Protocol):
+    """Other orchestrators. Calls are made as the current caller, and never passed on again."""
+
+    def follow(self, address: str, run: str, *, after: int) -> AsyncIterator[Followed]:
+        """A run that the other one works on. Raises Unavailable, also if it does not."""
+        ...
+
+    async def cancel(self, address: str, run: str) -> None:
+        """Stops a run that the other one works on. Raises ServiceError."""
         ...
 
 
@@ -155,5 +216,9 @@ class Catalogue(Protocol):
         ...
 
 
-LEASE = timedelta(seconds=15)
-RENEW_EVERY = timedelta(seconds=5)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """How long a lease holds, and how often it is renewed: twice at least before it ends."""
+
+    lease: timedelta = timedelta(seconds=3)
+    renew_every: timedelta = timedelta(seconds=1)

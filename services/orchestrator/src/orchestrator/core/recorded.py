@@ -79,6 +79,11 @@ class Recorded:
         )
 
     @property
+    def has_steps(self) -> bool:
+        """Whether anything was done."""
+        return bool(self.models or self.calls or self.searches)
+
+    @property
     def unfinished_calls(self) -> tuple[str, ...]:
         """Tool calls to be made again. A delegation is not: it goes on from the member's own steps."""
         return tuple(

@@ -45,7 +45,7 @@ async def execute(turn: Turn) -> None:
     if turn.attempt > 1:
         repeated = turn.recorded.unfinished_calls
         turn.log.emit(RunResumed(attempt=turn.attempt, repeated_calls=repeated))
-        restore(turn)
+    restore(turn)
     content = ""
     error: ServiceError | None = None
     limit = asyncio.timeout(turn.limits.run_timeout_seconds)

@@ -1,9 +1,10 @@
-"""All runs of this process: begins them, keeps their leases, lets others follow them."""
+"""All runs of this process: begins them, keeps their leases, takes over those of others."""
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,32 +12,38 @@ import structlog
 from prometheus_client import Gauge
 
 from manifests import AgentTeam
+from orchestrator.core.admission import ready_team, too_many_runs
+from orchestrator.core.following import Following
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, LogUnavailable, RunLog
-from orchestrator.core.model import Message, RunFinished, StoredEvent, Summary, Usage
-from orchestrator.core.ports import LEASE, RENEW_EVERY, Acquired, RunRow, SessionLog
+from orchestrator.core.model import Message, StoredEvent
+from orchestrator.core.ports import (
+    Acquired,
+    Appended,
+    BusyPolicy,
+    LeaseTimes,
+    Peers,
+    RunRow,
+    SessionLog,
+)
+from orchestrator.core.recorded import Recorded
+from orchestrator.core.resume import end_recorded, refusal
 from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn, World
 from servicekit.clock import Clock
 from servicekit.context import Caller, current_caller, scope
-from servicekit.errors import (
-    Conflict,
-    FailedPrecondition,
-    NotFound,
-    ResourceExhausted,
-    ServiceError,
-    Unavailable,
-)
+from servicekit.errors import Conflict, FailedPrecondition, ServiceError, Unavailable
 
 log = structlog.get_logger()
 
 ACTIVE_RUNS = Gauge("agentteams_active_runs", "Runs that this process works on")
 
 _KEEP_FINISHED = 200  # so that a follower which comes a moment late needs no look into the store
-_POLL_S = 0.5
-_BUSY_RETRY = timedelta(seconds=2)
 _STOP_S = 5.0
+_SELF = Caller(tenant="", user="", service="orchestrator")
+
+Place = tuple[str, str]  # whose limit of active runs it counts for: tenant and team
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,30 +55,30 @@ class _Asked:
     session: str
     messages: Sequence[Message]
     request_id: str
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Whose limit of active runs it counts for."""
-        return self.caller.tenant, self.team.metadata.name
-
-    def is_same(self, other: "_Asked") -> bool:
-        """Whether it is the same call, made again."""
-        return (self.caller, self.request_id) == (other.caller, other.request_id)
+    on_busy: BusyPolicy
 
 
 @dataclass(slots=True, kw_only=True)
 class _Active:
-    asked: _Asked
+    caller: Caller
     row: RunRow
-    turn: Turn
+    log: RunLog
     task: "asyncio.Task[Any]"
+    request_id: str = ""
+    turn: Turn | None = None  # None while it is not known yet whether the run can go on
     stopped: bool = False
     cancelled: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether its end is being stored: nothing may cut that off."""
+        return self.turn is not None and self.turn.end is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
     caller: Caller
+    row: RunRow
     log: RunLog
 
 
@@ -81,18 +88,34 @@ class Runs:
     Args:
         world: What runs work with.
         store: Where sessions and logs are.
+        peers: Other orchestrators.
         clock: For stages and retries.
+        address: Where the others call this process; empty: they cannot.
+        times: Of the leases that `store` asks for.
     """
 
-    def __init__(self, *, world: World, store: SessionLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        world: World,
+        store: SessionLog,
+        peers: Peers,
+        clock: Clock,
+        address: str = "",
+        times: LeaseTimes = LeaseTimes(),  # noqa: B008  frozen
+    ) -> None:
         self._world = world
         self._store = store
+        self._peers = peers
         self._clock = clock
+        self._address = address
+        self._times = times
         self._active: dict[str, _Active] = {}
         self._finished: OrderedDict[str, _Finished] = OrderedDict()
-        self._places: Counter[tuple[str, str]] = Counter()  # taken, by tenant and team
+        self._places: Counter[Place] = Counter()  # taken
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
+        self._following = Following(store=store, peers=peers, address=address, find=self._find)
 
     # --- the process' loops -------------------------------------------------
 
@@ -101,32 +124,40 @@ class Runs:
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._renew_leases())
-            group.create_task(self._end_abandoned_runs())
+            group.create_task(self._take_over_runs())
 
     async def drain(self, grace: timedelta) -> None:
-        """Lets the runs end within the grace period; what is left then is ended with the reason."""
+        """Lets the runs end within the grace period, and hands over what is left then."""
         self._draining = True
         tasks = [active.task for active in self._active.values()]
-        if not tasks:
-            return
-        log.info("runs_draining", runs=len(tasks))
-        _, left = await asyncio.wait(tasks, timeout=grace.total_seconds())
-        for active in list(self._active.values()):
-            self._stop(active)
-        if left:
-            await asyncio.wait(left, timeout=_STOP_S)
+        if tasks:
+            log.info("runs_draining", runs=len(tasks))
+            _, left = await asyncio.wait(tasks, timeout=grace.total_seconds())
+            for active in list(self._active.values()):
+                self._stop(active)
+            if left:
+                await asyncio.wait(left, timeout=_STOP_S)
+        self._following.stop()
 
     # --- calls ----------------------------------------------------------------
 
     async def start(
-        self, *, team_name: str, session: str, messages: Sequence[Message], request_id: str
+        self,
+        *,
+        team_name: str,
+        session: str,
+        messages: Sequence[Message],
+        request_id: str,
+        on_busy: BusyPolicy = "ENQUEUE",
     ) -> RunRow:
         """Begins a run and returns; it goes on by itself, even if the caller has hung up by then.
+
+        The run is PENDING if the session has another one and `on_busy` lets it wait.
 
         Raises:
             NotFound: TEAM_NOT_FOUND, SESSION_NOT_FOUND.
             FailedPrecondition: TEAM_NOT_READY, SESSION_BUSY.
-            ResourceExhausted: TOO_MANY_RUNS.
+            ResourceExhausted: TOO_MANY_RUNS, SESSION_QUEUE_FULL.
             Unavailable: The process starts or stops.
         """
         if self._group is None or self._draining:
@@ -135,188 +166,223 @@ class Runs:
         stages = StageClock(self._clock)
         with stages.stage("accept"):
             caller = current_caller()
-            team = self.ready_team(caller.tenant, team_name)
             asked = _Asked(
-                caller=caller, team=team, session=session, messages=messages, request_id=request_id
+                caller=caller,
+                team=ready_team(self._world.catalogue, caller.tenant, team_name),
+                session=session,
+                messages=messages,
+                request_id=request_id,
+                on_busy=on_busy,
             )
             self._check_places(asked)
-        self._places[asked.place] += 1
         begun: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
         # A task from here on: a run that is stored must be worked on, whoever listens.
-        self._group.create_task(self._carry(asked, stages, begun))
+        self._carry((caller.tenant, asked.team.metadata.name), self._begin(asked, stages, begun))
         return await begun
 
-    async def _begin(self, asked: _Asked, stages: StageClock) -> RunRow | _Active:
-        """Stores the run; a row alone is the run of an earlier call."""
-        team = asked.team
-        with stages.stage("session_load"):
-            begun = await self._store.begin(
-                request_id=asked.request_id,
-                team=f"teams/{team.metadata.name}",
-                session=asked.session,
-                messages=asked.messages,
-                history_messages=2 * team.spec.session.history_runs,
-                team_revision=team.revision,
-            )
-        if not begun.created:
-            return begun.run
-        run_log = RunLog(
-            run=begun.run.name,
-            fencing_token=begun.fencing_token,
-            store=self._store,
-            clock=self._clock,
-            last_sequence=begun.run.last_sequence,
-        )
-        if begun.started is not None:
-            run_log.adopt(begun.started)
-        reuse = team.spec.sharing.evidence_reuse
-        turn = Turn(
-            team=team,
-            question=asked.messages[-1].content,
-            history=[*begun.history, *asked.messages[:-1]],
-            world=self._world,
-            log=run_log,
-            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
-            stages=stages,
-        )
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a run begins in a task of its own")
-        return _Active(asked=asked, row=begun.run, turn=turn, task=task)
+    def follow(self, run: str, *, after: int, forwarded: bool = False) -> AsyncIterator[Sequence[Item]]:
+        """See Following.follow."""
+        return self._following.follow(run, after=after, forwarded=forwarded)
 
-    async def follow(self, run: str, *, after: int) -> AsyncIterator[list[Item]]:
-        """A run's events after a sequence, until its end; with texts if it runs here.
-
-        Raises:
-            NotFound: RUN_NOT_FOUND.
-            Unavailable: The run stopped being worked on here; ask again.
-        """
-        known = self._find(run)
-        if known is not None:
-            try:
-                async for items in known.follow(after):
-                    yield items
-            except LogUnavailable as error:
-                raise Unavailable(
-                    f"{run} is not worked on by this process any more; follow it again",
-                    reason="DEPENDENCY_UNAVAILABLE",
-                    metadata={"run": run},
-                ) from error
-            return
-        row = await self._store.get(run)
-        while True:
-            events = await self._store.events(run, after=after)
-            if events:
-                yield list(events)
-                after = events[-1].sequence
-                if events[-1].is_last:
-                    return
-            else:
-                if row.state != "RUNNING":
-                    return
-                await asyncio.sleep(_POLL_S)
-                row = await self._store.get(run)
-
-    async def cancel(self, run: str) -> RunRow:
-        """Asks a run to stop; its stream tells when it has.
+    async def cancel(self, run: str, *, forwarded: bool = False) -> RunRow:
+        """Asks a run to stop; its stream tells when it has. One that was cancelled already is returned.
 
         Raises:
             NotFound: RUN_NOT_FOUND.
             FailedPrecondition: RUN_FINISHED.
-            Unavailable: Another process works on it; ask again.
         """
         active = self._active.get(run)
-        if active is not None and active.asked.caller == current_caller():
-            active.cancelled = True
-            self._stop(active)
+        if active is not None and active.caller == current_caller():
+            self._cancel(active)
+            if not forwarded:  # else the note is there already
+                try:
+                    await self._store.request_cancel(run)  # for whoever goes on if this process dies now
+                except ServiceError as error:
+                    log.info("cancel_not_noted", run=run, error=error.message)
             return active.row
-        row = await self._store.get(run)
-        if row.state != "RUNNING":
-            raise FailedPrecondition(
-                f"{run} has ended: {row.state}", reason="RUN_FINISHED", metadata={"run": run}
-            )
-        raise Unavailable(
-            f"{run} is worked on by another process; ask again",
-            reason="DEPENDENCY_UNAVAILABLE",
-            metadata={"run": run},
-        )
+        finished = self._finished.get(run)
+        if finished is not None and finished.caller == current_caller():
+            if finished.row.state == "CANCELLED":
+                return finished.row
+            raise FailedPrecondition(f"{run} has ended", reason="RUN_FINISHED", metadata={"run": run})
+        row = await self._store.request_cancel(run)
+        if row.owner_address and row.owner_address != self._address and not forwarded and not row.is_over:
+            try:
+                await self._peers.cancel(row.owner_address, run)
+            except ServiceError as error:
+                # The owner finds the note with its next renewal.
+                log.info("owner_not_reached", run=run, owner=row.owner_address, error=error.message)
+        return row
 
-    def ready_team(self, namespace: str, team_name: str) -> AgentTeam:
-        """The team, if it can answer. Raises NotFound, FailedPrecondition."""
-        name = team_name.removeprefix("teams/")
-        team = self._world.catalogue.team(namespace, name)
-        if team is None:
-            known = ", ".join(t.metadata.name for t in self._world.catalogue.teams(namespace)) or "none"
-            raise NotFound(
-                f'no team "{name}" in namespace "{namespace}" (there are: {known}); apply its manifest',
-                reason="TEAM_NOT_FOUND",
-                metadata={"team": name, "namespace": namespace},
-            )
-        problems = self._world.catalogue.team_problems(namespace, name)
-        if problems:
-            raise FailedPrecondition(
-                f'team "{name}" is not ready: {"; ".join(problems)}',
-                reason="TEAM_NOT_READY",
-                metadata={"team": name},
-            )
-        return team
-
-    # --- within ---------------------------------------------------------------
+    # --- beginning and taking over ----------------------------------------------
 
     def _check_places(self, asked: _Asked) -> None:
-        team, active = asked.team, self._places[asked.place]
-        limit = team.spec.limits.max_concurrent_runs
-        if active >= limit:
-            if any(a.asked.is_same(asked) for a in self._active.values()):
-                return  # a repeated call: it is answered with that run
-            raise ResourceExhausted(
-                f"team {team.metadata.name} has {active} active runs (limits.maxConcurrentRuns: {limit})",
-                reason="TOO_MANY_RUNS",
-                metadata={"team": team.metadata.name, "limit": str(limit)},
-                retry_after=_BUSY_RETRY,
-            )
+        team, limit = asked.team, asked.team.spec.limits.max_concurrent_runs
+        active = self._places[asked.caller.tenant, team.metadata.name]
+        if active < limit:
+            return
+        for other in self._active.values():
+            # A repeated call is answered with that run; one behind another of its session only waits.
+            if other.caller == asked.caller and (
+                other.request_id == asked.request_id or other.row.session == asked.session
+            ):
+                return
+        raise too_many_runs(team, active)
 
-    def _find(self, run: str) -> RunLog | None:
-        active = self._active.get(run)
-        if active is not None:
-            return active.turn.log if active.asked.caller == current_caller() else None
-        finished = self._finished.get(run)
-        return finished.log if finished is not None and finished.caller == current_caller() else None
+    def _carry(self, place: Place, work: Coroutine[Any, Any, None]) -> None:
+        """Gives a run a task and a place among its team's."""
+        if self._group is None:
+            raise AssertionError("runs are carried by work()")
+        self._places[place] += 1
+        self._group.create_task(self._carried(place, work))
 
-    def _stop(self, active: _Active) -> None:
-        # Once only, and not when it ends already: both would cut off the storing of its end.
-        if not active.stopped and active.turn.end is None:
-            active.stopped = True
-            active.task.cancel()
-
-    async def _carry(self, asked: _Asked, stages: StageClock, begun: "asyncio.Future[RunRow]") -> None:
+    async def _carried(self, place: Place, work: Coroutine[Any, Any, None]) -> None:
         """A run's task: nothing that happens in it may reach the others."""
         try:
-            active = await self._begin(asked, stages)
-            if not begun.done():
-                begun.set_result(active.row if isinstance(active, _Active) else active)
-            if isinstance(active, _Active):
-                await self._work_on(active)
+            await work
+        except Exception as error:
+            log.error("run_crashed", exc_info=error)
+        finally:
+            work.close()
+            self._places[place] -= 1
+            if not self._places[place]:
+                del self._places[place]
+
+    async def _begin(self, asked: _Asked, stages: StageClock, begun: "asyncio.Future[RunRow]") -> None:
+        team = asked.team
+        try:
+            with stages.stage("session_load"):
+                stored = await self._store.begin(
+                    request_id=asked.request_id,
+                    team=f"teams/{team.metadata.name}",
+                    session=asked.session,
+                    messages=asked.messages,
+                    history_messages=2 * team.spec.session.history_runs,
+                    team_revision=team.revision,
+                    on_busy=asked.on_busy,
+                )
+        except asyncio.CancelledError:
+            begun.cancel()
+            raise
         except Exception as error:
             if begun.done():
-                log.error("run_crashed", exc_info=error)
-            else:
-                begun.set_exception(error)
-        finally:
-            begun.cancel()  # where the process stops in between
-            self._places[asked.place] -= 1
-            if not self._places[asked.place]:
-                del self._places[asked.place]
+                raise
+            begun.set_exception(error)
+            return
+        if not begun.done():
+            begun.set_result(stored.run)
+        if stored.run.state == "PENDING" and asked.on_busy == "INTERRUPT":
+            self._interrupt(asked.caller, stored.run)
+        if not stored.created or not stored.fencing_token or stored.run.name in self._active:
+            return
+        active = self._register(asked.caller, stored.run, stored.fencing_token, request_id=asked.request_id)
+        active.log.adopt([stored.started] if stored.started is not None else [])
+        conversation = [*stored.history, *asked.messages]
 
-    async def _work_on(self, active: _Active) -> None:
-        run = active.row.name
-        self._active[run] = active
+        async def work() -> None:
+            active.turn = self._turn(active, team, conversation, stages=stages, recorded=Recorded())
+            await execute(active.turn)
+
+        await self._work_on(active, work)
+
+    def _interrupt(self, caller: Caller, waiting: RunRow) -> None:
+        """Does at once what the store would tell with the next renewal."""
+        for active in self._active.values():
+            if active.caller == caller and active.row.session == waiting.session:
+                self._cancel(active)
+
+    def _take(self, acquired: Acquired) -> None:
+        """Goes on with a run that is ours now."""
+        name = acquired.run.name
+        active = self._active.get(name)
+        if active is not None and active.log.failure is None and active.log.own_again(acquired.fencing_token):
+            return  # nobody could renew our own lease for a while; the run is ours again
+        team = acquired.run.team.removeprefix("teams/")
+        self._carry((acquired.caller.tenant, team), self._resume(acquired, active))
+
+    async def _resume(self, acquired: Acquired, before: _Active | None) -> None:
+        run = acquired.run
+        if before is not None:
+            self._lose(before)
+            await asyncio.wait([before.task])
+        active = self._register(acquired.caller, run, acquired.fencing_token)
+
+        async def work() -> None:
+            if self._draining:
+                raise asyncio.CancelledError  # it was ours for a moment only
+            events = await self._events(run.name)
+            active.log.adopt(events)
+            recorded = Recorded.of(events)
+            name = run.team.removeprefix("teams/")
+            team = self._world.catalogue.team(acquired.caller.tenant, name)
+            why = refusal(acquired, team, recorded)
+            if team is None or why is not None or recorded.answer is not None:
+                await end_recorded(active.log, recorded, events, self._clock, why)
+                return
+            earlier = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
+            stages = StageClock(self._clock, earlier_s=max(0.0, earlier))
+            conversation = [*acquired.history, *acquired.input]
+            active.turn = self._turn(active, team, conversation, stages=stages, recorded=recorded)
+            await execute(active.turn)
+
+        log.info("run_taken_over", run=run.name, attempt=run.attempt, last_sequence=run.last_sequence)
+        await self._work_on(active, work)
+
+    async def _events(self, run: str) -> list[StoredEvent]:
+        events: list[StoredEvent] = []
+        while page := await self._store.events(run, after=events[-1].sequence if events else 0):
+            events.extend(page)
+        return events
+
+    def _turn(
+        self,
+        active: _Active,
+        team: AgentTeam,
+        conversation: Sequence[Message],
+        *,
+        stages: StageClock,
+        recorded: Recorded,
+    ) -> Turn:
+        reuse = team.spec.sharing.evidence_reuse
+        return Turn(
+            team=team,
+            question=conversation[-1].content,
+            history=conversation[:-1],
+            world=self._world,
+            log=active.log,
+            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+            stages=stages,
+            attempt=max(active.row.attempt, 2 if recorded.has_steps else 1),
+            recorded=recorded,
+        )
+
+    # --- a run while it is ours ---------------------------------------------------
+
+    def _register(self, caller: Caller, row: RunRow, fencing_token: int, *, request_id: str = "") -> _Active:
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("a run has a task of its own")
+        run_log = RunLog(
+            run=row.name,
+            fencing_token=fencing_token,
+            store=self._store,
+            clock=self._clock,
+            last_sequence=row.last_sequence,
+            on_appended=lambda appended: self._appended(row.name, appended),
+        )
+        active = _Active(caller=caller, row=row, log=run_log, task=task, request_id=request_id)
+        self._active[row.name] = active
         ACTIVE_RUNS.set(len(self._active))
+        self._following.arrived()
+        return active
+
+    async def _work_on(self, active: _Active, work: Callable[[], Awaitable[None]]) -> None:
+        run = active.row.name
         try:
             # The run outlives the call that began it: its own caller, no deadline but its own.
-            with scope(caller=active.asked.caller):
+            with scope(caller=active.caller):
                 try:
-                    await execute(active.turn)
+                    await work()
                 except asyncio.CancelledError:
                     await self._stopped(active)
         except (ServiceError, LogUnavailable) as error:
@@ -324,101 +390,108 @@ class Runs:
         except Exception as error:
             log.error("run_crashed", run=run, exc_info=error)
         finally:
-            await active.turn.log.close()
-            self._active.pop(run, None)
+            await active.log.close()
+            if self._active.get(run) is active:
+                del self._active[run]
             ACTIVE_RUNS.set(len(self._active))
-            if active.turn.log.finished:
-                self._finished[run] = _Finished(caller=active.asked.caller, log=active.turn.log)
+            if active.log.finished:
+                row = replace(active.row, state=active.log.end_state)
+                self._finished[run] = _Finished(caller=active.caller, row=row, log=active.log)
                 if len(self._finished) > _KEEP_FINISHED:
                     self._finished.popitem(last=False)
 
+    def _find(self, run: str) -> RunLog | None:
+        active = self._active.get(run)
+        if active is not None:
+            return active.log if active.caller == current_caller() else None
+        finished = self._finished.get(run)
+        return finished.log if finished is not None and finished.caller == current_caller() else None
+
+    def _appended(self, run: str, appended: Appended) -> None:
+        active = self._active.get(run)
+        if appended.cancel_requested and active is not None:
+            self._cancel(active)
+        if appended.next_run is not None:
+            self._take(appended.next_run)
+
+    def _cancel(self, active: _Active) -> None:
+        active.cancelled = True
+        self._stop(active)
+
+    def _lose(self, active: _Active) -> None:
+        log.warning("lease_lost", run=active.row.name)
+        active.log.failure = Conflict(
+            f"{active.row.name} was taken over by another process", reason="LEASE_LOST"
+        )
+        active.stopped = True
+        active.task.cancel()
+
+    def _stop(self, active: _Active) -> None:
+        # Once only, and not when it ends already: both would cut off the storing of its end.
+        if not active.stopped and not active.ends:
+            active.stopped = True
+            active.task.cancel()
+
     async def _stopped(self, active: _Active) -> None:
-        if active.turn.log.failure is not None:
-            return  # the lease is lost: whoever has it ends the run
-        if active.turn.end is not None:
+        if active.log.failure is not None:
+            return  # the lease is lost: whoever has it goes on
+        if active.turn is not None and active.turn.end is not None:
             await conclude(active.turn)
-            return
-        if active.cancelled:
-            why: ServiceError = Cancelled("the run was cancelled", reason="RUN_CANCELLED")
+        elif active.turn is not None and active.cancelled:
+            await fail(active.turn, Cancelled("the run was cancelled", reason="RUN_CANCELLED"))
         else:
-            why = Unavailable("the service was stopped; ask again", reason="RUN_ABANDONED")
-        await fail(active.turn, why)
+            await self._hand_over(active)
+
+    async def _hand_over(self, active: _Active) -> None:
+        """Stores what there is and gives the lease back, for another process to go on."""
+        run = active.row.name
+        try:
+            with suppress(TimeoutError, LogUnavailable):
+                async with asyncio.timeout(_STOP_S / 2):
+                    await active.log.flush()
+            with scope(caller=_SELF, timeout=timedelta(seconds=_STOP_S / 2)):
+                await self._store.release([run])
+            log.info("run_handed_over", run=run)
+        except ServiceError as error:
+            # The lease runs out by itself.
+            log.warning("run_not_handed_over", run=run, error=error.message)
+
+    # --- leases ---------------------------------------------------------------------
 
     async def _renew_leases(self) -> None:
+        period = self._times.renew_every.total_seconds()
+        delay = period
         while True:
-            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            await asyncio.sleep(delay)
+            began, delay = self._clock.monotonic(), period
             if not self._active:
                 continue
             try:
-                with scope(caller=_SELF, timeout=RENEW_EVERY):
-                    lost = await self._store.renew(list(self._active))
+                with scope(caller=_SELF, timeout=self._times.renew_every):
+                    renewed = await self._store.renew(list(self._active))
             except ServiceError as error:
-                # The leases outlive two failures; the third one loses them, and appends will say so.
                 log.warning("leases_not_renewed", error=error.message)
+                delay = max(period / 10, period - (self._clock.monotonic() - began))
                 continue
-            for run in lost:
+            for run in renewed.lost:
                 active = self._active.get(run)
                 # One that ends right now counts as lost, too; its last append tells which it is.
-                if active is not None and active.turn.end is None:
-                    log.warning("lease_lost", run=run)
-                    active.turn.log.failure = Conflict(
-                        f"{run} was taken over by another process", reason="LEASE_LOST"
-                    )
-                    self._stop(active)
+                if active is not None and not active.ends and active.log.failure is None:
+                    self._lose(active)
+            for run in renewed.cancelled:
+                active = self._active.get(run)
+                if active is not None:
+                    self._cancel(active)
 
-    async def _end_abandoned_runs(self) -> None:
-        while True:
+    async def _take_over_runs(self) -> None:
+        while not self._draining:
             try:
-                with scope(caller=_SELF, timeout=LEASE):
+                with scope(caller=_SELF, timeout=self._times.lease):
                     acquired = await self._store.acquire_expired()
             except ServiceError as error:
                 log.warning("expired_runs_not_acquired", error=error.message)
                 acquired = []
             for run in acquired:
-                active = self._active.get(run.run.name)
-                if active is not None and active.turn.log.failure is None:
-                    # Nobody could renew our own lease for a while; the run is ours again.
-                    active.turn.log.own_again(run.fencing_token)
-                    continue
-                try:
-                    with scope(caller=run.caller, timeout=LEASE):
-                        await self._end_abandoned(run)
-                except (ServiceError, LogUnavailable) as error:
-                    log.warning("abandoned_run_not_ended", run=run.run.name, error=str(error))
-            await asyncio.sleep(RENEW_EVERY.total_seconds())
-
-    async def _end_abandoned(self, acquired: Acquired) -> None:
-        """Ends a run whose process is gone: with its answer if the log has it, else with the reason."""
-        name = acquired.run.name
-        events: list[StoredEvent] = []
-        while batch := await self._store.events(name, after=events[-1].sequence if events else 0):
-            events.extend(batch)
-        answered = any(e.kind == "message_completed" and not e.member for e in events)
-        run_log = RunLog(
-            run=name,
-            fencing_token=acquired.fencing_token,
-            store=self._store,
-            clock=self._clock,
-            last_sequence=events[-1].sequence if events else 0,
-        )
-        error = None
-        if not answered:
-            error = Unavailable(
-                "the process that worked on the run is gone; ask again", reason="RUN_ABANDONED"
-            )
-        seconds = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
-        run_log.emit(
-            RunFinished(
-                state="SUCCEEDED" if answered else "FAILED",
-                summary=Summary(usage=Usage(), seconds=seconds, stages=()),
-                error=error,
-            )
-        )
-        try:
-            await run_log.flush()
-        finally:
-            await run_log.close()
-        log.info("abandoned_run_ended", run=name, answered=answered)
-
-
-_SELF = Caller(tenant="", user="", service="orchestrator")
+                self._take(run)
+            # Where there were some there may be more; the others shall have a share of them.
+            await asyncio.sleep(self._times.renew_every.total_seconds() * (0.1 if acquired else 1.0))

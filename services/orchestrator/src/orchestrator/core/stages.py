@@ -25,10 +25,15 @@ ORDER = (
 
 
 class StageClock:
-    """Adds up stages. A stage's time excludes the stages inside it (docs/turn.md)."""
+    """Adds up stages. A stage's time excludes the stages inside it (docs/turn.md).
 
-    def __init__(self, clock: Clock) -> None:
+    `earlier_s`: since the run was accepted, if others have worked on it before;
+    it counts for the whole and for no stage.
+    """
+
+    def __init__(self, clock: Clock, *, earlier_s: float = 0.0) -> None:
         self._clock = clock
+        self._earlier_s = earlier_s
         self._started = clock.monotonic()
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -76,7 +81,7 @@ class StageClock:
         """Seconds of the turn so far, and its stages with `unaccounted` last."""
         now = self._clock.monotonic()
         covered = self._covered + (now - self._active_since if self._active else 0.0)
-        total = now - self._started
+        total = now - self._started + self._earlier_s
         stages = [
             StageTime(stage=name, seconds=self._seconds[name], count=self._counts[name])
             for name in ORDER

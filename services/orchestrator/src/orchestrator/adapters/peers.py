@@ -1,0 +1,92 @@
+"""Other orchestrators as the core's Peers."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
+from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+
+from orchestrator.adapters.events_pb import item_from_pb
+from orchestrator.core.ports import Followed
+from servicekit.client import MAX_MESSAGE_BYTES, RpcClient
+from servicekit.identity import TokenIssuer
+
+FORWARDED = "agentteams-forwarded"  # metadata of a call that must not be passed on again
+_MAX_CHANNELS = 64
+_CANCEL = timedelta(seconds=2)
+_FOLLOW = timedelta(hours=1)  # the caller's deadline is shorter, or it asks again
+
+
+class PeerClient:
+    """Calls orchestrators by address, with one channel for each of the last used."""
+
+    def __init__(self, issuer: TokenIssuer) -> None:
+        self._issuer = issuer
+        self._open: OrderedDict[str, RpcClient] = OrderedDict()
+        self._users: dict[str, int] = {}
+
+    async def follow(self, address: str, run: str, *, after: int) -> AsyncIterator[Followed]:
+        """See Peers."""
+        rpc = await self._take(address)
+        stub: Any = OrchestratorServiceStub(rpc.channel)
+        request = pb.StreamRunEventsRequest(run=run, after_sequence=after)
+        try:
+            stream: Any = rpc.server_stream(
+                stub.StreamRunEvents, request, timeout=_FOLLOW, metadata=[(FORWARDED, "1")]
+            )
+            async with aclosing(stream):
+                async for response in stream:
+                    yield [item_from_pb(item) for item in response.items]
+        finally:
+            self._users[address] -= 1
+
+    async def cancel(self, address: str, run: str) -> None:
+        """See Peers."""
+        rpc = await self._take(address)
+        stub: Any = OrchestratorServiceStub(rpc.channel)
+        try:
+            await rpc.unary(
+                stub.CancelRun, pb.CancelRunRequest(name=run), timeout=_CANCEL, metadata=[(FORWARDED, "1")]
+            )
+        finally:
+            self._users[address] -= 1
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        while self._open:
+            _, rpc = self._open.popitem()
+            await rpc.channel.close()
+
+    async def _take(self, address: str) -> RpcClient:
+        rpc = self._open.get(address)
+        if rpc is None:
+            rpc = self._open[address] = RpcClient(
+                _channel(address), issuer=self._issuer, default_timeout=_CANCEL
+            )
+        self._open.move_to_end(address)
+        self._users[address] = self._users.get(address, 0) + 1
+        idle = [known for known in self._open if not self._users[known]]
+        for known in idle[: max(0, len(self._open) - _MAX_CHANNELS)]:
+            del self._users[known]
+            await self._open.pop(known).channel.close()
+        return rpc
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.enable_retries", 0),  # the store knows better where the run is by now
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ],
+    )

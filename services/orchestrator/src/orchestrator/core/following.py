@@ -1,0 +1,146 @@
+"""How a run is followed, wherever it is worked on."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+import structlog
+
+from orchestrator.core.log import Item, LogUnavailable, RunLog
+from orchestrator.core.model import TextDelta
+from orchestrator.core.ports import Followed, Peers, RunRow, SessionLog
+from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+
+log = structlog.get_logger()
+
+_POLL_S = 0.1
+_POLL_MAX_S = 1.0
+_QUIET_S = 1.0  # after which it is asked whether the owner is still the owner
+
+
+class Following:
+    """Follows runs: here, through their owner, or through the store.
+
+    Args:
+        store: Where logs are.
+        peers: Other orchestrators.
+        address: Ours, as the store knows it.
+        find: The log of a run that is worked on here, if it is the caller's.
+    """
+
+    def __init__(
+        self, *, store: SessionLog, peers: Peers, address: str, find: Callable[[str], RunLog | None]
+    ) -> None:
+        self._store = store
+        self._peers = peers
+        self._address = address
+        self._find = find
+        self._arrived = asyncio.Event()
+        self._stopping = False
+
+    def arrived(self) -> None:
+        """A run is worked on here from now on."""
+        arrived, self._arrived = self._arrived, asyncio.Event()
+        arrived.set()
+
+    def stop(self) -> None:
+        """Sends all followers elsewhere."""
+        self._stopping = True
+        self.arrived()
+
+    async def follow(self, run: str, *, after: int, forwarded: bool) -> AsyncIterator[Sequence[Item]]:
+        """A run's events after a sequence, until its end; with texts if its owner can be reached.
+
+        `forwarded`: another orchestrator asks, because the run should be here.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            Unavailable: The process stops, or does not work on a forwarded run; ask again.
+        """
+        delay = _POLL_S
+        while True:
+            arrived = self._arrived
+            known = self._find(run)
+            if known is not None:
+                with suppress(LogUnavailable):  # it is worked on elsewhere now
+                    async for items in known.follow(after):
+                        yield items
+                        after = _last(items, after)
+                    return
+            if forwarded or self._stopping:
+                raise _elsewhere(run)
+            row = await self._store.get(run)
+            if row.owner_address and row.owner_address != self._address:
+                async with aclosing(self._through_owner(row, after)) as stream:
+                    async for passed in stream:
+                        yield passed
+                        after, delay = _last(passed, after), _POLL_S
+                        if _has_end(passed):
+                            return
+                if self._find(run) is not None:
+                    continue  # it came to us meanwhile, with its texts
+            events = await self._store.events(run, after=after)
+            if events:
+                yield events
+                after, delay = events[-1].sequence, _POLL_S
+                if events[-1].is_last:
+                    return
+            elif row.is_over:
+                return
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await arrived.wait()
+                delay = min(1.5 * delay, _POLL_MAX_S)
+
+    async def _through_owner(self, row: RunRow, after: int) -> AsyncGenerator[Followed, None]:
+        """What the owner streams, as long as it is the owner and can be reached."""
+        stream: Any = self._peers.follow(row.owner_address, row.name, after=after)
+        async with aclosing(stream):
+            following = asyncio.ensure_future(_next(stream))
+            try:
+                while not self._stopping:
+                    await asyncio.wait([following], timeout=_QUIET_S)
+                    if following.done():
+                        items = following.result()
+                        if items is None:
+                            return
+                        following = asyncio.ensure_future(_next(stream))
+                        yield items
+                    elif not await self._still_owned(row):
+                        return
+            except (Unavailable, DeadlineExceeded, NotFound) as error:
+                log.info("owner_not_reached", run=row.name, owner=row.owner_address, error=error.message)
+            finally:
+                following.cancel()
+                await asyncio.wait([following])
+
+    async def _still_owned(self, row: RunRow) -> bool:
+        try:
+            return (await self._store.get(row.name)).owner_address == row.owner_address
+        except ServiceError:
+            return True  # the store cannot be asked; what we have is the best there is
+
+
+async def _next(stream: AsyncIterator[Followed]) -> Followed | None:
+    return await anext(stream, None)
+
+
+def _last(items: Sequence[Item], after: int) -> int:
+    for item in reversed(items):
+        if not isinstance(item, TextDelta):
+            return item.sequence
+    return after
+
+
+def _has_end(items: Followed) -> bool:
+    return any(not isinstance(item, TextDelta) and item.is_last for item in items)
+
+
+def _elsewhere(run: str) -> Unavailable:
+    return Unavailable(
+        f"{run} is not worked on by this process any more; follow it again",
+        reason="DEPENDENCY_UNAVAILABLE",
+        metadata={"run": run},
+    )
