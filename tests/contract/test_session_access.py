@@ -15,7 +15,7 @@ from session.adapters.access import Access, Bypass
 from session.adapters.store import SqlSessionStore
 from session.adapters.tables import metadata, runs, sessions
 from session.core.model import Lease, Owner
-from tests.contract.test_session_store import question, whole_turn
+from tests.support.session_store import question, whole_turn
 from tests.support.sessions import Databases, migrated_file, opened
 
 __all__ = ["migrated_file"]

@@ -320,7 +320,7 @@ async def test_a_page_token_is_good_for_its_own_list_only(ada: Client) -> None:
 
 async def test_long_messages_make_short_pages(ada: Client) -> None:
     """A page of 200 long messages would not fit in a response."""
-    system = session_pb2.Message(role=session_pb2.ROLE_SYSTEM, content="x" * 1_000_000)
+    system = session_pb2.Message(role=session_pb2.ROLE_SYSTEM, content="ü" * 700_000)
     question = session_pb2.Message(role=session_pb2.ROLE_USER, content="?")
     run = (await ada.BeginRun(begin(input=[*[system] * 5, question]))).run
     await ada.AppendRunEvents(append(run.name, finished(2, run_pb2.RUN_STATE_CANCELLED)))
@@ -367,11 +367,78 @@ async def test_only_orchestrators_take_over(server: Server, ada: Client) -> None
 async def test_a_busy_session_says_so(ada: Client) -> None:
     run = (await ada.BeginRun(begin())).run
     with pytest.raises(FailedPrecondition) as caught:
-        await ada.BeginRun(begin(session=run.session))
+        await ada.BeginRun(begin(session=run.session, on_busy=run_pb2.BUSY_POLICY_REJECT))
     assert caught.value.reason == "SESSION_BUSY"
     assert caught.value.metadata == {"session": run.session, "run": run.name}
     with pytest.raises(FailedPrecondition):
         await ada.DeleteSession(pb.DeleteSessionRequest(name=run.session))
+
+
+async def test_a_queue_over_grpc(server: Server, ada: Client) -> None:
+    first = await ada.BeginRun(begin("one", lease_address="10.0.0.1:50054"))
+    assert (first.run.attempt, first.run.owner_address) == (1, "10.0.0.1:50054")
+    second = await ada.BeginRun(begin("two", first.run.session, history_messages=9))
+    assert (second.run.state, second.created) == (run_pb2.RUN_STATE_PENDING, True)
+    assert second.fencing_token == 0
+    assert not second.HasField("run_started")
+    third = await ada.BeginRun(begin("three", first.run.session))
+    now = await ada.BeginRun(begin("now", first.run.session, on_busy=run_pb2.BUSY_POLICY_INTERRUPT))
+    listed = (await ada.ListRuns(pb.ListRunsRequest(session=first.run.session))).runs
+    assert sum(run.state == run_pb2.RUN_STATE_PENDING for run in listed) == 3
+    cancelled = await ada.RequestRunCancel(pb.RequestRunCancelRequest(name=third.run.name))
+    assert cancelled.state == run_pb2.RUN_STATE_CANCELLED
+    assert cancelled.HasField("summary")
+    log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=third.run.name))).events
+    assert [e.WhichOneof("event") for e in log] == ["run_started", "run_finished"]
+
+    asked = await ada.AppendRunEvents(append(first.run.name, tool_call(2)))
+    assert asked.cancel_requested
+    assert not asked.HasField("next_run")
+    ended = await ada.AppendRunEvents(append(first.run.name, finished(3, run_pb2.RUN_STATE_CANCELLED)))
+    assert ended.next_run.run.name == now.run.name
+    ended = await ada.AppendRunEvents(
+        append(now.run.name, answer(2), finished(3, run_pb2.RUN_STATE_SUCCEEDED))
+    )
+    acquired = ended.next_run
+    assert (acquired.run.name, acquired.fencing_token, acquired.tenant) == (second.run.name, 1, "acme")
+    assert [m.content for m in acquired.history] == ["one", "now", "because [1]"]
+    assert acquired.history[2].citations[0].number == 1
+    assert [(m.content, m.sequence) for m in acquired.input] == [("two", 4)]
+    assert acquired.run.owner_address == "10.0.0.1:50054"
+
+
+async def test_leases_are_given_back_over_grpc(ada: Client) -> None:
+    run = (await ada.BeginRun(begin())).run
+    with acting("", tenant="", service="orchestrator"):
+        back = pb.RenewRunLeasesRequest(lease_owner="orchestrator-1", runs=[run.name])
+        assert list((await ada.RenewRunLeases(back)).lost_runs) == []
+        acquire = pb.AcquireExpiredRunsRequest(lease_owner="orchestrator-2", lease_address="b:1")
+        acquire.lease_duration.FromSeconds(30)
+        (taken,) = (await ada.AcquireExpiredRuns(acquire)).runs
+        renew = pb.RenewRunLeasesRequest(lease_owner="orchestrator-2", runs=[run.name])
+        renew.lease_duration.FromMilliseconds(999)
+        assert await violation(ada.RenewRunLeases(renew)) == "lease_duration"
+        renew.lease_duration.FromSeconds(3)
+        assert list((await ada.RenewRunLeases(renew)).cancelled_runs) == []
+        with acting("ada"):
+            asked = await ada.RequestRunCancel(pb.RequestRunCancelRequest(name=run.name))
+        assert asked.cancel_requested
+        assert list((await ada.RenewRunLeases(renew)).cancelled_runs) == [run.name]
+    assert (taken.run.attempt, taken.run.lost_attempts, taken.run.owner_address) == (2, 0, "b:1")
+    assert [m.content for m in taken.input] == ["why?"]
+
+
+async def test_long_events_make_short_pages(ada: Client) -> None:
+    run = (await ada.BeginRun(begin())).run
+    for sequence in range(2, 6):
+        await ada.AppendRunEvents(append(run.name, answer(sequence, "x" * 3_000_000, member="writer")))
+    pages, seen = [], 0
+    while page := (
+        await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name, after_sequence=seen))
+    ).events:
+        pages.append([e.sequence for e in page])
+        seen = page[-1].sequence
+    assert pages == [[1, 2, 3], [4, 5]]
 
 
 # Bad input
@@ -401,6 +468,9 @@ USER = session_pb2.Message(role=session_pb2.ROLE_USER, content="x")
         ({"history_messages": -1}, "history_messages"),
         ({"history_messages": 201}, "history_messages"),
         ({"team_revision": ""}, "team_revision"),
+        ({"lease_address": "x" * 254}, "lease_address"),
+        ({"on_busy": 9}, "on_busy"),
+        ({"input": [session_pb2.Message(role=session_pb2.ROLE_USER, content="x" * 8_400_000)]}, "input"),
     ],
 )
 async def test_begin_run_names_the_wrong_field(ada: Client, fields: dict[str, Any], field: str) -> None:

@@ -1,13 +1,25 @@
 """Translations and small rules that need no database."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from agentteams.session.v1 import session_pb2
+from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
 
+from servicekit.errors import InvalidArgument
 from session import convert
-from session.core.model import TITLE_CHARACTERS, Message, Role, RunState, title_of
+from session.core.model import (
+    TITLE_CHARACTERS,
+    BusyPolicy,
+    Event,
+    Message,
+    Role,
+    RunState,
+    back_off,
+    title_of,
+)
+from session.core.pages import newest_within, oldest_within, size_bytes
 
 
 def message(sequence: int, content: str) -> Message:
@@ -63,11 +75,36 @@ def test_the_hash_of_a_question_ignores_who_carries_it() -> None:
 
 
 def test_pages_keep_within_their_bytes() -> None:
-    # Each counts four bytes a character and 256 for the rest.
-    found = [message(n, "x" * 1000) for n in range(1, 6)]
-    assert [m.sequence for m in convert.oldest_within(found, 9_000)] == [1, 2]
-    assert [m.sequence for m in convert.newest_within(found, 9_000)] == [4, 5]
-    assert [m.sequence for m in convert.oldest_within(found, 1)] == [1]  # a page is never empty
-    assert convert.newest_within(found, 1) == []
-    assert convert.oldest_within(found, 10**9) == found
-    assert convert.newest_within(found, 10**9) == found
+    # Each counts four bytes a character that is not ASCII, and 256 for the rest.
+    found = [message(n, "ü" * 1000) for n in range(1, 6)]
+    assert [size_bytes(message(1, text)) for text in ("x" * 10, "ü" * 10)] == [266, 296]
+    assert [m.sequence for m in oldest_within(found, 9_000)] == [1, 2]
+    assert [m.sequence for m in newest_within(found, 9_000)] == [4, 5]
+    assert [m.sequence for m in oldest_within(found, 1)] == [1]  # a page is never empty
+    assert newest_within(found, 1) == []
+    assert oldest_within(found, 10**9) == found
+    assert newest_within(found, 10**9) == found
+
+
+def test_pages_of_events_keep_within_their_bytes_and_are_never_empty() -> None:
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    events = [
+        Event(sequence=n, kind="x", member="", create_time=time, payload=b"x" * 1000) for n in range(1, 4)
+    ]
+    assert [e.sequence for e in convert.events_within(events, 2_100)] == [1, 2]
+    assert [e.sequence for e in convert.events_within(events, 1)] == [1]
+    assert convert.events_within(events, 10_000) == events
+    assert convert.events_within([], 1) == []
+
+
+def test_the_second_attempt_comes_at_once_and_the_others_ever_later() -> None:
+    assert [back_off(lost).total_seconds() for lost in range(9)] == [0, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_an_unknown_busy_policy_names_the_field() -> None:
+    assert convert.busy_policy(run_pb2.BUSY_POLICY_UNSPECIFIED) is BusyPolicy.ENQUEUE
+    assert convert.busy_policy(run_pb2.BUSY_POLICY_INTERRUPT) is BusyPolicy.INTERRUPT
+    newer: Any = 9
+    with pytest.raises(InvalidArgument) as caught:
+        convert.busy_policy(newer)
+    assert caught.value.violations[0].field == "on_busy"

@@ -17,6 +17,8 @@ MAX_INPUT_MESSAGES = 200
 MAX_EVENTS = 256
 MAX_TOOL_RESULT = 16_000
 MAX_RENEWED_RUNS = 1_000
+# A run that is taken over comes with its input: it must fit into a response with all the rest.
+MAX_INPUT_BYTES = 8 * 1024 * 1024
 _MAX_NAME = 253  # as Kubernetes allows
 
 _ID = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -56,16 +58,19 @@ def text(field: str, value: str, *, maximum: int = _MAX_NAME, required: bool = F
     return value
 
 
-def lease(owner: str, duration: Duration) -> Lease:
-    """The fields lease_owner and lease_duration."""
+def lease(owner: str, duration: Duration, address: str = "", *, may_give_back: bool = False) -> Lease:
+    """The fields lease_owner, lease_duration and lease_address."""
     text("lease_owner", owner, required=True)
+    text("lease_address", address)
     try:
         length = duration.ToTimedelta()
     except (OverflowError, ValueError):
         length = timedelta.max
-    if not MIN_LEASE <= length <= MAX_LEASE:
-        raise InvalidArgument.field("lease_duration", "must be 1 s to 10 min", str(length))
-    return Lease(owner=owner, duration=length)
+    given_back = may_give_back and not length
+    if not given_back and not MIN_LEASE <= length <= MAX_LEASE:
+        alternative = ", or 0 to give the leases back" if may_give_back else ""
+        raise InvalidArgument.field("lease_duration", f"must be 1 s to 10 min{alternative}", str(length))
+    return Lease(owner=owner, duration=length, address=address)
 
 
 def number(field: str, value: int, *, minimum: int = 0, maximum: int | None = None) -> int:
@@ -88,6 +93,9 @@ def input_messages(messages: Sequence[session_pb2.Message], *, new_session: bool
         raise InvalidArgument.field(
             "input", "more than one message is for new sessions only; send the last one", len(messages)
         )
+    size = sum(message.ByteSize() for message in messages)
+    if size > MAX_INPUT_BYTES:
+        raise InvalidArgument.field("input", f"has {size} bytes, at most {MAX_INPUT_BYTES} are allowed")
     for index, message in enumerate(messages):
         field = f"input[{index}]"
         if message.role not in (session_pb2.ROLE_SYSTEM, session_pb2.ROLE_USER, session_pb2.ROLE_ASSISTANT):

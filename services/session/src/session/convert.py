@@ -9,6 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.errors import InvalidArgument
 from session.core.model import (
+    AcquiredRun,
+    BusyPolicy,
     Event,
     Message,
     NewEvent,
@@ -69,6 +71,10 @@ def run_to_pb(run: Run) -> run_pb2.Run:
         create_time=_timestamp(run.create_time),
         last_sequence=run.last_sequence,
         user=run.user,
+        attempt=run.attempt,
+        cancel_requested=run.cancel_requested,
+        owner_address=run.owner_address,
+        lost_attempts=run.lost_attempts,
     )
     if run.end_time is not None:
         result.end_time.CopyFrom(_timestamp(run.end_time))
@@ -77,6 +83,17 @@ def run_to_pb(run: Run) -> run_pb2.Run:
     if run.state is RunState.FAILED:
         result.status.MergeFromString(run.status)
     return result
+
+
+def acquired_to_pb(acquired: AcquiredRun) -> session_service_pb2.AcquiredRun:
+    """A run for its new owner."""
+    return session_service_pb2.AcquiredRun(
+        run=run_to_pb(acquired.run),
+        fencing_token=acquired.fencing_token,
+        tenant=acquired.run.tenant,
+        history=map(message_to_pb, acquired.history),
+        input=map(message_to_pb, acquired.input),
+    )
 
 
 def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
@@ -119,26 +136,30 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
     return NewEvent(event=stored, answer=answer, end=end)
 
 
-def first_event(session: str, first_input: int, now: datetime, *, inputs: int, revision: str) -> Event:
-    """The event run_started, whose sequence is 1."""
-    event = run_pb2.RunEvent(
-        sequence=1,
-        create_time=_timestamp(now),
-        run_started=run_pb2.RunStarted(
-            team_revision=revision,
-            input_messages=[
-                f"sessions/{session}/messages/{n}" for n in range(first_input, first_input + inputs)
-            ],
-        ),
-    )
-    return Event(
-        sequence=1, kind="run_started", member="", create_time=now, payload=event.SerializeToString()
-    )
-
-
 def event_to_pb(event: Event) -> run_pb2.RunEvent:
     """The event as it was stored."""
     return run_pb2.RunEvent.FromString(event.payload)
+
+
+def events_within(events: Sequence[Event], budget_bytes: int) -> Sequence[Event]:
+    """The first events that fit, and always one."""
+    for index, event in enumerate(events):
+        budget_bytes -= len(event.payload) + 16
+        if budget_bytes < 0:
+            return events[: max(index, 1)]
+    return events
+
+
+def busy_policy(value: "run_pb2.BusyPolicy.ValueType") -> BusyPolicy:
+    """The field on_busy."""
+    if value == run_pb2.BUSY_POLICY_UNSPECIFIED:
+        return BusyPolicy.ENQUEUE
+    try:
+        return BusyPolicy(value)
+    except ValueError as error:
+        raise InvalidArgument.field(
+            "on_busy", "must be BUSY_POLICY_REJECT, BUSY_POLICY_ENQUEUE or BUSY_POLICY_INTERRUPT", value
+        ) from error
 
 
 def session_hash(session: session_pb2.Session) -> bytes:
@@ -151,35 +172,13 @@ def run_hash(request: session_service_pb2.BeginRunRequest) -> bytes:
     """Tells whether a repeated BeginRun asks the same question.
 
     Leaves out what depends on who asks for the client: a retry may come by
-    way of another orchestrator, with its own lease and a newer manifest.
+    way of another orchestrator, with its own lease and a newer manifest. And
+    how the question may wait, which is no part of it.
     """
     body = session_service_pb2.BeginRunRequest(
         team=request.team, session=request.session, input=request.input
     )
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
-
-
-def newest_within(messages: Sequence[Message], budget_bytes: int) -> Sequence[Message]:
-    """The newest messages (the last ones) that fit."""
-    for index in range(len(messages) - 1, -1, -1):
-        budget_bytes -= size_bytes(messages[index])
-        if budget_bytes < 0:
-            return messages[index + 1 :]
-    return messages
-
-
-def oldest_within(messages: Sequence[Message], budget_bytes: int) -> Sequence[Message]:
-    """The oldest messages (the first ones) that fit, and always one."""
-    for index, message in enumerate(messages):
-        budget_bytes -= size_bytes(message)
-        if budget_bytes < 0:
-            return messages[: max(index, 1)]
-    return messages
-
-
-def size_bytes(message: Message) -> int:
-    """About as many bytes as it has on the wire, and never fewer."""
-    return 4 * len(message.content) + len(message.citations) + 256
 
 
 def cursor(time: datetime, id_: str) -> str:

@@ -18,12 +18,11 @@ from servicekit.paging import PageTokens, page_size
 from servicekit.server import Service
 from session import checks, convert
 from session.core.model import NewRun, NewSession, Owner, title_of
+from session.core.pages import PAGE_BYTES, oldest_within
 from session.core.ports import SessionStore
 
 SERVICE_NAME = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
-# A response may have 16 MiB (servicekit.client): texts fill half of it at most.
-_PAGE_BYTES = 8 * 1024 * 1024
 _ORCHESTRATOR = "orchestrator"
 
 
@@ -118,7 +117,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         after = int(self._tokens.decode(bound, request.page_token)) if request.page_token else 0
         limit = page_size(request.page_size, default=50, maximum=200)
         found = await self._store.list_messages(owner, session, after_sequence=after, limit=limit + 1)
-        page = convert.oldest_within(found[:limit], _PAGE_BYTES)
+        page = oldest_within(found[:limit], PAGE_BYTES)
         response = session_service_pb2.ListMessagesResponse(
             messages=[convert.message_to_pb(message) for message in page]
         )
@@ -138,10 +137,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             run=convert.run_to_pb(begun.run),
             created=begun.created,
             fencing_token=begun.fencing_token,
-            history=[
-                convert.message_to_pb(message)
-                for message in convert.newest_within(begun.history, _PAGE_BYTES)
-            ],
+            history=map(convert.message_to_pb, begun.history),
             run_started=None if begun.started is None else convert.event_to_pb(begun.started),
         )
 
@@ -155,24 +151,30 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         checks.number("fencing_token", request.fencing_token, minimum=1)
         checks.run_events(request.events)
         events = [convert.new_event(f"events[{i}]", event) for i, event in enumerate(request.events)]
-        last = await self._store.append_events(
+        appended = await self._store.append_events(
             _owner(), run, fencing_token=request.fencing_token, events=events
         )
-        return session_service_pb2.AppendRunEventsResponse(last_sequence=last)
+        next_run = appended.next_run
+        return session_service_pb2.AppendRunEventsResponse(
+            last_sequence=appended.last_sequence,
+            cancel_requested=appended.cancel_requested,
+            next_run=None if next_run is None else convert.acquired_to_pb(next_run),
+        )
 
     async def RenewRunLeases(
         self,
         request: session_service_pb2.RenewRunLeasesRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> session_service_pb2.RenewRunLeasesResponse:
-        """Renews leases: an orchestrator's of every tenant, else the caller's own."""
+        """Renews leases or gives them back: an orchestrator's of every tenant, else the caller's own."""
         owner = None if current_caller().service == _ORCHESTRATOR else _owner()
-        lease = checks.lease(request.lease_owner, request.lease_duration)
+        lease = checks.lease(request.lease_owner, request.lease_duration, may_give_back=True)
         checks.number("runs (count)", len(request.runs), minimum=1, maximum=checks.MAX_RENEWED_RUNS)
         runs = [checks.resource_id(f"runs[{i}]", name, "runs") for i, name in enumerate(request.runs)]
-        lost = await self._store.renew_leases(owner, runs, lease=lease)
+        renewed = await self._store.renew_leases(owner, runs, lease=lease)
         return session_service_pb2.RenewRunLeasesResponse(
-            lost_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in lost]
+            lost_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.lost],
+            cancelled_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.cancelled],
         )
 
     async def AcquireExpiredRuns(
@@ -180,21 +182,23 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         request: session_service_pb2.AcquireExpiredRunsRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> session_service_pb2.AcquireExpiredRunsResponse:
-        """Takes over runs whose leases have expired."""
+        """Takes over runs that nobody works on."""
         if current_caller().service != _ORCHESTRATOR:
             raise PermissionDenied("AcquireExpiredRuns is for orchestrators only", reason="PERMISSION_DENIED")
         taken = await self._store.acquire_expired_runs(
-            lease=checks.lease(request.lease_owner, request.lease_duration),
+            lease=checks.lease(request.lease_owner, request.lease_duration, request.lease_address),
             limit=page_size(request.max_runs, default=50, maximum=50, field="max_runs"),
         )
-        return session_service_pb2.AcquireExpiredRunsResponse(
-            runs=[
-                session_service_pb2.AcquiredRun(
-                    run=convert.run_to_pb(one.run), fencing_token=one.fencing_token, tenant=one.run.tenant
-                )
-                for one in taken
-            ]
-        )
+        return session_service_pb2.AcquireExpiredRunsResponse(runs=map(convert.acquired_to_pb, taken))
+
+    async def RequestRunCancel(
+        self,
+        request: session_service_pb2.RequestRunCancelRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> run_pb2.Run:
+        """Asks a run to stop."""
+        run = checks.resource_id("name", request.name, "runs")
+        return convert.run_to_pb(await self._store.request_cancel(_owner(), run))
 
     async def GetRun(
         self,
@@ -241,14 +245,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             after_sequence=checks.number("after_sequence", request.after_sequence),
             limit=page_size(request.page_size, default=100, maximum=500),
         )
-        size = sum(len(event.payload) for event in events)
-        if size > 2 * _PAGE_BYTES - 64 * 1024:
-            # A shorter page would say that there are no more: the contract's end mark.
-            raise InvalidArgument.field(
-                "page_size",
-                f"{len(events)} events have {size} bytes, too many for one response; ask for fewer",
-            )
-        return session_service_pb2.ListRunEventsResponse(events=[convert.event_to_pb(e) for e in events])
+        page = convert.events_within(events, PAGE_BYTES)
+        return session_service_pb2.ListRunEventsResponse(events=map(convert.event_to_pb, page))
 
     def _place(self, bound: tuple[str, ...], token: str) -> tuple[datetime, str] | None:
         return convert.place(self._tokens.decode(bound, token)) if token else None
@@ -277,16 +275,15 @@ def _display_name(session: session_pb2.Session) -> str:
 
 def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
     checks.input_messages(request.input, new_session=not request.session)
-    revision = checks.text("team_revision", request.team_revision, required=True)
     return NewRun(
         request_id=checks.request_id(request.request_id),
         body_hash=convert.run_hash(request),
         team=checks.resource_id("team", request.team, "teams"),
-        team_revision=revision,
+        team_revision=checks.text("team_revision", request.team_revision, required=True),
         session=checks.optional_id("session", request.session, "sessions"),
         title=title_of(next(m.content for m in request.input if m.role == session_pb2.ROLE_USER)),
         input=tuple(map(convert.new_message, request.input)),
-        lease=checks.lease(request.lease_owner, request.lease_duration),
+        lease=checks.lease(request.lease_owner, request.lease_duration, request.lease_address),
         history_messages=checks.number("history_messages", request.history_messages, maximum=200),
-        first_event=partial(convert.first_event, inputs=len(request.input), revision=revision),
+        on_busy=convert.busy_policy(request.on_busy),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from servicekit.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from servicekit.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from session.adapters.tables import messages, run_events, runs, sessions
 from session.core.model import Event, Message, Owner, Role, Run, RunState, Session
 
@@ -44,6 +44,10 @@ RUN = [
     runs.c.last_sequence,
     runs.c.summary,
     runs.c.status,
+    runs.c.attempt,
+    runs.c.lost_attempts,
+    runs.c.cancel_requested,
+    runs.c.lease_address,
 ]
 EVENT = [
     run_events.c.sequence,
@@ -55,8 +59,14 @@ EVENT = [
 
 Row = Sequence[Any]
 
-# A literal, not a parameter: a partial index serves only a query that repeats its condition.
-RUNNING = runs.c.state == sa.literal_column(str(int(RunState.RUNNING)))
+
+def in_state(table: sa.FromClause, state: RunState) -> sa.ColumnElement[bool]:
+    """A literal, not a parameter: a partial index serves only a query that repeats its condition."""
+    return table.c.state == sa.literal_column(str(int(state)))
+
+
+RUNNING = in_state(runs, RunState.RUNNING)
+PENDING = in_state(runs, RunState.PENDING)
 
 
 def owned(table: sa.Table) -> sa.ColumnElement[bool]:
@@ -112,18 +122,23 @@ def message_from(row: Row) -> Message:
 
 def run_from(row: Row) -> Run:
     """Of the columns RUN."""
+    state = RunState(row[5])
     return Run(
         id=row[0],
         tenant=row[1],
         user=row[2],
         team=row[3],
         session=row[4],
-        state=RunState(row[5]),
+        state=state,
         create_time=from_us(row[6]),
         end_time=None if row[7] is None else from_us(row[7]),
         last_sequence=row[8],
         summary=row[9],
         status=row[10],
+        attempt=row[11],
+        lost_attempts=row[12],
+        cancel_requested=row[13],
+        owner_address=row[14] if state is RunState.RUNNING else "",
     )
 
 
@@ -155,6 +170,16 @@ def session_busy(session: str, run: str | None) -> FailedPrecondition:
         reason="SESSION_BUSY",
         metadata={"session": f"sessions/{session}", **active},
         retry_after=timedelta(seconds=1),
+    )
+
+
+def session_queue_full(session: str, waiting: int) -> ResourceExhausted:
+    """As many runs as allowed wait in the session."""
+    return ResourceExhausted(
+        f"{waiting} questions wait in sessions/{session} already; try again when one has been answered",
+        reason="SESSION_QUEUE_FULL",
+        metadata={"session": f"sessions/{session}", "waiting": str(waiting)},
+        retry_after=timedelta(seconds=2),
     )
 
 

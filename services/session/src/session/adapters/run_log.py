@@ -8,7 +8,7 @@ so the cost does not grow with the length of a session or a log.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +16,34 @@ from sqlalchemy.engine import Connection
 
 from servicekit.errors import InvalidArgument
 from session.adapters import rows
-from session.adapters.rows import MESSAGE, RUN, RUNNING, owned, owner_values, to_us
-from session.adapters.tables import messages, run_events, runs, sessions
-from session.core.model import BegunRun, Event, NewEvent, NewMessage, NewRun, Owner, RunState
+from session.adapters.log_events import FIRST_SEQUENCE, run_started
+from session.adapters.records import (
+    ACQUIRED,
+    INSERT_EVENTS,
+    INSERT_MESSAGES,
+    INSERT_RUN,
+    LOCK_SESSION_OF_RUN,
+    Missed,
+    acquired,
+    event_row,
+    history_before,
+    message_rows,
+)
+from session.adapters.rows import EVENT, RUN, RUNNING, owned, owner_values, to_us
+from session.adapters.run_queue import begin_next, insert_queued, place_in_queue
+from session.adapters.tables import run_events, runs, sessions
+from session.core.model import (
+    AcquiredRun,
+    AppendedEvents,
+    BegunRun,
+    Lease,
+    NewEvent,
+    NewRun,
+    Owner,
+    Run,
+    RunState,
+)
+from session.core.pages import PAGE_BYTES, sizes_bytes
 
 _FIRST_TOKEN = 1
 
@@ -38,9 +63,38 @@ _ADD_INPUT = (
     )
     .returning(sessions.c.message_count)
 )
+_LOCK_SESSION = (
+    sa.select(sessions.c.id)
+    .where(sessions.c.id == sa.bindparam("b_id"), owned(sessions), sessions.c.team == sa.bindparam("b_team"))
+    .with_for_update()
+)
+# Inserts nothing unless the session is free. A condition, and not the unique
+# index alone: an insert would wait there for whoever works on the other run,
+# who may wait for the session's row, which this transaction has locked.
+_INSERT_IF_FREE = sa.insert(runs).from_select(
+    [column.name for column in runs.columns],
+    sa.select(*(sa.bindparam(f"b_{column.name}", type_=column.type) for column in runs.columns)).where(
+        *(
+            ~sa.exists().where(
+                table.c.session_id == sa.bindparam("b_session_id"), rows.in_state(table, state)
+            )
+            for table, state in (
+                (runs.alias("running"), RunState.RUNNING),
+                (runs.alias("waiting"), RunState.PENDING),
+            )
+        )
+    ),
+    include_defaults=False,
+)
+# The session before the run, which names it: see records.LOCK_SESSION_OF_RUN.
 _ADD_ANSWERS = (
     sa.update(sessions)
-    .where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
+    .where(
+        sessions.c.id
+        == sa.select(runs.c.session_id)
+        .where(runs.c.id == sa.bindparam("b_run"), owned(runs))
+        .scalar_subquery()
+    )
     .values(
         message_count=sessions.c.message_count + sa.bindparam("b_count"),
         update_time_us=sa.bindparam("b_now"),
@@ -61,8 +115,9 @@ _ADVANCE = (
         last_sequence=sa.bindparam("b_last"),
         lease_expire_time_us=sa.bindparam("b_now") + runs.c.lease_duration_us,
     )
-    .returning(runs.c.session_id)
+    .returning(runs.c.session_id, runs.c.cancel_requested)
 )
+_waiting = runs.alias("waiting")
 _FINISH = (
     sa.update(runs)
     .where(_APPENDABLE)
@@ -72,23 +127,29 @@ _FINISH = (
         summary=sa.bindparam("b_summary"),
         status=sa.bindparam("b_status"),
         end_time_us=sa.bindparam("b_now"),
-        lease_owner="",
         lease_expire_time_us=None,
     )
-    .returning(runs.c.session_id)
-)
-_HISTORY = (
-    sa.select(*MESSAGE)
-    .where(
-        messages.c.session_id == sa.bindparam("b_id"),
-        owned(messages),
-        messages.c.sequence < sa.bindparam("b_before"),
+    .returning(
+        runs.c.session_id,
+        runs.c.cancel_requested,
+        sa.exists()
+        .where(_waiting.c.session_id == runs.c.session_id, rows.in_state(_waiting, RunState.PENDING))
+        .correlate(runs)
+        .label("b_others_wait"),
+        runs.c.lease_owner,
+        runs.c.lease_address,
+        runs.c.lease_duration_us,
     )
-    .order_by(messages.c.sequence.desc())
-    .limit(sa.bindparam("b_limit"))
 )
 _LEASED_RUN = (
-    sa.select(runs.c.state, runs.c.fencing_token, runs.c.last_sequence)
+    sa.select(
+        runs.c.state,
+        runs.c.fencing_token,
+        runs.c.last_sequence,
+        runs.c.cancel_requested,
+        runs.c.session_id,
+        runs.c.lease_owner,
+    )
     .where(runs.c.id == sa.bindparam("b_run"), owned(runs))
     .with_for_update()
 )
@@ -99,13 +160,31 @@ _STORED = sa.select(run_events.c.sequence, run_events.c.kind, run_events.c.membe
     run_events.c.sequence <= sa.bindparam("b_last"),
 )
 _INSERT_SESSION = sa.insert(sessions)
-_INSERT_RUN = sa.insert(runs)
-_INSERT_MESSAGES = sa.insert(messages)
-_INSERT_EVENTS = sa.insert(run_events)
-
-
-class Missed(Exception):
-    """A hot statement met no row; the transaction is undone and the reason looked up."""
+_STARTED = sa.select(*EVENT).where(
+    run_events.c.run_id == sa.bindparam("b_run"), owned(run_events), run_events.c.sequence == FIRST_SEQUENCE
+)
+# A run of which its owner cannot know more than what it was told at its
+# beginning, perhaps in vain: the same lease, and nothing appended.
+_UNTOUCHED = sa.and_(
+    owned(runs),
+    RUNNING,
+    runs.c.lease_owner == sa.bindparam("b_lease_owner"),
+    runs.c.attempt == 1,
+    runs.c.last_sequence == FIRST_SEQUENCE,
+)
+_RENEWED: dict[str, Any] = {"lease_expire_time_us": sa.bindparam("b_now") + runs.c.lease_duration_us}
+_BEGUN_AGAIN = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("b_run"), _UNTOUCHED, runs.c.queue_position.is_(None))
+    .values(_RENEWED)
+    .returning(*ACQUIRED)
+)
+_NEXT_AGAIN = (
+    sa.update(runs)
+    .where(runs.c.session_id == sa.bindparam("b_id"), _UNTOUCHED, runs.c.after_run == sa.bindparam("b_run"))
+    .values(_RENEWED)
+    .returning(*ACQUIRED)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,25 +206,83 @@ class BeginRun:
     now: datetime
 
     def __call__(self, connection: Connection) -> BegunRun:
-        """Raises Missed (no such session of that team) or the driver's IntegrityError."""
+        """Begins it at once.
+
+        Raises Missed (no such session of that team, or it is not free) or the
+        driver's IntegrityError.
+        """
+        return self._begin(connection, if_free=not self.new_session)
+
+    def unless_free(self, connection: Connection) -> BegunRun:
+        """Begins it, or lets it wait, as `new.on_busy` says. Raises as `__call__` and the policy."""
+        new, session = self.new, self.new.session
+        values = owner_values(self.owner) | {"b_id": session, "b_team": new.team}
+        if connection.execute(_LOCK_SESSION, values).one_or_none() is None:
+            raise Missed
+        position = place_in_queue(connection, self.owner, session, new.on_busy)
+        if position is None:
+            return self._begin(connection, if_free=False)
+        row = self._run_row(session) | {
+            "state": int(RunState.PENDING),
+            "last_sequence": 0,
+            "lease_owner": "",
+            "lease_address": "",
+            "lease_duration_us": 0,
+            "lease_expire_time_us": None,
+            "fencing_token": 0,
+            "attempt": 0,
+            "queue_position": position,
+        }
+        connection.execute(INSERT_RUN, row)
+        insert_queued(connection, self.owner, self.run, new.input)
+        return BegunRun(run=_run_of(row), created=True, fencing_token=0, history=())
+
+    def again(self, connection: Connection) -> BegunRun | None:
+        """What the first call returned, if its answer may be lost; `run` is the id of then.
+
+        None if another process owns the run, it has ended, or work on it has
+        begun: whoever asks may read it, no more.
+        """
+        values = owner_values(self.owner) | {
+            "b_run": self.run,
+            "b_now": to_us(self.now),
+            "b_lease_owner": self.new.lease.owner,
+        }
+        row = connection.execute(_BEGUN_AGAIN, values).one_or_none()
+        if row is None:
+            return None
+        found = acquired(connection, row)
+        started = connection.execute(_STARTED, values).one()
+        return BegunRun(
+            run=found.run,
+            created=True,
+            fencing_token=found.fencing_token,
+            history=found.history,
+            started=rows.event_from(started),
+        )
+
+    def _begin(self, connection: Connection, *, if_free: bool) -> BegunRun:
         new, session, count = self.new, self.new.session or self.new_session, len(self.new.input)
         first = self._add_input(connection) - count + 1
-        row = self._run_row(session)
-        connection.execute(_INSERT_RUN, row)
-        inputs = _message_rows(self.owner, session, row, first, new.input)
-        connection.execute(_INSERT_MESSAGES, inputs)
-        event = new.first_event(session, first, self.now)
-        connection.execute(_INSERT_EVENTS, _event_row(self.owner, self.run, event))
-        history: Sequence[rows.Row] = ()
-        if new.history_messages and first > 1:
-            limits = {"b_id": session, "b_before": first, "b_limit": new.history_messages}
-            history = connection.execute(_HISTORY, owner_values(self.owner) | limits).all()
+        row = self._run_row(session) | {"first_input": first, "input_count": count}
+        if not if_free:
+            connection.execute(INSERT_RUN, row)
+        elif not connection.execute(_INSERT_IF_FREE, {f"b_{k}": v for k, v in row.items()}).rowcount:
+            raise Missed
+        inputs = message_rows(self.owner, session, self.run, new.input, first=first, now_us=to_us(self.now))
+        connection.execute(INSERT_MESSAGES, inputs)
+        event = run_started(session, first, count, revision=new.team_revision, now=self.now)
+        connection.execute(INSERT_EVENTS, event_row(self.owner, self.run, event))
+        history = history_before(
+            connection,
+            self.owner,
+            session,
+            first,
+            limit=new.history_messages,
+            budget_bytes=PAGE_BYTES - sizes_bytes(new.input),
+        )
         return BegunRun(
-            run=rows.run_from([row[column.name] for column in RUN]),
-            created=True,
-            fencing_token=_FIRST_TOKEN,
-            history=tuple(map(rows.message_from, reversed(history))),
-            started=event,
+            run=_run_of(row), created=True, fencing_token=_FIRST_TOKEN, history=history, started=event
         )
 
     def _add_input(self, connection: Connection) -> int:
@@ -179,7 +316,7 @@ class BeginRun:
             "state": int(RunState.RUNNING),
             "create_time_us": now_us,
             "end_time_us": None,
-            "last_sequence": 1,
+            "last_sequence": FIRST_SEQUENCE,
             "summary": b"",
             "status": b"",
             "request_id": new.request_id,
@@ -188,6 +325,15 @@ class BeginRun:
             "lease_duration_us": rows.duration_us(new.lease.duration),
             "lease_expire_time_us": now_us + rows.duration_us(new.lease.duration),
             "fencing_token": _FIRST_TOKEN,
+            "lease_address": new.lease.address,
+            "attempt": 1,
+            "lost_attempts": 0,
+            "cancel_requested": False,
+            "history_messages": new.history_messages,
+            "first_input": None,
+            "input_count": None,
+            "queue_position": None,
+            "after_run": "",
         }
 
 
@@ -201,20 +347,18 @@ class AppendEvents:
     events: Sequence[NewEvent]
     now: datetime
 
-    def __call__(self, connection: Connection) -> int:
-        """Returns the last stored sequence. Raises Missed if anything is not as assumed."""
+    def __call__(self, connection: Connection) -> AppendedEvents:
+        """Appends all. Raises Missed if anything is not as assumed."""
         return self._append(connection, self.events)
 
-    def rest(self, connection: Connection) -> int:
+    def rest(self, connection: Connection) -> AppendedEvents:
         """Appends what is not stored yet, or says why nothing can be appended.
-
-        Returns:
-            The last stored sequence.
 
         Raises:
             ServiceError: As SessionStore.append_events.
         """
         run, values = self.run, owner_values(self.owner) | {"b_run": self.run}
+        connection.execute(LOCK_SESSION_OF_RUN, values)
         found = connection.execute(_LEASED_RUN, values).one_or_none()
         if found is None:
             raise rows.run_not_found(run)
@@ -235,32 +379,53 @@ class AppendEvents:
         # All were stored. That renews the lease too, unless the run has ended.
         values |= {"b_token": token, "b_before": last, "b_last": last, "b_now": to_us(self.now)}
         connection.execute(_ADVANCE, values)
-        return last
+        next_run = None
+        if state.terminal and self.events[-1].end is not None:
+            values |= {"b_id": found[4], "b_lease_owner": found[5]}
+            row = connection.execute(_NEXT_AGAIN, values).one_or_none()
+            next_run = None if row is None else acquired(connection, row)
+        return AppendedEvents(last_sequence=last, cancel_requested=found[3], next_run=next_run)
 
-    def _append(self, connection: Connection, events: Sequence[NewEvent]) -> int:
+    def _append(self, connection: Connection, events: Sequence[NewEvent]) -> AppendedEvents:
         last, end, now_us = events[-1].event.sequence, events[-1].end, to_us(self.now)
-        values = owner_values(self.owner) | {
-            "b_run": self.run,
+        values = owner_values(self.owner) | {"b_run": self.run, "b_now": now_us}
+        answers = [new.answer for new in events if new.answer is not None]
+        first_answer = 0
+        if answers:
+            count = connection.execute(_ADD_ANSWERS, values | {"b_count": len(answers)}).scalar_one_or_none()
+            if count is None:
+                raise Missed
+            first_answer = int(count) - len(answers) + 1
+        elif end is not None and connection.dialect.name == "postgresql":
+            # The end makes the session free: see run_queue. On SQLite nobody else writes now.
+            connection.execute(LOCK_SESSION_OF_RUN, values)
+        values |= {
             "b_token": self.fencing_token,
             "b_before": events[0].event.sequence - 1,
             "b_last": last,
-            "b_now": now_us,
         }
         if end is None:
-            session = connection.execute(_ADVANCE, values).scalar_one_or_none()
+            row = connection.execute(_ADVANCE, values).one_or_none()
         else:
             values |= {"b_state": int(end.state), "b_summary": end.summary, "b_status": end.status}
-            session = connection.execute(_FINISH, values).scalar_one_or_none()
-        if session is None:
+            row = connection.execute(_FINISH, values).one_or_none()
+        if row is None:
             raise Missed
-        connection.execute(_INSERT_EVENTS, [_event_row(self.owner, self.run, new.event) for new in events])
-        answers = [new.answer for new in events if new.answer is not None]
+        session, cancel_requested = row[0], row[1]
+        connection.execute(INSERT_EVENTS, [event_row(self.owner, self.run, new.event) for new in events])
         if answers:
-            values = owner_values(self.owner) | {"b_id": session, "b_count": len(answers), "b_now": now_us}
-            first = connection.execute(_ADD_ANSWERS, values).scalar_one() - len(answers) + 1
-            stamp = {"id": self.run, "create_time_us": now_us}
-            connection.execute(_INSERT_MESSAGES, _message_rows(self.owner, session, stamp, first, answers))
-        return last
+            stored = message_rows(self.owner, session, self.run, answers, first=first_answer, now_us=now_us)
+            connection.execute(INSERT_MESSAGES, stored)
+        return AppendedEvents(
+            last_sequence=last,
+            cancel_requested=cancel_requested,
+            next_run=None if end is None or not row[2] else self._begin_next(connection, row),
+        )
+
+    def _begin_next(self, connection: Connection, ended: rows.Row) -> AcquiredRun | None:
+        session, _, _, lease_owner, address, duration_us = ended
+        lease = Lease(owner=lease_owner, address=address, duration=timedelta(microseconds=duration_us))
+        return begin_next(connection, self.owner, session, lease=lease, after_run=self.run, now=self.now)
 
     def _check_stored(self, connection: Connection, first: int, last: int) -> None:
         """Two writers of one process that number alike must not lose an event in
@@ -291,33 +456,5 @@ def session_row(owner: Owner, session: str, team: str, display_name: str, now_us
     }
 
 
-def _message_rows(
-    owner: Owner, session: str, run: dict[str, Any], first: int, new: Sequence[NewMessage]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "session_id": session,
-            "sequence": sequence,
-            "tenant": owner.tenant,
-            "owner": owner.user,
-            "role": int(message.role),
-            "content": message.content,
-            "run_id": run["id"],
-            "create_time_us": run["create_time_us"],
-            "citations": message.citations,
-        }
-        for sequence, message in enumerate(new, first)
-    ]
-
-
-def _event_row(owner: Owner, run: str, event: Event) -> dict[str, Any]:
-    return {
-        "run_id": run,
-        "sequence": event.sequence,
-        "tenant": owner.tenant,
-        "owner": owner.user,
-        "kind": event.kind,
-        "member": event.member,
-        "create_time_us": to_us(event.create_time),
-        "payload": event.payload,
-    }
+def _run_of(row: dict[str, Any]) -> Run:
+    return rows.run_from([row[column.name] for column in RUN])

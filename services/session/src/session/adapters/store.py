@@ -1,7 +1,7 @@
 """The session store in SQL, the same for SQLite and Postgres."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -13,11 +13,15 @@ from servicekit.errors import InvalidArgument
 from session.adapters import rows
 from session.adapters.access import Bypass
 from session.adapters.database import Database, Duplicate
-from session.adapters.rows import EVENT, MESSAGE, RUN, RUNNING, SESSION, owned, owner_values, to_us
-from session.adapters.run_log import AppendEvents, BeginRun, Missed, session_row
+from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
+from session.adapters.records import Missed
+from session.adapters.rows import EVENT, MESSAGE, RUN, SESSION, owned, owner_values, to_us
+from session.adapters.run_log import AppendEvents, BeginRun, session_row
+from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, RequestCancel
 from session.adapters.tables import messages, run_events, runs, sessions
 from session.core.model import (
     AcquiredRun,
+    AppendedEvents,
     BegunRun,
     Event,
     Lease,
@@ -26,14 +30,15 @@ from session.core.model import (
     NewRun,
     NewSession,
     Owner,
+    RenewedLeases,
     Run,
     Session,
 )
+from session.core.pages import PAGE_BYTES, REPLY_BYTES
 
 T = TypeVar("T")
 
 _RUN_BY_ID = sa.select(*RUN).where(runs.c.id == sa.bindparam("b_run"), owned(runs))
-_ACTIVE_RUN = sa.select(runs.c.id).where(runs.c.session_id == sa.bindparam("b_id"), owned(runs), RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +130,9 @@ class SqlSessionStore:
         def work(connection: Connection) -> None:
             if connection.execute(lock, values).one_or_none() is None:
                 raise rows.session_not_found(session)
-            busy = connection.execute(_ACTIVE_RUN, values).scalar_one_or_none()
+            busy = connection.execute(UNFINISHED, values).first()
             if busy is not None:
-                raise rows.session_busy(session, busy)
+                raise rows.session_busy(session, busy[0])
             connection.execute(delete, values)
 
         await self._database.write(work, owner)
@@ -167,24 +172,26 @@ class SqlSessionStore:
         except (Missed, Duplicate) as error:
             # In this order: a repeated request must get its first answer
             # whatever has become of the session since.
-            found = await self._run_of_request(owner, new.request_id)
-            if found is not None:
-                if found.body_hash != new.body_hash:
-                    raise rows.request_id_reused(new.request_id) from error
-                return BegunRun(run=found.value, created=False, fencing_token=0, history=())
+            known = await self._begun_before(transaction, error)
+            if known is not None:
+                return known
             if not new.session:
                 raise
-            session = await self.get_session(owner, new.session)
-            if session.team != new.team:
-                raise InvalidArgument.field(
-                    "team", f"sessions/{session.id} is a conversation with teams/{session.team}", new.team
-                ) from error
-            active = await self._one(_ACTIVE_RUN, owner, b_id=session.id)
-            raise rows.session_busy(session.id, None if active is None else active[0]) from error
+            await self._check_team(owner, new)
+        try:
+            return await self._database.write(transaction.unless_free, owner)
+        except (Missed, Duplicate) as error:
+            # The same request at the same time, the session deleted, or a run
+            # begun by code of revision 0001, which looks at nobody's queue.
+            known = await self._begun_before(transaction, error)
+            if known is not None:
+                return known
+            await self._check_team(owner, new)
+            raise rows.session_busy(new.session, None) from error
 
     async def append_events(
         self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
-    ) -> int:
+    ) -> AppendedEvents:
         """See SessionStore."""
         transaction = AppendEvents(
             owner=owner, run=run, fencing_token=fencing_token, events=events, now=self._clock.now()
@@ -194,55 +201,38 @@ class SqlSessionStore:
         except Missed:
             return await self._database.write(transaction.rest, owner)
 
-    async def renew_leases(
-        self, owner: Owner | None, names: Sequence[str], *, lease: Lease
-    ) -> frozenset[str]:
+    async def renew_leases(self, owner: Owner | None, names: Sequence[str], *, lease: Lease) -> RenewedLeases:
         """See SessionStore."""
-        duration_us = rows.duration_us(lease.duration)
-        update = (
-            sa.update(runs)
-            .where(runs.c.id.in_(sa.bindparam("b_runs", expanding=True)), RUNNING)
-            .where(runs.c.lease_owner == lease.owner)
-            .values(
-                lease_expire_time_us=to_us(self._clock.now()) + duration_us, lease_duration_us=duration_us
-            )
-            .returning(runs.c.id)
-        )
-        values: dict[str, Any] = {"b_runs": sorted(set(names))}
-        if owner is not None:
-            update = update.where(owned(runs))
-            values |= owner_values(owner)
-        access = Bypass.LEASES if owner is None else owner
-        kept = await self._database.write(lambda c: c.execute(update, values).scalars().all(), access)
-        return frozenset(names).difference(kept)
+        transaction = RenewLeases(owner=owner, names=names, lease=lease, now=self._clock.now())
+        return await self._database.write(transaction, Bypass.LEASES if owner is None else owner)
 
     async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
         """See SessionStore."""
-        now_us = to_us(self._clock.now())
-        duration_us = rows.duration_us(lease.duration)
-        # A CTE, so that LIMIT is applied once; SKIP LOCKED, so that two
-        # orchestrators share the work instead of waiting for one another.
-        expired = (
-            sa.select(runs.c.id)
-            .where(RUNNING, runs.c.lease_expire_time_us < now_us)
-            .order_by(runs.c.lease_expire_time_us)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("expired")
-        )
-        update = (
-            sa.update(runs)
-            .where(runs.c.id.in_(sa.select(expired.c.id)))
-            .values(
-                fencing_token=runs.c.fencing_token + 1,
-                lease_owner=lease.owner,
-                lease_duration_us=duration_us,
-                lease_expire_time_us=now_us + duration_us,
-            )
-            .returning(*RUN, runs.c.fencing_token)
-        )
-        taken = await self._database.write(lambda c: c.execute(update).all(), Bypass.LEASES)
-        return tuple(AcquiredRun(run=rows.run_from(row), fencing_token=row[-1]) for row in taken)
+        now = self._clock.now()
+        expired = AcquireExpired(lease=lease, limit=limit, now=now)
+        taken = list(await self._database.write(expired, Bypass.LEASES))
+        if len(taken) == limit:
+            return tuple(taken)
+        # Looked for without a lock, and then looked at again under one.
+        values = {"b_limit": limit - len(taken)}
+        idle = await self._database.read(lambda c: c.execute(IDLE_SESSIONS, values).all(), Bypass.LEASES)
+        for session, tenant, user in idle:
+            if sum(map(reply_bytes, taken)) > REPLY_BYTES - PAGE_BYTES:
+                break
+            owner = Owner(tenant=tenant, user=user)
+            waiting = BeginWaiting(owner=owner, session=session, lease=lease, now=now)
+            begun = await self._database.write(waiting, owner)
+            if begun is not None:
+                taken.append(begun)
+        return tuple(taken)
+
+    async def request_cancel(self, owner: Owner, run: str) -> Run:
+        """See SessionStore."""
+        transaction = RequestCancel(owner=owner, run=run, now=self._clock.now())
+        running = await self._database.write(transaction, owner)
+        if running is not None:
+            return running
+        return await self._database.write(transaction.unless_running, owner)
 
     async def get_run(self, owner: Owner, run: str) -> Run:
         """See SessionStore."""
@@ -299,10 +289,25 @@ class SqlSessionStore:
         row = await self._one(query, owner)
         return None if row is None else _Found(rows.session_from(row), row[-1])
 
-    async def _run_of_request(self, owner: Owner, request_id: str) -> _Found[Run] | None:
-        query = sa.select(*RUN, runs.c.body_hash).where(owned(runs), runs.c.request_id == request_id)
+    async def _begun_before(self, transaction: BeginRun, error: Exception) -> BegunRun | None:
+        """The run of an earlier call with the same request id."""
+        owner, new = transaction.owner, transaction.new
+        query = sa.select(*RUN, runs.c.body_hash).where(owned(runs), runs.c.request_id == new.request_id)
         row = await self._one(query, owner)
-        return None if row is None else _Found(rows.run_from(row), row[-1])
+        if row is None:
+            return None
+        if row[-1] != new.body_hash:
+            raise rows.request_id_reused(new.request_id) from error
+        run = rows.run_from(row)
+        again = await self._database.write(replace(transaction, run=run.id).again, owner)
+        return again or BegunRun(run=run, created=False, fencing_token=0, history=())
+
+    async def _check_team(self, owner: Owner, new: NewRun) -> None:
+        session = await self.get_session(owner, new.session)
+        if session.team != new.team:
+            raise InvalidArgument.field(
+                "team", f"sessions/{session.id} is a conversation with teams/{session.team}", new.team
+            )
 
 
 def _newest_first(

@@ -4,7 +4,6 @@ Bytes (`payload`, `citations`, `summary`, `status`) are serialised messages
 that the store keeps and returns as they are; it never looks inside.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -23,6 +22,14 @@ class RunState(IntEnum):
     def terminal(self) -> bool:
         """Whether nothing can happen any more."""
         return self >= RunState.SUCCEEDED
+
+
+class BusyPolicy(IntEnum):
+    """What becomes of a question of a busy session; the numbers are those of the contract."""
+
+    REJECT = 1
+    ENQUEUE = 2
+    INTERRUPT = 3
 
 
 class Role(IntEnum):
@@ -78,7 +85,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One question to a team."""
+    """One question to a team.
+
+    Attributes:
+        attempt: How often somebody began to work on it.
+        lost_attempts: How often its owner was lost.
+        cancel_requested: Somebody asked it to stop.
+        owner_address: Where its owner can be called; empty unless RUNNING.
+    """
 
     id: str
     tenant: str
@@ -91,6 +105,10 @@ class Run:
     last_sequence: int
     summary: bytes
     status: bytes
+    attempt: int
+    lost_attempts: int
+    cancel_requested: bool
+    owner_address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +152,17 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Who works on a run, and for how long unless renewed."""
+    """Who works on a run, and for how long unless renewed.
+
+    Attributes:
+        owner: A process, unlike any other.
+        duration: From now.
+        address: Where others can call it, as `host:port`; empty: nowhere.
+    """
 
     owner: str
     duration: timedelta
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +179,7 @@ class NewRun:
         input: Messages to store first; the last is the question.
         lease: The caller's.
         history_messages: How many earlier messages to return.
-        first_event: Makes event 1 of (session id, sequence of the first input
-            message, now): both are known only inside the transaction.
+        on_busy: What to do while another run of the session is not finished.
     """
 
     request_id: str
@@ -167,7 +191,7 @@ class NewRun:
     input: tuple[NewMessage, ...]
     lease: Lease
     history_messages: int
-    first_event: Callable[[str, int, datetime], Event]
+    on_busy: BusyPolicy = BusyPolicy.ENQUEUE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +201,9 @@ class BegunRun:
     Attributes:
         run: The run.
         created: False: the request id was known.
-        fencing_token: Proves the lease; 0 unless created.
-        history: The messages before the input, oldest first.
-        started: The log's first event; None unless created.
+        fencing_token: Proves the lease; 0 unless created, and while the run waits.
+        history: The messages before the input, oldest first; none while it waits.
+        started: The log's first event; None unless created, and while it waits.
     """
 
     run: Run
@@ -191,10 +215,51 @@ class BegunRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcquiredRun:
-    """A run that changed its owner, with the new owner's token."""
+    """A run that changed its owner, with all that the new owner needs.
+
+    Attributes:
+        run: The run.
+        fencing_token: The new owner's.
+        history: The messages before the input, oldest first.
+        input: The messages that it answers.
+    """
 
     run: Run
     fencing_token: int
+    history: tuple[Message, ...]
+    input: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendedEvents:
+    """What an append did.
+
+    Attributes:
+        last_sequence: Of the last stored event.
+        cancel_requested: Somebody asked the run to stop.
+        next_run: The next one of the session, now under the lease of the run
+            that the events ended; None if none waited.
+    """
+
+    last_sequence: int
+    cancel_requested: bool
+    next_run: AcquiredRun | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewedLeases:
+    """What has become of leases. `lost`: they are not the caller's; `cancelled`: somebody asked to stop."""
+
+    lost: frozenset[str]
+    cancelled: frozenset[str]
+
+
+MAX_WAITING_RUNS = 16  # in a session, besides the one that is worked on
+
+
+def back_off(lost_attempts: int) -> timedelta:
+    """How long a run whose owners were lost so often (this time not counted) stays without one."""
+    return timedelta(seconds=min(2**lost_attempts, 60)) if lost_attempts else timedelta(0)
 
 
 TITLE_CHARACTERS = 80  # two lines of a list; the field itself takes 200

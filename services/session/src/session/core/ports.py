@@ -6,6 +6,7 @@ from typing import Protocol
 
 from session.core.model import (
     AcquiredRun,
+    AppendedEvents,
     BegunRun,
     Event,
     Lease,
@@ -14,6 +15,7 @@ from session.core.model import (
     NewRun,
     NewSession,
     Owner,
+    RenewedLeases,
     Run,
     Session,
 )
@@ -59,7 +61,7 @@ class SessionStore(Protocol):
 
         Raises:
             NotFound: SESSION_NOT_FOUND.
-            FailedPrecondition: SESSION_BUSY: it has a run that is not finished.
+            FailedPrecondition: SESSION_BUSY: it has a run that is not finished, also one that waits.
         """
         ...
 
@@ -72,9 +74,17 @@ class SessionStore(Protocol):
     async def begin_run(self, owner: Owner, new: NewRun) -> BegunRun:
         """Stores session (if new), input, run and first event in one transaction.
 
+        If another run of the session is not finished, `new.on_busy` decides;
+        a run that waits is stored with its input, and both become part of
+        the conversation when it begins.
+
+        A repeated call returns the run of the first. It is `created` again
+        only for the owner of its lease while nothing was appended.
+
         Raises:
             NotFound: SESSION_NOT_FOUND.
             FailedPrecondition: SESSION_BUSY: another run of the session is not finished.
+            ResourceExhausted: SESSION_QUEUE_FULL: MAX_WAITING_RUNS wait already.
             InvalidArgument: REQUEST_ID_REUSED, or INVALID_FIELD: the session is
                 another team's.
         """
@@ -82,11 +92,10 @@ class SessionStore(Protocol):
 
     async def append_events(
         self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
-    ) -> int:
+    ) -> AppendedEvents:
         """Appends all or none; skips those stored already; renews the lease.
 
-        Returns:
-            The sequence of the last stored event.
+        The end of a run begins the next one that waits in its session.
 
         Raises:
             NotFound: RUN_NOT_FOUND.
@@ -96,15 +105,29 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def renew_leases(self, owner: Owner | None, runs: Sequence[str], *, lease: Lease) -> frozenset[str]:
-        """Renews the leases of `lease.owner`; returns the runs that it has lost.
+    async def renew_leases(self, owner: Owner | None, runs: Sequence[str], *, lease: Lease) -> RenewedLeases:
+        """Renews the leases of `lease.owner`; a duration of 0 gives them back.
 
         `owner` None: of every tenant, for an orchestrator's own calls.
         """
         ...
 
     async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
-        """Takes over runs of every tenant whose leases have expired, longest expired first."""
+        """Takes over runs of every tenant that nobody works on.
+
+        First those whose leases have expired and whose back-off is over,
+        longest expired first; then runs that wait although their session is
+        free. Fewer than there are if they would have more than REPLY_BYTES.
+        """
+        ...
+
+    async def request_cancel(self, owner: Owner, run: str) -> Run:
+        """Asks a run to stop; one that waits ends at once, one that is CANCELLED stays as it is.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            FailedPrecondition: RUN_FINISHED: it has succeeded or failed.
+        """
         ...
 
     async def get_run(self, owner: Owner, run: str) -> Run:

@@ -1,0 +1,150 @@
+"""Leases: renewed, given back, and taken over when they have expired."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from session.adapters import rows
+from session.adapters.records import ACQUIRED, acquired
+from session.adapters.rows import RUN, RUNNING, duration_us, owned, owner_values, to_us
+from session.adapters.tables import runs
+from session.core.model import AcquiredRun, Lease, Owner, RenewedLeases, back_off
+from session.core.pages import REPLY_BYTES, sizes_bytes
+
+# Longer ago than any back-off.
+_GIVEN_BACK = 0
+_STEPS = 7  # after so many lost attempts the back-off grows no more
+_BACK_OFF_US = sa.case(
+    *((runs.c.lost_attempts == lost, duration_us(back_off(lost))) for lost in range(_STEPS)),
+    else_=duration_us(back_off(_STEPS)),
+)
+_LEASED = sa.and_(
+    runs.c.id.in_(sa.bindparam("b_runs", expanding=True)),
+    RUNNING,
+    runs.c.lease_owner == sa.bindparam("b_lease_owner"),
+)
+_RENEW = (
+    sa.update(runs)
+    .where(_LEASED)
+    .values(
+        lease_expire_time_us=sa.bindparam("b_expires"),
+        lease_duration_us=sa.bindparam("b_duration"),
+    )
+    .returning(runs.c.id, runs.c.cancel_requested)
+)
+# A token of its own: the old owner's late append must not renew what it gave back.
+_GIVE_BACK = (
+    sa.update(runs)
+    .where(_LEASED)
+    .values(
+        lease_owner="",
+        lease_address="",
+        lease_expire_time_us=_GIVEN_BACK,
+        fencing_token=runs.c.fencing_token + 1,
+    )
+    .returning(runs.c.id, runs.c.cancel_requested)
+)
+# SKIP LOCKED, so that two orchestrators share the work instead of waiting for one another.
+_EXPIRED = (
+    sa.select(*ACQUIRED)
+    .where(RUNNING, runs.c.lease_expire_time_us < sa.bindparam("b_now", type_=sa.BigInteger) - _BACK_OFF_US)
+    .order_by(runs.c.lease_expire_time_us)
+    .limit(sa.bindparam("b_limit"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE_OVER = (
+    sa.update(runs)
+    .where(runs.c.id.in_(sa.bindparam("b_runs", expanding=True)), RUNNING)
+    .values(
+        fencing_token=runs.c.fencing_token + 1,
+        attempt=runs.c.attempt + 1,
+        lost_attempts=runs.c.lost_attempts
+        + sa.case((runs.c.lease_expire_time_us == _GIVEN_BACK, 0), else_=1),
+        lease_owner=sa.bindparam("b_lease_owner"),
+        lease_address=sa.bindparam("b_lease_address"),
+        lease_duration_us=sa.bindparam("b_duration"),
+        lease_expire_time_us=sa.bindparam("b_expires"),
+    )
+    .returning(*RUN, runs.c.fencing_token)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewLeases:
+    """A transaction that renews leases, or gives them back when the lease has no duration.
+
+    Attributes:
+        owner: Whose runs; None: of every tenant.
+    """
+
+    owner: Owner | None
+    names: Sequence[str]
+    lease: Lease
+    now: datetime
+
+    def __call__(self, connection: Connection) -> RenewedLeases:
+        """Does it for all that are the lease's owner's."""
+        values: dict[str, Any] = {"b_runs": sorted(set(self.names)), "b_lease_owner": self.lease.owner}
+        if self.lease.duration:
+            update = _RENEW
+            duration = duration_us(self.lease.duration)
+            values |= {"b_duration": duration, "b_expires": to_us(self.now) + duration}
+        else:
+            update = _GIVE_BACK
+        if self.owner is not None:
+            update = update.where(owned(runs))
+            values |= owner_values(self.owner)
+        kept = connection.execute(update, values).all()
+        return RenewedLeases(
+            lost=frozenset(self.names).difference(row[0] for row in kept),
+            cancelled=frozenset(row[0] for row in kept if row[1]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireExpired:
+    """A transaction that takes over runs whose leases have expired for as long as they must."""
+
+    lease: Lease
+    limit: int
+    now: datetime
+
+    def __call__(self, connection: Connection) -> tuple[AcquiredRun, ...]:
+        """As many as fit into one response, and one at least if there is one."""
+        now_us, duration = to_us(self.now), duration_us(self.lease.duration)
+        found: dict[str, AcquiredRun] = {}
+        left = REPLY_BYTES
+        for row in connection.execute(_EXPIRED, {"b_now": now_us, "b_limit": self.limit}).all():
+            one = acquired(connection, row)
+            left -= reply_bytes(one)
+            if found and left < 0:
+                break
+            found[one.run.id] = one
+        if not found:
+            return ()
+        values = {
+            "b_runs": sorted(found),
+            "b_lease_owner": self.lease.owner,
+            "b_lease_address": self.lease.address,
+            "b_duration": duration,
+            "b_expires": now_us + duration,
+        }
+        taken = {row[0]: row for row in connection.execute(_TAKE_OVER, values)}
+        return tuple(
+            AcquiredRun(
+                run=rows.run_from(taken[run]),
+                fencing_token=taken[run][-1],
+                history=one.history,
+                input=one.input,
+            )
+            for run, one in found.items()
+        )
+
+
+def reply_bytes(run: AcquiredRun) -> int:
+    """How much of a response it takes."""
+    return sizes_bytes(run.history) + sizes_bytes(run.input)

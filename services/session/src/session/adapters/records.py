@@ -1,0 +1,133 @@
+"""What the transactions on runs share: rows to insert, and the texts that an owner of a run needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from session.adapters import rows
+from session.adapters.rows import MESSAGE, RUN, owned, owner_values, to_us
+from session.adapters.tables import messages, run_events, runs, sessions
+from session.core.model import AcquiredRun, Event, Message, NewMessage, Owner, Role
+from session.core.pages import PAGE_BYTES, newest_within, sizes_bytes
+
+INSERT_RUN = sa.insert(runs)
+INSERT_MESSAGES = sa.insert(messages)
+INSERT_EVENTS = sa.insert(run_events)
+
+# The columns of a run that was acquired, in the order in which `acquired` reads them.
+ACQUIRED = [*RUN, runs.c.fencing_token, runs.c.history_messages, runs.c.first_input, runs.c.input_count]
+
+# Before its run: whoever locks both rows does it in this order.
+LOCK_SESSION_OF_RUN = (
+    sa.select(sessions.c.id)
+    .where(
+        sessions.c.id
+        == sa.select(runs.c.session_id)
+        .where(runs.c.id == sa.bindparam("b_run"), owned(runs))
+        .scalar_subquery()
+    )
+    .with_for_update()
+)
+_HISTORY = (
+    sa.select(*MESSAGE)
+    .where(
+        messages.c.session_id == sa.bindparam("b_id"),
+        owned(messages),
+        messages.c.sequence < sa.bindparam("b_before"),
+    )
+    .order_by(messages.c.sequence.desc())
+    .limit(sa.bindparam("b_limit"))
+)
+_INPUT = (
+    sa.select(*MESSAGE)
+    .where(
+        messages.c.session_id == sa.bindparam("b_id"),
+        owned(messages),
+        messages.c.sequence >= sa.bindparam("b_first"),
+        messages.c.sequence < sa.bindparam("b_end"),
+    )
+    .order_by(messages.c.sequence)
+)
+# For a run that revision 0001 began: it did not note where its input is.
+_ALL_OF_RUN = (
+    sa.select(*MESSAGE)
+    .where(messages.c.session_id == sa.bindparam("b_id"), owned(messages))
+    .where(messages.c.run_id == sa.bindparam("b_run"))
+    .order_by(messages.c.sequence)
+)
+
+
+class Missed(Exception):
+    """A hot statement met no row; the transaction is undone and the reason looked up."""
+
+
+def history_before(
+    connection: Connection, owner: Owner, session: str, before: int, *, limit: int, budget_bytes: int
+) -> tuple[Message, ...]:
+    """The newest `limit` messages before a sequence that fit, oldest first."""
+    if not limit or before <= 1 or budget_bytes <= 0:
+        return ()
+    values = owner_values(owner) | {"b_id": session, "b_before": before, "b_limit": limit}
+    found = connection.execute(_HISTORY, values).all()
+    return tuple(newest_within([rows.message_from(row) for row in reversed(found)], budget_bytes))
+
+
+def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
+    """A run of the columns ACQUIRED with its texts."""
+    run = rows.run_from(row)
+    token, limit, first, count = row[len(RUN) :]
+    owner = Owner(tenant=run.tenant, user=run.user)
+    values = owner_values(owner) | {"b_id": run.session}
+    if first is None:
+        found = connection.execute(_ALL_OF_RUN, values | {"b_run": run.id}).all()
+        of_run = [rows.message_from(one) for one in found]
+        questions = [n for n, message in enumerate(of_run, 1) if message.role is Role.USER]
+        input_ = tuple(of_run[: questions[-1]]) if questions else ()
+    else:
+        found = connection.execute(_INPUT, values | {"b_first": first, "b_end": first + count}).all()
+        input_ = tuple(map(rows.message_from, found))
+    history = history_before(
+        connection,
+        owner,
+        run.session,
+        input_[0].sequence if input_ else 0,
+        limit=limit,
+        budget_bytes=PAGE_BYTES - sizes_bytes(input_),
+    )
+    return AcquiredRun(run=run, fencing_token=token, history=history, input=input_)
+
+
+def message_rows(
+    owner: Owner, session: str, run: str, new: Sequence[NewMessage], *, first: int, now_us: int
+) -> list[dict[str, Any]]:
+    """Rows of messages with the sequences from `first` on."""
+    return [
+        {
+            "session_id": session,
+            "sequence": sequence,
+            "tenant": owner.tenant,
+            "owner": owner.user,
+            "role": int(message.role),
+            "content": message.content,
+            "run_id": run,
+            "create_time_us": now_us,
+            "citations": message.citations,
+        }
+        for sequence, message in enumerate(new, first)
+    ]
+
+
+def event_row(owner: Owner, run: str, event: Event) -> dict[str, Any]:
+    """A row of run_events."""
+    return {
+        "run_id": run,
+        "sequence": event.sequence,
+        "tenant": owner.tenant,
+        "owner": owner.user,
+        "kind": event.kind,
+        "member": event.member,
+        "create_time_us": to_us(event.create_time),
+        "payload": event.payload,
+    }

@@ -1,0 +1,154 @@
+"""A session store to test, and things to put into it."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from servicekit.errors import ServiceError
+from servicekit.ids import new_id
+from servicekit.testing import FakeClock
+from session.adapters.database import Database
+from session.adapters.store import SqlSessionStore
+from session.adapters.tables import metadata
+from session.core.model import (
+    BegunRun,
+    BusyPolicy,
+    Event,
+    Lease,
+    Message,
+    NewEvent,
+    NewMessage,
+    NewRun,
+    NewSession,
+    Owner,
+    Role,
+    RunEnd,
+    RunState,
+)
+from tests.support.sessions import Databases
+
+ADA = Owner(tenant="acme", user="ada")
+BOB = Owner(tenant="acme", user="bob")  # another user of the same tenant
+EVE = Owner(tenant="globex", user="ada")  # the same user name in another tenant
+LEASE = Lease(owner="orchestrator-1", duration=timedelta(seconds=30))
+OTHER = Lease(owner="orchestrator-2", duration=timedelta(seconds=30))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """A store with what a test needs around it."""
+
+    store: SqlSessionStore
+    database: Database
+    clock: FakeClock
+
+    async def rows(self) -> dict[str, int]:
+        """Rows in each table, whoever owns them."""
+
+        def count(connection: sa.Connection) -> dict[str, int]:
+            return {
+                table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                for table in metadata.sorted_tables
+            }
+
+        return await self.database.read(count)
+
+
+@pytest.fixture
+def kit(databases: Databases) -> Kit:
+    clock = FakeClock()
+    return Kit(
+        store=SqlSessionStore(database=databases.plain, clock=clock, new_id=new_id),
+        database=databases.admin,
+        clock=clock,
+    )
+
+
+def new_session(team: str = "helpdesk", name: str = "", request_id: str = "", body: str = "") -> NewSession:
+    return NewSession(
+        request_id=request_id or str(uuid.uuid4()), body_hash=body.encode(), team=team, display_name=name
+    )
+
+
+def question(
+    text: str = "why?",
+    *,
+    session: str = "",
+    team: str = "helpdesk",
+    request_id: str = "",
+    body: str = "",
+    lease: Lease = LEASE,
+    history: int = 0,
+    before: Sequence[NewMessage] = (),
+    on_busy: BusyPolicy = BusyPolicy.ENQUEUE,
+) -> NewRun:
+    return NewRun(
+        request_id=request_id or str(uuid.uuid4()),
+        body_hash=body.encode(),
+        team=team,
+        team_revision="r1",
+        session=session,
+        title=text,
+        input=(*before, NewMessage(role=Role.USER, content=text)),
+        lease=lease,
+        history_messages=history,
+        on_busy=on_busy,
+    )
+
+
+def step(sequence: int, kind: str = "tool_call_started", member: str = "writer") -> NewEvent:
+    return NewEvent(
+        event=Event(
+            sequence=sequence,
+            kind=kind,
+            member=member,
+            create_time=FakeClock().now(),
+            payload=f"step {sequence}".encode(),
+        )
+    )
+
+
+def answer(sequence: int, text: str = "because") -> NewEvent:
+    return NewEvent(
+        event=step(sequence, "message_completed", "").event,
+        answer=NewMessage(role=Role.ASSISTANT, content=text, citations=b"cites"),
+    )
+
+
+def finish(sequence: int, state: RunState = RunState.SUCCEEDED) -> NewEvent:
+    return NewEvent(
+        event=step(sequence, "run_finished", "").event,
+        end=RunEnd(state=state, status=b"why" if state is RunState.FAILED else b"", summary=b"sum"),
+    )
+
+
+async def whole_turn(store: SqlSessionStore, owner: Owner, text: str, session: str = "") -> BegunRun:
+    begun = await store.begin_run(owner, question(text, session=session))
+    await store.append_events(
+        owner, begun.run.id, fencing_token=begun.fencing_token, events=[answer(2, f"re: {text}"), finish(3)]
+    )
+    return begun
+
+
+async def appended(store: SqlSessionStore, run: str, events: Sequence[NewEvent], token: int = 1) -> int:
+    """The last sequence."""
+    return (await store.append_events(ADA, run, fencing_token=token, events=events)).last_sequence
+
+
+async def all_messages(store: SqlSessionStore, owner: Owner, session: str) -> tuple[Message, ...]:
+    return await store.list_messages(owner, session, after_sequence=0, limit=1000)
+
+
+async def all_events(store: SqlSessionStore, owner: Owner, run: str) -> tuple[Event, ...]:
+    return await store.list_run_events(owner, run, after_sequence=0, limit=1000)
+
+
+async def reason_of(awaitable: Any) -> str:
+    with pytest.raises(ServiceError) as caught:
+        await awaitable
+    return caught.value.reason
