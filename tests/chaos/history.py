@@ -128,6 +128,14 @@ def body_of(event: Event) -> Mapping[str, Any]:
     return body if isinstance(body, Mapping) else {}
 
 
+def failure_of(run: StoredRun) -> str:
+    """Why it failed, as a reason of errors.v1; empty if it did not, or nobody said why."""
+    if run.state != "RUN_STATE_FAILED" or not run.events:
+        return ""
+    details = body_of(run.events[-1]).get("status", {}).get("details", [])
+    return next((str(detail["reason"]) for detail in details if "reason" in detail), "")
+
+
 class Recorder:
     """Keeps the history and writes each record into a file as it comes (JSON lines)."""
 

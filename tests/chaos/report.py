@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tests.chaos.cluster import ORCHESTRATORS
-from tests.chaos.history import Fault, History, body_of, kind_of
+from tests.chaos.history import Fault, History, body_of, failure_of, kind_of
 from tests.chaos.validate import Violation
 
 # After the last fault: the longest pause between two attempts that these faults lead to, and some.
@@ -109,12 +109,8 @@ def logged(history: History, kind: str) -> int:
 
 def failure_reasons(history: History) -> list[str]:
     """Why the failed runs failed."""
-    found = []
-    for run in history.runs.values():
-        if run.state == "RUN_STATE_FAILED" and run.events:
-            details = body_of(run.events[-1]).get("status", {}).get("details", [])
-            found.append(next((d["reason"] for d in details if "reason" in d), "without a reason"))
-    return found
+    failed = [run for run in history.runs.values() if run.state == "RUN_STATE_FAILED"]
+    return [failure_of(run) or "without a reason" for run in failed]
 
 
 def pauses(history: History, faults: Sequence[Fault]) -> dict[str, list[float]]:

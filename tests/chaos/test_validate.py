@@ -130,6 +130,14 @@ def test_a_run_that_was_ended_may_say_so_after_its_text() -> None:
     assert validate(history) == []
 
 
+def test_the_last_piece_may_be_lost_with_the_process_that_had_it() -> None:
+    history = good()
+    del history.streams[2].items[3]
+    assert [violation.kind for violation in validate(history)] == ["text_differs"]
+    change(history, "runs/2", attempt=2)
+    assert validate(history) == []
+
+
 # --- one planted violation each ---------------------------------------------------
 
 
@@ -191,6 +199,13 @@ def the_row_ends_otherwise(h: History) -> None:
 
 def no_beginning(h: History) -> None:
     relog(h, plain("Thirty days.", second=0)[1:])
+
+
+def a_run_fails_because_its_process_is_gone(h: History) -> None:
+    details = [{"@type": "google.rpc.ErrorInfo", "reason": "RUN_ABANDONED"}]
+    finished = {"state": "RUN_STATE_FAILED", "status": {"code": 14, "details": details}}
+    relog(h, [*log("Thirty days.", second=0)[:-1], event(10, "run_finished", finished)])
+    change(h, "runs/1", state="RUN_STATE_FAILED")
 
 
 def a_tool_called_again_unseen(h: History) -> None:
@@ -329,6 +344,7 @@ PLANTED: dict[Callable[[History], None], str] = {
     no_end: "wrong_end",
     the_row_ends_otherwise: "wrong_end",
     no_beginning: "wrong_end",
+    a_run_fails_because_its_process_is_gone: "wrong_failure",
     a_tool_called_again_unseen: "tool_call_repeated",
     a_tool_called_again_unannounced: "tool_call_repeated",
     a_tool_called_again_after_its_end: "tool_call_repeated",

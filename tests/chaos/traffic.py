@@ -297,7 +297,7 @@ class OpenAiClient:
                     "refused", self.name, status=reply.status_code, reason=error.get("code"), request_id=key
                 )
                 # A failed run is an answer too; the checker finds the run by its acknowledgement.
-                return self._session_of(error) if error.get("code") in _RUN_ENDED else None
+                return None if error.get("code") in _TRANSIENT else self._session_of(error)
             if run:
                 self.recorder.ack(Ack(request_id=key, run=run, session=session))
             async for line in reply.aiter_lines():
@@ -309,7 +309,7 @@ class OpenAiClient:
                 if "error" in chunk:
                     code = chunk["error"].get("code")
                     self.recorder.note("stream_error", self.name, request_id=key, reason=code)
-                    return self._session_of(chunk["error"]) if code in _RUN_ENDED else None
+                    return None if code in _TRANSIENT else self._session_of(chunk["error"])
                 text += "".join(c["delta"].get("content") or "" for c in chunk.get("choices", []))
                 extra = chunk.get("agentteams", extra)
                 chunks += 1
@@ -325,9 +325,10 @@ class OpenAiClient:
         return str(error.get("session") or "")
 
 
-_RUN_ENDED = frozenset(
-    {"run_failed", "run_cancelled", "run_timeout", "run_limit_reached", "model_unavailable", "session_busy"}
-    | {"run_attempts_exhausted", "run_abandoned", "model_bad_response", "model_refused", "session_queue_full"}
+# Errors after which the same request is worth repeating; with any other one the question is answered.
+_TRANSIENT = frozenset(
+    {"dependency_unavailable", "gateway_stopping", "deadline_exceeded", "too_many_requests", "too_many_runs"}
+    | {"team_not_ready", "model_not_found", "unavailable"}
 )
 
 

@@ -18,12 +18,15 @@ from tests.chaos.history import (
     StoredRun,
     Stream,
     body_of,
+    failure_of,
     kind_of,
     runs_of,
     sequence_of,
 )
 
 _ENDED = frozenset({"RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "RUN_STATE_CANCELLED"})
+
+_NO_CAUSE = frozenset({"", "RUN_ABANDONED", "INTERNAL", "LEASE_LOST", "SEQUENCE_GAP", "RUN_FINISHED"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,16 @@ def one_end(history: History) -> Iterator[Violation]:
             yield Violation(kind="wrong_end", where=run.name, what=what)
         if kinds and kinds[0] != "run_started":
             yield Violation(kind="wrong_end", where=run.name, what=f"the first event is {kinds[0]}")
+
+
+def failures_have_a_cause(history: History) -> Iterator[Violation]:
+    """wrong_failure: a run fails for reasons of its own, not because the process that had it is gone."""
+    for run in history.runs.values():
+        reason = failure_of(run)
+        if run.state == "RUN_STATE_FAILED" and reason in _NO_CAUSE:
+            yield Violation(
+                kind="wrong_failure", where=run.name, what=f"it failed with {reason or 'no reason'}"
+            )
 
 
 def recorded_repetitions(history: History) -> Iterator[Violation]:
@@ -171,7 +184,8 @@ def texts_add_up(history: History) -> Iterator[Violation]:
     """text_differs: pieces join without a gap, and the answer's are the stored answer."""
     for stream in history.streams:
         run = history.runs.get(stream.run)
-        resumed = run is not None and any(kind_of(event) == "run_resumed" for event in run.events)
+        # Whoever is killed may have stored an answer whose last piece nobody got.
+        resumed = run is not None and run.attempt > 1
         succeeded = run is not None and run.state == "RUN_STATE_SUCCEEDED"
         yield from _texts_of(stream, resumed=resumed, whole=succeeded)
 
@@ -338,6 +352,7 @@ CHECKS: Sequence[Check] = (
     gapless_sequences,
     all_ended,
     one_end,
+    failures_have_a_cause,
     recorded_repetitions,
     finished_steps_once,
     streams_tell_the_log,
