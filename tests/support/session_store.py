@@ -54,6 +54,7 @@ class Kit:
             return {
                 table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
                 for table in metadata.sorted_tables
+                if table.name != "memories"
             }
 
         return await self.database.read(count)
@@ -69,9 +70,20 @@ def kit(databases: Databases) -> Kit:
     )
 
 
-def new_session(team: str = "helpdesk", name: str = "", request_id: str = "", body: str = "") -> NewSession:
+def new_session(
+    team: str = "helpdesk",
+    name: str = "",
+    request_id: str = "",
+    body: str = "",
+    retention: timedelta | None = None,
+) -> NewSession:
+    """A session to create."""
     return NewSession(
-        request_id=request_id or str(uuid.uuid4()), body_hash=body.encode(), team=team, display_name=name
+        request_id=request_id or str(uuid.uuid4()),
+        body_hash=body.encode(),
+        team=team,
+        display_name=name,
+        retention=retention,
     )
 
 
@@ -86,6 +98,7 @@ def question(
     history: int = 0,
     before: Sequence[NewMessage] = (),
     on_busy: BusyPolicy = BusyPolicy.ENQUEUE,
+    retention: timedelta | None = None,
 ) -> NewRun:
     return NewRun(
         request_id=request_id or str(uuid.uuid4()),
@@ -98,6 +111,7 @@ def question(
         lease=lease,
         history_messages=history,
         on_busy=on_busy,
+        retention=retention,
     )
 
 

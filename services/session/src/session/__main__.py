@@ -13,10 +13,13 @@ from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.server import Assembly, run
 from session.adapters.database import open_database
+from session.adapters.retention import SqlRetentionStore
 from session.adapters.schema import check_schema, migrate
 from session.adapters.store import SqlSessionStore
+from session.memory_servicer import MemoryServicer, memory_service
 from session.servicer import SessionServicer, session_service
 from session.settings import DatabaseSettings, Settings
+from session.sweeper import Sweeper
 
 log = structlog.get_logger()
 
@@ -42,10 +45,18 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
         if settings.session_auto_migrate:
             await migrate(database)
         await check_schema(database)
+        sweeper.begin()
 
-    store = SqlSessionStore(database=database, clock=SystemClock(), new_id=new_id)
+    clock = SystemClock()
+    store = SqlSessionStore(database=database, clock=clock, new_id=new_id)
     tokens = PageTokens(load_key(settings.identity_key_file))
-    return Assembly(services=[session_service(SessionServicer(store=store, tokens=tokens))], ready=ready)
+    kept = SqlRetentionStore(database=database, clock=clock)
+    sweeper = Sweeper(store=kept, interval=settings.sweep_interval())
+    services = [
+        session_service(SessionServicer(store=store, tokens=tokens)),
+        memory_service(MemoryServicer(store=store, tokens=tokens)),
+    ]
+    return Assembly(services=services, ready=ready, tasks=[sweeper.run])
 
 
 async def migrate_command(settings: DatabaseSettings) -> None:

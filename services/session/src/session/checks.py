@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from agentteams.session.v1 import run_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.errors import InvalidArgument
 from servicekit.ids import is_uuid4
 from session.core.model import Lease
 from session.core.ports import MAX_LEASE, MIN_LEASE
+from session.core.user_data import MAX_RETENTION, MIN_RETENTION
 
 MAX_DISPLAY_NAME = 200
 MAX_INPUT_MESSAGES = 200
@@ -71,6 +74,39 @@ def lease(owner: str, duration: Duration, address: str = "", *, may_give_back: b
         alternative = ", or 0 to give the leases back" if may_give_back else ""
         raise InvalidArgument.field("lease_duration", f"must be 1 s to 10 min{alternative}", str(length))
     return Lease(owner=owner, duration=length, address=address)
+
+
+def retention(field: str, parent: Message, name: str = "retention") -> timedelta | None:
+    """An optional field of `parent`: how long a session is kept."""
+    if not parent.HasField(name):
+        return None
+    duration: Duration = getattr(parent, name)
+    try:
+        length = duration.ToTimedelta()
+    except (OverflowError, ValueError):
+        length = timedelta.max
+    if not MIN_RETENTION <= length <= MAX_RETENTION:
+        raise InvalidArgument.field(field, "must be 1 min to 100 years; leave it out for ever", str(length))
+    return length
+
+
+def time(name: str, parent: Message) -> datetime | None:
+    """An optional Timestamp field of `parent`."""
+    if not parent.HasField(name):
+        return None
+    stamp: Timestamp = getattr(parent, name)
+    try:
+        return stamp.ToDatetime(UTC)
+    except (OverflowError, ValueError) as error:
+        raise InvalidArgument.field(name, "is not a time", stamp.seconds) from error
+
+
+def message_name(field: str, name: str) -> tuple[str, int]:
+    """Session and sequence of `sessions/{session}/messages/{message}`."""
+    session, _, sequence = name.partition("/messages/")
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", sequence):
+        raise InvalidArgument.field(field, "must have the form sessions/{session}/messages/{message}", name)
+    return resource_id(field, session, "sessions"), int(sequence)
 
 
 def number(field: str, value: int, *, minimum: int = 0, maximum: int | None = None) -> int:

@@ -25,15 +25,18 @@ from session.core.model import (
 
 def session_to_pb(session: Session) -> session_pb2.Session:
     """The resource."""
-    return session_pb2.Session(
+    result = session_pb2.Session(
         name=f"sessions/{session.id}",
         team=f"teams/{session.team}",
         display_name=session.display_name,
-        create_time=_timestamp(session.create_time),
-        update_time=_timestamp(session.update_time),
+        create_time=timestamp(session.create_time),
+        update_time=timestamp(session.update_time),
         message_count=session.message_count,
         user=session.user,
     )
+    if session.retention is not None:
+        result.retention.FromTimedelta(session.retention)
+    return result
 
 
 def message_to_pb(message: Message) -> session_pb2.Message:
@@ -44,7 +47,7 @@ def message_to_pb(message: Message) -> session_pb2.Message:
         content=message.content,
         sequence=message.sequence,
         run=f"runs/{message.run}",
-        create_time=_timestamp(message.create_time),
+        create_time=timestamp(message.create_time),
     )
     if message.citations:
         result.MergeFromString(message.citations)
@@ -68,7 +71,7 @@ def run_to_pb(run: Run) -> run_pb2.Run:
         team=f"teams/{run.team}",
         session=f"sessions/{run.session}",
         state=run_pb2.RunState.ValueType(run.state),
-        create_time=_timestamp(run.create_time),
+        create_time=timestamp(run.create_time),
         last_sequence=run.last_sequence,
         user=run.user,
         attempt=run.attempt,
@@ -77,7 +80,7 @@ def run_to_pb(run: Run) -> run_pb2.Run:
         lost_attempts=run.lost_attempts,
     )
     if run.end_time is not None:
-        result.end_time.CopyFrom(_timestamp(run.end_time))
+        result.end_time.CopyFrom(timestamp(run.end_time))
     if run.state.terminal:
         result.summary.MergeFromString(run.summary)
     if run.state is RunState.FAILED:
@@ -165,7 +168,15 @@ def busy_policy(value: "run_pb2.BusyPolicy.ValueType") -> BusyPolicy:
 def session_hash(session: session_pb2.Session) -> bytes:
     """Tells whether a repeated CreateSession asks for the same."""
     body = session_pb2.Session(team=session.team, display_name=session.display_name)
+    if session.HasField("retention"):
+        body.retention.CopyFrom(session.retention)
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
+
+
+def fork_hash(request: session_service_pb2.ForkSessionRequest) -> bytes:
+    """Tells whether a repeated ForkSession asks for the same; never equal to a `session_hash`."""
+    body = session_service_pb2.ForkSessionRequest(message=request.message, display_name=request.display_name)
+    return hashlib.sha256(b"fork" + body.SerializeToString(deterministic=True)).digest()
 
 
 def run_hash(request: session_service_pb2.BeginRunRequest) -> bytes:
@@ -192,7 +203,8 @@ def place(cursor_: str) -> tuple[datetime, str]:
     return datetime.fromisoformat(time), id_
 
 
-def _timestamp(time: datetime) -> Timestamp:
+def timestamp(time: datetime) -> Timestamp:
+    """The same moment."""
     result = Timestamp()
     result.FromDatetime(time)
     return result

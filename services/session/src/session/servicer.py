@@ -17,16 +17,19 @@ from servicekit.errors import InvalidArgument, PermissionDenied
 from servicekit.paging import PageTokens, page_size
 from servicekit.server import Service
 from session import checks, convert
-from session.core.model import NewRun, NewSession, Owner, title_of
+from session.callers import current_owner as _owner
+from session.callers import owner_named
+from session.core.model import NewRun, NewSession, title_of
 from session.core.pages import PAGE_BYTES, oldest_within
 from session.core.ports import SessionStore
+from session.user_data_servicer import UserDataMethods, session_times
 
 SERVICE_NAME = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 _ORCHESTRATOR = "orchestrator"
 
 
-class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
+class SessionServicer(UserDataMethods):
     """SessionService over a store."""
 
     def __init__(self, *, store: SessionStore, tokens: PageTokens) -> None:
@@ -44,6 +47,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             body_hash=convert.session_hash(request.session),
             team=checks.resource_id("session.team", request.session.team, "teams"),
             display_name=_display_name(request.session),
+            retention=checks.retention("session.retention", request.session),
         )
         return convert.session_to_pb(await self._store.create_session(_owner(), new))
 
@@ -62,14 +66,16 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         context: grpc.aio.ServicerContext[object, object],
     ) -> session_service_pb2.ListSessionsResponse:
         """Lists sessions, last used first."""
-        owner = _owner()
-        bound = ("sessions", owner.tenant, owner.user, request.team)
+        owner = owner_named(request.user)
+        times = session_times(request)
+        bound = ("sessions", owner.tenant, owner.user, request.team, repr(times))
         limit = page_size(request.page_size, default=50, maximum=200)
         found = await self._store.list_sessions(
             owner,
             team=checks.optional_id("team", request.team, "teams"),
             before=self._place(bound, request.page_token),
             limit=limit + 1,
+            times=times,
         )
         response = session_service_pb2.ListSessionsResponse(
             sessions=[convert.session_to_pb(session) for session in found[:limit]]
@@ -260,15 +266,6 @@ def session_service(servicer: SessionServicer) -> Service:
     )
 
 
-def _owner() -> Owner:
-    caller = current_caller()
-    if not caller.tenant or not caller.user:
-        raise PermissionDenied(
-            "this call needs a tenant and a user: make it on a user's behalf", reason="PERMISSION_DENIED"
-        )
-    return Owner(tenant=caller.tenant, user=caller.user)
-
-
 def _display_name(session: session_pb2.Session) -> str:
     return checks.text("session.display_name", session.display_name, maximum=checks.MAX_DISPLAY_NAME)
 
@@ -286,4 +283,5 @@ def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
         lease=checks.lease(request.lease_owner, request.lease_duration, request.lease_address),
         history_messages=checks.number("history_messages", request.history_messages, maximum=200),
         on_busy=convert.busy_policy(request.on_busy),
+        retention=checks.retention("retention", request),
     )

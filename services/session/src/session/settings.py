@@ -41,3 +41,10 @@ class Settings(DatabaseSettings, ServerSettings):
     session_auto_migrate: bool = Field(
         False, description="Migrate the schema at the start; for one machine. A cluster runs a job."
     )
+    session_sweep_interval_s: float = Field(
+        60.0, ge=1, description="Pause between two searches for sessions whose retention is over."
+    )
+
+    def sweep_interval(self) -> timedelta:
+        """As a duration."""
+        return timedelta(seconds=self.session_sweep_interval_s)

@@ -22,6 +22,7 @@ SESSION = [
     sessions.c.update_time_us,
     sessions.c.message_count,
     sessions.c.owner,
+    sessions.c.retention_us,
 ]
 MESSAGE = [
     messages.c.session_id,
@@ -94,6 +95,26 @@ def duration_us(duration: timedelta) -> int:
     return duration // _MICROSECOND
 
 
+def kept(now_us: int, retention: timedelta | None) -> dict[str, int | None]:
+    """The columns that say how long a session is kept that is used now."""
+    if retention is None:
+        return {"retention_us": None, "sweep_time_us": None}
+    return {"retention_us": duration_us(retention), "sweep_time_us": now_us + duration_us(retention)}
+
+
+# Sets them anew in an UPDATE with `keep_values`, or leaves them. `sweep_time_us`
+# too: the end of a shorter time must not be found out about too late.
+KEEP = {
+    name: sa.func.coalesce(sa.bindparam(f"b_{name}", type_=sa.BigInteger), sessions.c[name])
+    for name in ("retention_us", "sweep_time_us")
+}
+
+
+def keep_values(now_us: int, retention: timedelta | None) -> dict[str, int | None]:
+    """The parameters of `KEEP`."""
+    return {f"b_{name}": value for name, value in kept(now_us, retention).items()}
+
+
 def session_from(row: Row) -> Session:
     """Of the columns SESSION."""
     return Session(
@@ -104,6 +125,7 @@ def session_from(row: Row) -> Session:
         update_time=from_us(row[4]),
         message_count=row[5],
         user=row[6],
+        retention=None if row[7] is None else timedelta(microseconds=row[7]),
     )
 
 

@@ -60,6 +60,7 @@ _ADD_INPUT = (
             ),
             else_=sessions.c.display_name,
         ),
+        **rows.KEEP,
     )
     .returning(sessions.c.message_count)
 )
@@ -290,7 +291,8 @@ class BeginRun:
         count = len(self.new.input)
         if self.new_session:
             row = session_row(self.owner, self.new_session, self.new.team, self.new.title, to_us(self.now))
-            connection.execute(_INSERT_SESSION, row | {"message_count": count})
+            row |= rows.kept(to_us(self.now), self.new.retention) | {"message_count": count}
+            connection.execute(_INSERT_SESSION, row)
             return count
         values = owner_values(self.owner) | {
             "b_id": self.new.session,
@@ -298,6 +300,7 @@ class BeginRun:
             "b_count": count,
             "b_now": to_us(self.now),
             "b_title": self.new.title,
+            **rows.keep_values(to_us(self.now), self.new.retention),
         }
         last = connection.execute(_ADD_INPUT, values).scalar_one_or_none()
         if last is None:

@@ -14,11 +14,13 @@ from session.adapters import rows
 from session.adapters.access import Bypass
 from session.adapters.database import Database, Duplicate
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
+from session.adapters.memories import MemoryRows
 from session.adapters.records import Missed
 from session.adapters.rows import EVENT, MESSAGE, RUN, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents, BeginRun, session_row
 from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, RequestCancel
 from session.adapters.tables import messages, run_events, runs, sessions
+from session.adapters.user_rows import UserRows, within
 from session.core.model import (
     AcquiredRun,
     AppendedEvents,
@@ -35,6 +37,7 @@ from session.core.model import (
     Session,
 )
 from session.core.pages import PAGE_BYTES, REPLY_BYTES
+from session.core.user_data import ANY_TIME, SessionTimes
 
 T = TypeVar("T")
 
@@ -49,7 +52,7 @@ class _Found(Generic[T]):
     body_hash: bytes
 
 
-class SqlSessionStore:
+class SqlSessionStore(UserRows, MemoryRows):
     """SessionStore on a Database.
 
     Leases are timed by this process' clock: replicas need clocks that agree
@@ -68,6 +71,7 @@ class SqlSessionStore:
         """See SessionStore."""
         now_us = to_us(self._clock.now())
         row = session_row(owner, self._new_id(), new.team, new.display_name, now_us)
+        row |= rows.kept(now_us, new.retention)
         row |= {"request_id": new.request_id, "body_hash": new.body_hash}
 
         def insert(connection: Connection) -> None:
@@ -93,10 +97,16 @@ class SqlSessionStore:
         return rows.session_from(row)
 
     async def list_sessions(
-        self, owner: Owner, *, team: str, before: tuple[datetime, str] | None, limit: int
+        self,
+        owner: Owner,
+        *,
+        team: str,
+        before: tuple[datetime, str] | None,
+        limit: int,
+        times: SessionTimes = ANY_TIME,
     ) -> tuple[Session, ...]:
         """See SessionStore."""
-        query = sa.select(*SESSION).where(owned(sessions))
+        query = sa.select(*SESSION).where(owned(sessions), *within(times))
         if team:
             query = query.where(sessions.c.team == team)
         query = _newest_first(query, sessions.c.update_time_us, sessions.c.id, before, limit)

@@ -48,8 +48,19 @@ sessions = Table(
     # NULL for a session that a run created: the run has the request id then.
     Column("request_id", Text),
     Column("body_hash", LargeBinary),
+    # How long it is kept after its last use; NULL: for ever.
+    Column("retention_us", BigInteger),
+    # When the sweeper looks at it next, NULL with the above: at its end or
+    # before, so that using a session need not move it.
+    Column("sweep_time_us", BigInteger),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "update_time_us", "id"),
+    Index(
+        None,
+        "sweep_time_us",
+        sqlite_where=text("sweep_time_us IS NOT NULL"),
+        postgresql_where=text("sweep_time_us IS NOT NULL"),
+    ),
     # Small rows with a text key: without SQLite's hidden integer key there is
     # one B-tree less to write at each commit.
     sqlite_with_rowid=False,
@@ -154,4 +165,22 @@ run_events = Table(
     Column("member", Text, nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    # Empty: for every team.
+    Column("team", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    # The different words of `content`, each with a space on both sides.
+    Column("words", Text, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("body_hash", LargeBinary, nullable=False),
+    UniqueConstraint("tenant", "owner", "request_id"),
+    Index(None, "tenant", "owner", "create_time_us", "id"),
 )

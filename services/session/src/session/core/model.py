@@ -59,6 +59,7 @@ class Session:
     update_time: datetime
     message_count: int
     user: str
+    retention: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,7 @@ class NewSession:
     body_hash: bytes
     team: str
     display_name: str
+    retention: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,7 @@ class NewRun:
     lease: Lease
     history_messages: int
     on_busy: BusyPolicy = BusyPolicy.ENQUEUE
+    retention: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

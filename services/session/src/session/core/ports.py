@@ -19,9 +19,10 @@ from session.core.model import (
     Run,
     Session,
 )
+from session.core.user_data import ANY_TIME, MemoryStore, SessionTimes, UserDataStore
 
 
-class SessionStore(Protocol):
+class SessionStore(UserDataStore, MemoryStore, Protocol):
     """Sessions, messages, runs and events. Ids are bare, not resource names.
 
     What belongs to another owner is as if it did not exist. Every method
@@ -42,9 +43,15 @@ class SessionStore(Protocol):
         ...
 
     async def list_sessions(
-        self, owner: Owner, *, team: str, before: tuple[datetime, str] | None, limit: int
+        self,
+        owner: Owner,
+        *,
+        team: str,
+        before: tuple[datetime, str] | None,
+        limit: int,
+        times: SessionTimes = ANY_TIME,
     ) -> tuple[Session, ...]:
-        """Sessions of the owner (and of `team` unless empty), last used first.
+        """Sessions of the owner (of `team` unless empty, within `times`), last used first.
 
         `before` is the place to go on after: (update time, id) of the
         last session seen. A session that is used meanwhile moves to the

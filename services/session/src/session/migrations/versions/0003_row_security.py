@@ -31,8 +31,7 @@ BYPASSES = (
     ("run_events", "leases_select", f"FOR SELECT USING ({_LEASES})"),
     ("run_events", "leases_insert", f"FOR INSERT WITH CHECK ({_LEASES})"),
     ("sessions", "retention_select", f"FOR SELECT USING ({_RETENTION})"),
-    # A row lock counts as an update; WITH CHECK keeps it from becoming one.
-    ("sessions", "retention_lock", f"FOR UPDATE USING ({_RETENTION}) WITH CHECK (false)"),
+    ("sessions", "retention_update", f"FOR UPDATE USING ({_RETENTION})"),
     ("sessions", "retention_delete", f"FOR DELETE USING ({_RETENTION})"),
     ("runs", "retention_select", f"FOR SELECT USING ({_RETENTION})"),
 )
