@@ -223,6 +223,23 @@ async def test_questions_that_meet_the_end_of_a_run_are_neither_lost_nor_doubled
     assert [t for t in await texts(kit, session) if t != "because"] == [str(n) for n in range(9)]
 
 
+async def test_answers_and_interruptions_never_wait_for_one_another_in_a_circle(kit: Kit) -> None:
+    run = (await kit.store.begin_run(ADA, question())).run
+
+    async def answers() -> None:
+        for sequence in range(2, 42):
+            await kit.store.append_events(ADA, run.id, fencing_token=1, events=[answer(sequence)])
+
+    async def interruptions() -> None:
+        for _ in range(30):
+            asked = await kit.store.begin_run(ADA, question(session=run.session, on_busy=INTERRUPT))
+            await kit.store.request_cancel(ADA, asked.run.id)
+
+    # Postgres would undo one of two transactions that do: Unavailable.
+    await asyncio.gather(answers(), interruptions(), interruptions(), interruptions())
+    assert len(await texts(kit, run.session)) == 41
+
+
 @pytest.mark.parametrize("policy", [ENQUEUE, INTERRUPT])
 async def test_a_repeated_question_that_waits_is_the_same_run(kit: Kit, policy: BusyPolicy) -> None:
     first = await kit.store.begin_run(ADA, question())
