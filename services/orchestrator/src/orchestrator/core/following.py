@@ -108,7 +108,8 @@ class Following:
                             return
                         following = asyncio.ensure_future(_next(stream))
                         yield items
-                    elif not await self._still_owned(row):
+                    elif not await self._still_owned(row) and not following.done():
+                        # After a pause of this process the last of it may have arrived only now.
                         return
             except (Unavailable, DeadlineExceeded, NotFound) as error:
                 log.info("owner_not_reached", run=row.name, owner=row.owner_address, error=error.message)
