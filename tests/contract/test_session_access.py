@@ -97,6 +97,8 @@ async def test_the_orchestrators_bypass_renews_and_reads_but_neither_deletes_nor
 ) -> None:
     lease, plain = Bypass.LEASES, databases.plain
     assert await plain.read(owners_seen(runs), lease) == {ADA, BOB, EVE}
+    for hidden in ("sessions", "run_events", "queued_messages", "memories"):
+        assert await plain.read(owners_seen(metadata.tables[hidden]), lease) == set()
     for table in (sessions, runs, metadata.tables["messages"], metadata.tables["run_events"]):
         assert await plain.write(lambda c, t=table: c.execute(sa.delete(t)).rowcount, lease) == 0  # type: ignore[misc]
     store = SqlSessionStore(database=plain, clock=FakeClock(), new_id=new_id)
