@@ -536,6 +536,16 @@ async def test_a_models_nul_character_does_not_cost_the_answer(ada: Client) -> N
     assert log[1].message_completed.message.content == "a\0b"
 
 
+async def test_an_event_that_no_response_could_hold_is_refused_before_it_is_stored(ada: Client) -> None:
+    most = 8 * 1024 * 1024
+    run = (await ada.BeginRun(begin())).run
+    big = ada.AppendRunEvents(append(run.name, tool_call(2), answer(3, "x" * most)))
+    assert await violation(big) == "events[1]"
+    await ada.AppendRunEvents(append(run.name, answer(2, "x" * (most - 1000))))
+    log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name, after_sequence=1))).events
+    assert len(log[0].message_completed.message.content) == most - 1000
+
+
 # The real Postgres
 
 

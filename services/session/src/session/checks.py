@@ -19,6 +19,7 @@ MAX_DISPLAY_NAME = 200
 MAX_INPUT_MESSAGES = 200
 MAX_EVENTS = 256
 MAX_TOOL_RESULT = 16_000
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024  # of an event: it must fit into a response
 MAX_RENEWED_RUNS = 1_000
 # A run that is taken over comes with its input: it must fit into a response with all the rest.
 MAX_INPUT_BYTES = 8 * 1024 * 1024
@@ -159,6 +160,14 @@ def run_events(events: Sequence[run_pb2.RunEvent]) -> None:
         _run_event(f"events[{index}]", event, last=index == len(events) - 1)
 
 
+def _size(field: str, message: Message) -> None:
+    size = message.ByteSize()
+    if size > MAX_PAYLOAD_BYTES:
+        raise InvalidArgument.field(
+            field, f"has {size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed; send less"
+        )
+
+
 def _run_event(field: str, event: run_pb2.RunEvent, *, last: bool) -> None:
     kind = event.WhichOneof("event")
     if kind is None:
@@ -170,6 +179,7 @@ def _run_event(field: str, event: run_pb2.RunEvent, *, last: bool) -> None:
     if not event.HasField("create_time"):
         raise InvalidArgument.field(f"{field}.create_time", "is required: when the step happened")
     text(f"{field}.member", event.member)
+    _size(field, event)
     if kind == "tool_call_finished" and len(event.tool_call_finished.result) > MAX_TOOL_RESULT:
         raise InvalidArgument.field(
             f"{field}.tool_call_finished.result",
