@@ -468,3 +468,15 @@ async def test_a_forwarded_call_is_not_passed_on_again(fleet: Fleet) -> None:
     second = await fleet.begin("b")
     with pytest.raises(Unavailable):
         _ = [item async for item in second.runs.follow("runs/r1", after=0, forwarded=True)]
+
+
+async def test_who_reads_from_the_store_has_the_texts_of_the_last_attempt(fleet: Fleet) -> None:
+    of = team()
+    fleet.bench.catalogue.all_teams = [of]
+    fleet.bench.models.add(says("All of it."))
+    await (await fleet.begin("a")).follow(fleet.store.crashed(of, []))
+    items = await (await fleet.begin("b")).follow()
+    assert [e.sequence for e in events(items)] == [1, 2, 3, 4, 5]
+    assert [(i.message, i.offset, i.text) for i in items if isinstance(i, TextDelta)] == [
+        ("text-#1", 0, "All of it.")
+    ]

@@ -8,8 +8,9 @@ from typing import Any
 import structlog
 
 from orchestrator.core.log import Item, LogUnavailable, RunLog
-from orchestrator.core.model import TextDelta
+from orchestrator.core.model import MessageCompleted, ModelCallFinished, StoredEvent, TextDelta
 from orchestrator.core.ports import Followed, Peers, RunRow, SessionLog
+from orchestrator.core.recorded import text_id
 from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Following:
             Unavailable: The process stops, or does not work on a forwarded run; ask again.
         """
         delay = _POLL_S
+        shown: dict[str, str] = {}
         while True:
             arrived = self._arrived
             known = self._find(run)
@@ -82,7 +84,7 @@ class Following:
                     continue  # it came to us meanwhile, with its texts
             events = await self._store.events(run, after=after)
             if events:
-                yield events
+                yield _with_texts(events, shown)
                 after, delay = events[-1].sequence, _POLL_S
                 if events[-1].is_last:
                     return
@@ -122,6 +124,24 @@ class Following:
             return (await self._store.get(row.name)).owner_address == row.owner_address
         except ServiceError:
             return True  # the store cannot be asked; what we have is the best there is
+
+
+def _with_texts(events: Sequence[StoredEvent], shown: dict[str, str]) -> list[Item]:
+    """Events with the whole texts before them: pieces of an earlier attempt may have been seen."""
+    out: list[Item] = []
+    for event in events:
+        step = event.step
+        if isinstance(step, ModelCallFinished):
+            message, text = text_id(step.step), step.text
+        elif isinstance(step, MessageCompleted):
+            message, text = step.message.name, step.message.content
+        else:
+            message, text = "", ""
+        if text and shown.get(message) != text:
+            shown[message] = text
+            out.append(TextDelta(message=message, offset=0, text=text, member=event.member))
+        out.append(event)
+    return out
 
 
 async def _next(stream: AsyncIterator[Followed]) -> Followed | None:

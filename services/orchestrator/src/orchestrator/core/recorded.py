@@ -139,6 +139,11 @@ def model_step(path: str, number: int) -> str:
     return f"{path}#{number}"
 
 
+def text_id(step: str) -> str:
+    """The id of what a model call writes: a follower of another attempt sees it begin anew."""
+    return f"text-{step}"
+
+
 def call_step(step: str, position: int) -> str:
     """The id of a tool call that a model call asked for; the first is 1."""
     return f"{step}.{position}"

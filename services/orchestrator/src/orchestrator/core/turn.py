@@ -22,7 +22,7 @@ from orchestrator.core.model import (
     Usage,
 )
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
-from orchestrator.core.recorded import Recorded
+from orchestrator.core.recorded import Recorded, text_id
 from orchestrator.core.stages import StageClock
 from servicekit.errors import (
     FailedPrecondition,
@@ -90,7 +90,7 @@ class Turn:
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
         for logged in self.recorded.models.values():
             if logged.step.text:
-                text = self.log.begin_text(_text_id(logged.step.step), member=logged.member)
+                text = self.log.begin_text(text_id(logged.step.step), member=logged.member)
                 self.log.grow(text, logged.step.text)
 
     @property
@@ -182,7 +182,7 @@ class Turn:
 
     def _completed_before(self, call: ModelCallFinished, member: str) -> Completion:
         if call.text and not member:
-            self.answer = self.log.text(_text_id(call.step))
+            self.answer = self.log.text(text_id(call.step))
         self._check_tokens()
         return Completion(
             text=call.text,
@@ -259,7 +259,7 @@ class _Draft:
                 self.first_token_s = self._turn.stages.elapsed_s - began
             if isinstance(part, TextPart):
                 if self._text is None:
-                    self._text = self._turn.log.begin_text(_text_id(self._step), member=self._member)
+                    self._text = self._turn.log.begin_text(text_id(self._step), member=self._member)
                     if not self._member:
                         self._turn.answer = self._text
                 self._turn.log.grow(self._text, part.text)
@@ -284,11 +284,6 @@ async def together(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
-
-
-def _text_id(step: str) -> str:
-    # The same in every attempt: a follower sees a text begin anew, not a second one.
-    return f"text-{step}"
 
 
 def _worth_repeating(error: ServiceError) -> bool:
