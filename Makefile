@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS ?=
 ASK ?=
+SEED ?= 1
+MINUTES ?= 2
+STORE ?= postgres
 
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway
