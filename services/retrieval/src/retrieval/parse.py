@@ -39,9 +39,7 @@ def answer(request: dict[str, Any], tokens: TokenCounter) -> dict[str, Any]:
     except Unreadable as error:
         return {"error": {"reason": error.reason, "message": error.message}}
     except RecursionError:
-        return {
-            "error": {"reason": "DOCUMENT_UNREADABLE", "message": "the document is nested too deeply"}
-        }
+        return {"error": {"reason": "DOCUMENT_UNREADABLE", "message": "the document is nested too deeply"}}
     return {
         "chunks": [[chunk.text, chunk.context, chunk.location] for chunk in chunks],
         "warnings": warnings[:50],
