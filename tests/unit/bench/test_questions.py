@@ -23,9 +23,9 @@ def test_every_answer_stands_in_the_documents_and_not_everywhere(question) -> No
 
 
 def test_white_space_and_case_do_not_matter() -> None:
-    question = next(q for q in load() if q.chunk.pattern == "lease of 15 seconds")
-    assert question.is_answered_by("A Lease of\n  15 seconds.")
-    assert not question.is_answered_by("a lease of 50 seconds")
+    question = next(q for q in load() if q.chunk.pattern == "lease of 3 seconds")
+    assert question.is_answered_by("A Lease of\n  3 seconds.")
+    assert not question.is_answered_by("a lease of 30 seconds")
 
 
 @pytest.mark.parametrize("entry", ["{ask: x}", "{ask: x, chunk: '('}", "text"])
