@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 _START_TIMEOUT_S = 30
@@ -27,7 +28,7 @@ class MilvusLite:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Returns when it listens."""
+        """Returns when it answers: its port is open some time before."""
         # One worker: concurrent writers corrupt Lite's log.
         self._process = subprocess.Popen(
             [
@@ -43,12 +44,20 @@ class MilvusLite:
         )
         give_up = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < give_up:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            if self._answers():
                 return
             if self._process.poll() is not None:
                 raise RuntimeError(f"milvus-lite exited with {self._process.returncode}")
             time.sleep(0.05)
-        raise RuntimeError("milvus-lite does not listen")
+        raise RuntimeError("milvus-lite does not answer")
+
+    def _answers(self) -> bool:
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=1)
+            except grpc.FutureTimeoutError:
+                return False
+        return True
 
     def kill(self) -> None:
         """As a crash would end it. Its log is written for each call, so nothing is lost."""

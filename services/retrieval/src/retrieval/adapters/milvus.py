@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 # Refused connections come back in 0 s and pymilvus does not retry them: a
 # blip is bridged here, an outage is the caller's to report.
-_RETRY_DELAYS_S = (0.1, 0.3, 0.6)
+_RETRY_DELAYS_S = (0.1, 0.3, 0.6, 1.0)
 _RRF_K = 60
 _UPSERT_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
 _MAX_WINDOW = 16_384  # Milvus' own bound of rows in one answer
