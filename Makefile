@@ -21,8 +21,8 @@ SOURCES := libs services tests bench protos/generate.py requirements/compile.py
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
 	@$(BIN)/agentteams up $(if $(DOCS),--docs "$(DOCS)") $(if $(ASK),--ask "$(ASK)")
 
-demo: $(VENV)/.run ## The same, but end after the answer
-	@$(BIN)/agentteams up $(if $(DOCS),--docs "$(DOCS)") --demo $(if $(ASK),--ask "$(ASK)")
+demo: $(VENV)/.run ## The same, but end after the answer; on free ports, beside whatever runs
+	@$(BIN)/agentteams up --free-ports $(if $(DOCS),--docs "$(DOCS)") --demo $(if $(ASK),--ask "$(ASK)")
 
 ##@ Work on it
 setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
