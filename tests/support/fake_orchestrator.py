@@ -177,6 +177,21 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         more = begin + 2 < len(self.teams)
         return pb.ListTeamsResponse(teams=page, next_page_token=str(begin + 2) if more else "")
 
+    async def RunTeam(self, request: pb.RunTeamRequest, context: Any) -> AsyncIterator[pb.RunTeamResponse]:
+        """StartRun, then the next scripted stream."""
+        run = await self.StartRun(request.start, context)
+        follow = pb.StreamRunEventsRequest(run=run.name)
+        async for response in self.StreamRunEvents(follow, context):
+            yield pb.RunTeamResponse(run=run, items=response.items)
+
+    async def ApproveToolCall(self, request: pb.ApproveToolCallRequest, context: Any) -> run_pb2.Run:
+        """The gateway has no such call."""
+        raise AssertionError("the gateway approved a tool call")
+
+    async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> run_pb2.Run:
+        """The gateway has no such call."""
+        raise AssertionError("the gateway answered a question")
+
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Nobody here may: a client that leaves does not stop its run."""
         raise AssertionError("the gateway cancelled a run")

@@ -206,7 +206,7 @@ def serving(folder: Path) -> Iterator[Scenario]:
     scenario = Scenario(state)
     with ThreadPoolExecutor(max_workers=8) as pool:
         server = grpc.server(pool)
-        add_OrchestratorServiceServicer_to_server(Orchestrator(scenario), server)
+        add_OrchestratorServiceServicer_to_server(Orchestrator(scenario), server)  # type: ignore[abstract]
         add_RetrievalServiceServicer_to_server(Retrieval(scenario), server)  # type: ignore[abstract]
         add_SessionServiceServicer_to_server(Session(scenario), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")

@@ -12,7 +12,7 @@ from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
 from orchestrator.adapters.events_read import message_from_pb
 from orchestrator.adapters.peers import FORWARDED
 from orchestrator.core.model import Message
-from orchestrator.core.ports import BusyPolicy, Catalogue
+from orchestrator.core.ports import BusyPolicy, Catalogue, RunRow
 from orchestrator.core.runs import Runs
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument, NotFound
@@ -45,18 +45,15 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def StartRun(self, request: pb.StartRunRequest, context: Any) -> run_pb2.Run:
         """Starts a run."""
-        if not request.team.startswith("teams/"):
-            raise InvalidArgument.field("team", "must be teams/{team}", request.team)
-        if not is_uuid4(request.request_id):
-            raise InvalidArgument.field("request_id", "must be a UUID4", request.request_id)
-        row = await self._runs.start(
-            team_name=request.team,
-            session=request.session,
-            messages=_messages(request.input, new_session=not request.session),
-            request_id=request.request_id,
-            on_busy=_on_busy(request.on_busy),
-        )
-        return run_to_pb(row)
+        return run_to_pb(await self._start(request))
+
+    async def RunTeam(self, request: pb.RunTeamRequest, context: Any) -> AsyncIterator[pb.RunTeamResponse]:
+        """Starts a run and follows it."""
+        row = await self._start(request.start)
+        run: run_pb2.Run | None = run_to_pb(row)
+        async for items in self._runs.follow(row.name, after=0):
+            yield pb.RunTeamResponse(run=run, items=[item_to_pb(item) for item in items])
+            run = None
 
     async def StreamRunEvents(
         self, request: pb.StreamRunEventsRequest, context: Any
@@ -72,6 +69,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Asks a run to stop."""
         return run_to_pb(await self._runs.cancel(request.name, forwarded=_forwarded(context)))
+
+    async def ApproveToolCall(self, request: pb.ApproveToolCallRequest, context: Any) -> run_pb2.Run:
+        """Allows or refuses a tool call."""
+        raise _not_requested(request.run, request.call_id)
+
+    async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> run_pb2.Run:
+        """Answers a question of the team."""
+        raise _not_requested(request.run, request.call_id)
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
         """Returns a team."""
@@ -107,6 +112,19 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             reason="; ".join(problems),
         )
 
+    async def _start(self, request: pb.StartRunRequest) -> RunRow:
+        if not request.team.startswith("teams/"):
+            raise InvalidArgument.field("team", "must be teams/{team}", request.team)
+        if not is_uuid4(request.request_id):
+            raise InvalidArgument.field("request_id", "must be a UUID4", request.request_id)
+        return await self._runs.start(
+            team_name=request.team,
+            session=request.session,
+            messages=_messages(request.input, new_session=not request.session),
+            request_id=request.request_id,
+            on_busy=_on_busy(request.on_busy),
+        )
+
 
 def orchestrator_service(servicer: OrchestratorServicer) -> Service:
     """The service as servicekit serves it."""
@@ -126,6 +144,14 @@ def _on_busy(given: int) -> BusyPolicy:
         names = ", ".join(f"BUSY_POLICY_{name}" for name in ("REJECT", "ENQUEUE", "INTERRUPT"))
         raise InvalidArgument.field("on_busy", f"must be one of {names}", given)
     return policy
+
+
+def _not_requested(run: str, call_id: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{run} has asked nobody about {call_id!r}",
+        reason="INPUT_NOT_REQUESTED",
+        metadata={"run": run, "call_id": call_id},
+    )
 
 
 def _messages(given: Sequence[session_pb2.Message], *, new_session: bool) -> list[Message]:

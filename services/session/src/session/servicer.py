@@ -197,6 +197,17 @@ class SessionServicer(UserDataMethods):
         )
         return session_service_pb2.AcquireExpiredRunsResponse(runs=map(convert.acquired_to_pb, taken))
 
+    async def ProvideRunInput(
+        self,
+        request: session_service_pb2.ProvideRunInputRequest,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> run_pb2.Run:
+        """Stores what a person says to a run that asked for it."""
+        run = await self._store.get_run(_owner(), checks.resource_id("run", request.run, "runs"))
+        raise InvalidArgument(
+            f"runs/{run.id} has asked nobody about {request.input.call_id!r}", reason="INPUT_NOT_REQUESTED"
+        )
+
     async def RequestRunCancel(
         self,
         request: session_service_pb2.RequestRunCancelRequest,

@@ -58,6 +58,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The team's manifest changed while nobody worked on the run, and what was
     done does not fit it any more. Ask again.
     """
+    ERROR_REASON_GUARDRAIL_BLOCKED: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION. A guardrail of the team refused the text."""
+    ERROR_REASON_ANSWER_INVALID: _ErrorReason.ValueType  # 30
+    """INTERNAL. The answer does not satisfy the JSON schema, also after repairs."""
+    ERROR_REASON_STEP_FAILED: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION. A step of the workflow failed."""
+    ERROR_REASON_INPUT_NOT_REQUESTED: _ErrorReason.ValueType  # 32
+    """INVALID_ARGUMENT. The run did not ask for this, or not any more."""
+    ERROR_REASON_INPUT_PROVIDED: _ErrorReason.ValueType  # 33
+    """ALREADY_EXISTS. Somebody has said something else already."""
+    ERROR_REASON_TOOL_FAILED: _ErrorReason.ValueType  # 34
+    """UNAVAILABLE or FAILED_PRECONDITION. A tool did not answer, or refused."""
+    ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. What the model must be told does not fit its context."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No session of that name for this caller."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 41
@@ -145,6 +159,20 @@ ERROR_REASON_TEAM_CHANGED: ErrorReason.ValueType  # 28
 """The team's manifest changed while nobody worked on the run, and what was
 done does not fit it any more. Ask again.
 """
+ERROR_REASON_GUARDRAIL_BLOCKED: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION. A guardrail of the team refused the text."""
+ERROR_REASON_ANSWER_INVALID: ErrorReason.ValueType  # 30
+"""INTERNAL. The answer does not satisfy the JSON schema, also after repairs."""
+ERROR_REASON_STEP_FAILED: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION. A step of the workflow failed."""
+ERROR_REASON_INPUT_NOT_REQUESTED: ErrorReason.ValueType  # 32
+"""INVALID_ARGUMENT. The run did not ask for this, or not any more."""
+ERROR_REASON_INPUT_PROVIDED: ErrorReason.ValueType  # 33
+"""ALREADY_EXISTS. Somebody has said something else already."""
+ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 34
+"""UNAVAILABLE or FAILED_PRECONDITION. A tool did not answer, or refused."""
+ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. What the model must be told does not fit its context."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """No session of that name for this caller."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 41

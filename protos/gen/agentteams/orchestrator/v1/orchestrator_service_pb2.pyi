@@ -8,6 +8,7 @@ from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -31,6 +32,7 @@ class StartRunRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ON_BUSY_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
     team: _builtins.str
     """Required. Format: `teams/{team}`."""
     session: _builtins.str
@@ -48,6 +50,12 @@ class StartRunRequest(_message.Message):
         messages and 256 KiB of text.
         """
 
+    @_builtins.property
+    def answer_schema(self) -> _struct_pb2.Struct:
+        """Optional. JSON schema that the answer must satisfy; the answer is then JSON.
+        Default: the team's `answer.schema`. At most 64 KiB.
+        """
+
     def __init__(
         self,
         *,
@@ -56,14 +64,131 @@ class StartRunRequest(_message.Message):
         input: _abc.Iterable[_session_pb2.Message] | None = ...,
         request_id: _builtins.str = ...,
         on_busy: _run_pb2.BusyPolicy.ValueType = ...,
+        answer_schema: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "on_busy", b"on_busy", "request_id", b"request_id", "session", b"session", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "input", b"input", "on_busy", b"on_busy", "request_id", b"request_id", "session", b"session", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRunRequest: _TypeAlias = StartRunRequest  # noqa: Y015
+
+@_typing.final
+class RunTeamRequest(_message.Message):
+    """Request of RunTeam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___StartRunRequest:
+        """Required. What to start."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___StartRunRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunTeamRequest: _TypeAlias = RunTeamRequest  # noqa: Y015
+
+@_typing.final
+class RunTeamResponse(_message.Message):
+    """What has happened since the last message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, as it was stored; only in the first message."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunItem]:
+        """In order; none in the first message if nothing has happened yet."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+        items: _abc.Iterable[Global___RunItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunTeamResponse: _TypeAlias = RunTeamResponse  # noqa: Y015
+
+@_typing.final
+class ApproveToolCallRequest(_message.Message):
+    """Request of ApproveToolCall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Required. Format: `runs/{run}`."""
+    call_id: _builtins.str
+    """Required. The tool call of input_requested."""
+    @_builtins.property
+    def decision(self) -> _run_pb2.ToolDecision:
+        """Required. Yes or no, and why."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        decision: _run_pb2.ToolDecision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "decision", b"decision", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveToolCallRequest: _TypeAlias = ApproveToolCallRequest  # noqa: Y015
+
+@_typing.final
+class AnswerQuestionRequest(_message.Message):
+    """Request of AnswerQuestion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Required. Format: `runs/{run}`."""
+    call_id: _builtins.str
+    """Required. The tool call of input_requested."""
+    answer: _builtins.str
+    """Required. The answer; one of the choices, if there are any."""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerQuestionRequest: _TypeAlias = AnswerQuestionRequest  # noqa: Y015
 
 @_typing.final
 class StreamRunEventsRequest(_message.Message):

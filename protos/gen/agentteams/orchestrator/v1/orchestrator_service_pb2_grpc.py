@@ -41,6 +41,11 @@ class OrchestratorServiceStub:
                 request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
+        self.RunTeam = channel.unary_stream(
+                '/agentteams.orchestrator.v1.OrchestratorService/RunTeam',
+                request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamRequest.SerializeToString,
+                response_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamResponse.FromString,
+                _registered_method=True)
         self.StreamRunEvents = channel.unary_stream(
                 '/agentteams.orchestrator.v1.OrchestratorService/StreamRunEvents',
                 request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.StreamRunEventsRequest.SerializeToString,
@@ -49,6 +54,16 @@ class OrchestratorServiceStub:
         self.CancelRun = channel.unary_unary(
                 '/agentteams.orchestrator.v1.OrchestratorService/CancelRun',
                 request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.ApproveToolCall = channel.unary_unary(
+                '/agentteams.orchestrator.v1.OrchestratorService/ApproveToolCall',
+                request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ApproveToolCallRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.AnswerQuestion = channel.unary_unary(
+                '/agentteams.orchestrator.v1.OrchestratorService/AnswerQuestion',
+                request_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.AnswerQuestionRequest.SerializeToString,
                 response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
         self.GetTeam = channel.unary_unary(
@@ -78,6 +93,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunTeam(self, request, context):
+        """StartRun and StreamRunEvents from the beginning in one call: the first
+        message of the stream carries the run. Reasons: those of both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamRunEvents(self, request, context):
         """Replays the stored events after `after_sequence`, then follows until the
         run has ended. A view: a client that drops neither loses nor stops the
@@ -93,6 +116,24 @@ class OrchestratorServiceServicer:
         """Stops a run: the model call and the tools in flight are cancelled, what
         was produced is kept. Returns at once; the stream tells when it has
         ended. Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveToolCall(self, request, context):
+        """Allows or refuses a tool call that waits for it. The caller must be one that
+        the team's `approvals.allowedUsers` names, else the user of the run. Returns at
+        once; the run goes on by itself. Reasons: RUN_NOT_FOUND, RUN_FINISHED,
+        INPUT_NOT_REQUESTED, INPUT_PROVIDED, PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerQuestion(self, request, context):
+        """Answers a question that the team has asked the user. Reasons: as
+        ApproveToolCall.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +162,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.StartRunRequest.FromString,
                     response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
+            'RunTeam': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunTeam,
+                    request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamRequest.FromString,
+                    response_serializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamResponse.SerializeToString,
+            ),
             'StreamRunEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamRunEvents,
                     request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.StreamRunEventsRequest.FromString,
@@ -129,6 +175,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
                     request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'ApproveToolCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveToolCall,
+                    request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ApproveToolCallRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'AnswerQuestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerQuestion,
+                    request_deserializer=agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.AnswerQuestionRequest.FromString,
                     response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
             'GetTeam': grpc.unary_unary_rpc_method_handler(
@@ -170,6 +226,33 @@ class OrchestratorService:
             '/agentteams.orchestrator.v1.OrchestratorService/StartRun',
             agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.StartRunRequest.SerializeToString,
             agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunTeam(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentteams.orchestrator.v1.OrchestratorService/RunTeam',
+            agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamRequest.SerializeToString,
+            agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunTeamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -223,6 +306,60 @@ class OrchestratorService:
             target,
             '/agentteams.orchestrator.v1.OrchestratorService/CancelRun',
             agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveToolCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.orchestrator.v1.OrchestratorService/ApproveToolCall',
+            agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ApproveToolCallRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerQuestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.orchestrator.v1.OrchestratorService/AnswerQuestion',
+            agentteams_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.AnswerQuestionRequest.SerializeToString,
             agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,10 @@ class OrchestratorServiceStub:
     SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
+    RunTeam: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunTeamRequest, _orchestrator_service_pb2.RunTeamResponse]
+    """StartRun and StreamRunEvents from the beginning in one call: the first
+    message of the stream carries the run. Reasons: those of both.
+    """
     StreamRunEvents: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.StreamRunEventsRequest, _orchestrator_service_pb2.StreamRunEventsResponse]
     """Replays the stored events after `after_sequence`, then follows until the
     run has ended. A view: a client that drops neither loses nor stops the
@@ -52,6 +56,16 @@ class OrchestratorServiceStub:
     """Stops a run: the model call and the tools in flight are cancelled, what
     was produced is kept. Returns at once; the stream tells when it has
     ended. Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+    """
+    ApproveToolCall: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ApproveToolCallRequest, _run_pb2.Run]
+    """Allows or refuses a tool call that waits for it. The caller must be one that
+    the team's `approvals.allowedUsers` names, else the user of the run. Returns at
+    once; the run goes on by itself. Reasons: RUN_NOT_FOUND, RUN_FINISHED,
+    INPUT_NOT_REQUESTED, INPUT_PROVIDED, PERMISSION_DENIED.
+    """
+    AnswerQuestion: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.AnswerQuestionRequest, _run_pb2.Run]
+    """Answers a question that the team has asked the user. Reasons: as
+    ApproveToolCall.
     """
     GetTeam: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTeamRequest, _orchestrator_service_pb2.Team]
     """Returns a team. Reasons: TEAM_NOT_FOUND."""
@@ -72,6 +86,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
+    RunTeam: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunTeamRequest, _orchestrator_service_pb2.RunTeamResponse]  # type: ignore[assignment]
+    """StartRun and StreamRunEvents from the beginning in one call: the first
+    message of the stream carries the run. Reasons: those of both.
+    """
     StreamRunEvents: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.StreamRunEventsRequest, _orchestrator_service_pb2.StreamRunEventsResponse]  # type: ignore[assignment]
     """Replays the stored events after `after_sequence`, then follows until the
     run has ended. A view: a client that drops neither loses nor stops the
@@ -83,6 +101,16 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Stops a run: the model call and the tools in flight are cancelled, what
     was produced is kept. Returns at once; the stream tells when it has
     ended. Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+    """
+    ApproveToolCall: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ApproveToolCallRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Allows or refuses a tool call that waits for it. The caller must be one that
+    the team's `approvals.allowedUsers` names, else the user of the run. Returns at
+    once; the run goes on by itself. Reasons: RUN_NOT_FOUND, RUN_FINISHED,
+    INPUT_NOT_REQUESTED, INPUT_PROVIDED, PERMISSION_DENIED.
+    """
+    AnswerQuestion: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.AnswerQuestionRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Answers a question that the team has asked the user. Reasons: as
+    ApproveToolCall.
     """
     GetTeam: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTeamRequest, _orchestrator_service_pb2.Team]  # type: ignore[assignment]
     """Returns a team. Reasons: TEAM_NOT_FOUND."""
@@ -108,6 +136,16 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RunTeam(
+        self,
+        request: _orchestrator_service_pb2.RunTeamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.RunTeamResponse], _abc.AsyncIterator[_orchestrator_service_pb2.RunTeamResponse]]:
+        """StartRun and StreamRunEvents from the beginning in one call: the first
+        message of the stream carries the run. Reasons: those of both.
+        """
+
+    @_abc_1.abstractmethod
     def StreamRunEvents(
         self,
         request: _orchestrator_service_pb2.StreamRunEventsRequest,
@@ -129,6 +167,28 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops a run: the model call and the tools in flight are cancelled, what
         was produced is kept. Returns at once; the stream tells when it has
         ended. Reasons: RUN_NOT_FOUND, RUN_FINISHED.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveToolCall(
+        self,
+        request: _orchestrator_service_pb2.ApproveToolCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Allows or refuses a tool call that waits for it. The caller must be one that
+        the team's `approvals.allowedUsers` names, else the user of the run. Returns at
+        once; the run goes on by itself. Reasons: RUN_NOT_FOUND, RUN_FINISHED,
+        INPUT_NOT_REQUESTED, INPUT_PROVIDED, PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def AnswerQuestion(
+        self,
+        request: _orchestrator_service_pb2.AnswerQuestionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Answers a question that the team has asked the user. Reasons: as
+        ApproveToolCall.
         """
 
     @_abc_1.abstractmethod

@@ -42,6 +42,10 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """Ended without one; `status` says why. What was produced is kept."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
     """Ended because somebody asked for it."""
+    RUN_STATE_WAITING: _RunState.ValueType  # 6
+    """It waits for a person: an approval, or an answer to a question. Nobody works
+    on it; it keeps its place in the session.
+    """
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
     """Where a run stands. Moves only by events of its log."""
@@ -58,6 +62,10 @@ RUN_STATE_FAILED: RunState.ValueType  # 4
 """Ended without one; `status` says why. What was produced is kept."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """Ended because somebody asked for it."""
+RUN_STATE_WAITING: RunState.ValueType  # 6
+"""It waits for a person: an approval, or an answer to a question. Nobody works
+on it; it keeps its place in the session.
+"""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 class _BusyPolicy:
@@ -112,6 +120,7 @@ class Run(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    WAIT_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Format: `runs/{run}`."""
     team: _builtins.str
@@ -154,6 +163,12 @@ class Run(_message.Message):
     def status(self) -> _status_pb2.Status:
         """Output only. Why it failed; absent unless it did."""
 
+    @_builtins.property
+    def wait_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Until when it waits for a person; absent unless it does. Then
+        it goes on as if the answer had been no.
+        """
+
     def __init__(
         self,
         *,
@@ -171,10 +186,11 @@ class Run(_message.Message):
         cancel_requested: _builtins.bool = ...,
         owner_address: _builtins.str = ...,
         lost_attempts: _builtins.int = ...,
+        wait_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "status", b"status", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "status", b"status", "summary", b"summary", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "lost_attempts", b"lost_attempts", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "lost_attempts", b"lost_attempts", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +246,8 @@ class Usage(_message.Message):
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     SEARCHES_FIELD_NUMBER: _builtins.int
     SEARCHES_SAVED_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens sent to models."""
     output_tokens: _builtins.int
@@ -242,6 +260,13 @@ class Usage(_message.Message):
     """Searches that went to the retrieval service."""
     searches_saved: _builtins.int
     """Searches that the evidence ledger answered instead."""
+    cost_micros: _builtins.int
+    """What the model calls cost, in millionths of the currency, by the prices of
+    the ModelConfigs at the time of each call; calls of models without a price
+    count as nothing.
+    """
+    currency: _builtins.str
+    """ISO 4217 code of cost_micros; empty if no call had a price."""
     def __init__(
         self,
         *,
@@ -251,10 +276,12 @@ class Usage(_message.Message):
         tool_calls: _builtins.int = ...,
         searches: _builtins.int = ...,
         searches_saved: _builtins.int = ...,
+        cost_micros: _builtins.int = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_tokens", b"input_tokens", "model_calls", b"model_calls", "output_tokens", b"output_tokens", "searches", b"searches", "searches_saved", b"searches_saved", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "currency", b"currency", "input_tokens", b"input_tokens", "model_calls", b"model_calls", "output_tokens", b"output_tokens", "searches", b"searches", "searches_saved", b"searches_saved", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,6 +341,14 @@ class RunEvent(_message.Message):
     MESSAGE_COMPLETED_FIELD_NUMBER: _builtins.int
     RUN_FINISHED_FIELD_NUMBER: _builtins.int
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
+    INPUT_PROVIDED_FIELD_NUMBER: _builtins.int
+    STEP_STARTED_FIELD_NUMBER: _builtins.int
+    STEP_FINISHED_FIELD_NUMBER: _builtins.int
+    TASKS_CHANGED_FIELD_NUMBER: _builtins.int
+    GUARDRAIL_TRIGGERED_FIELD_NUMBER: _builtins.int
+    CONTEXT_TRIMMED_FIELD_NUMBER: _builtins.int
+    HISTORY_SUMMARIZED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1-based and gapless within a run."""
     member: _builtins.str
@@ -366,6 +401,40 @@ class RunEvent(_message.Message):
     def run_resumed(self) -> Global___RunResumed:
         """Another attempt began: the process that worked on it was gone."""
 
+    @_builtins.property
+    def input_requested(self) -> Global___InputRequested:
+        """The run needs a person: an approval, or an answer."""
+
+    @_builtins.property
+    def input_provided(self) -> Global___InputProvided:
+        """A person has answered."""
+
+    @_builtins.property
+    def step_started(self) -> Global___StepStarted:
+        """A step of a workflow began."""
+
+    @_builtins.property
+    def step_finished(self) -> Global___StepFinished:
+        """A step of a workflow ended."""
+
+    @_builtins.property
+    def tasks_changed(self) -> Global___TasksChanged:
+        """The task list of a team changed. Ignorable."""
+
+    @_builtins.property
+    def guardrail_triggered(self) -> Global___GuardrailTriggered:
+        """A guardrail found something. Ignorable."""
+
+    @_builtins.property
+    def context_trimmed(self) -> Global___ContextTrimmed:
+        """A prompt did not fit its budget, and something was left out. Ignorable."""
+
+    @_builtins.property
+    def history_summarized(self) -> Global___HistorySummarized:
+        """The older part of the conversation was summed up. Ignorable; the session
+        keeps the newest summary.
+        """
+
     def __init__(
         self,
         *,
@@ -383,12 +452,20 @@ class RunEvent(_message.Message):
         message_completed: Global___MessageCompleted | None = ...,
         run_finished: Global___RunFinished | None = ...,
         run_resumed: Global___RunResumed | None = ...,
+        input_requested: Global___InputRequested | None = ...,
+        input_provided: Global___InputProvided | None = ...,
+        step_started: Global___StepStarted | None = ...,
+        step_finished: Global___StepFinished | None = ...,
+        tasks_changed: Global___TasksChanged | None = ...,
+        guardrail_triggered: Global___GuardrailTriggered | None = ...,
+        context_trimmed: Global___ContextTrimmed | None = ...,
+        history_summarized: Global___HistorySummarized | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "input_provided", b"input_provided", "input_requested", b"input_requested", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "ignorable", b"ignorable", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "sequence", b"sequence", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "ignorable", b"ignorable", "input_provided", b"input_provided", "input_requested", b"input_requested", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "sequence", b"sequence", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished", "run_resumed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished", "run_resumed", "input_requested", "input_provided", "step_started", "step_finished", "tasks_changed", "guardrail_triggered", "context_trimmed", "history_summarized"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -402,6 +479,7 @@ class RunStarted(_message.Message):
 
     TEAM_REVISION_FIELD_NUMBER: _builtins.int
     INPUT_MESSAGES_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
     team_revision: _builtins.str
     """Revision of the team's manifest that the run works by."""
     @_builtins.property
@@ -411,15 +489,22 @@ class RunStarted(_message.Message):
         of the conversation.
         """
 
+    @_builtins.property
+    def answer_schema(self) -> _struct_pb2.Struct:
+        """JSON schema that the answer must satisfy, as the caller gave it; absent: the
+        team's, if it has one.
+        """
+
     def __init__(
         self,
         *,
         team_revision: _builtins.str = ...,
         input_messages: _abc.Iterable[_builtins.str] | None = ...,
+        answer_schema: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_messages", b"input_messages", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "input_messages", b"input_messages", "team_revision", b"team_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +614,10 @@ class ModelCallFinished(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    MODEL_CONFIG_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    FALLEN_BACK_FROM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name as its endpoint knows it."""
     input_tokens: _builtins.int
@@ -545,6 +634,12 @@ class ModelCallFinished(_message.Message):
     """
     text: _builtins.str
     """What the model wrote."""
+    model_config: _builtins.str
+    """The ModelConfig that answered. Format: `modelConfigs/{model_config}`."""
+    cost_micros: _builtins.int
+    """What the call cost, in millionths of `currency`; 0 where no price is known."""
+    currency: _builtins.str
+    """ISO 4217 code; empty where no price is known."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Wall time."""
@@ -556,6 +651,12 @@ class ModelCallFinished(_message.Message):
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestedToolCall]:
         """What it wanted called."""
+
+    @_builtins.property
+    def fallen_back_from(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedModel]:
+        """The ModelConfigs that were tried before, in order, each with why it could
+        not answer; empty if the first one did.
+        """
 
     def __init__(
         self,
@@ -570,14 +671,46 @@ class ModelCallFinished(_message.Message):
         step: _builtins.str = ...,
         text: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___RequestedToolCall] | None = ...,
+        model_config: _builtins.str = ...,
+        cost_micros: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        fallen_back_from: _abc.Iterable[Global___FailedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "first_token_duration", b"first_token_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "step", b"step", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost_micros", b"cost_micros", "currency", b"currency", "duration", b"duration", "fallen_back_from", b"fallen_back_from", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "input_tokens", b"input_tokens", "model", b"model", "model_config", b"model_config", "output_tokens", b"output_tokens", "step", b"step", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelCallFinished: _TypeAlias = ModelCallFinished  # noqa: Y015
+
+@_typing.final
+class FailedModel(_message.Message):
+    """A model that could not answer, so that the next of its fallbacks was asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_CONFIG_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    model_config: _builtins.str
+    """Format: `modelConfigs/{model_config}`."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        model_config: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_config", b"model_config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedModel: _TypeAlias = FailedModel  # noqa: Y015
 
 @_typing.final
 class RequestedToolCall(_message.Message):
@@ -701,6 +834,8 @@ class EvidenceRetrieved(_message.Message):
         """The ledger: the same query was asked before in this run."""
         SOURCE_LEDGER_SEMANTIC: EvidenceRetrieved._Source.ValueType  # 3
         """The ledger: a query that means the same was asked before in this run."""
+        SOURCE_LEDGER_SESSION: EvidenceRetrieved._Source.ValueType  # 4
+        """The ledger, from an earlier run of the session."""
 
     class Source(_Source, metaclass=_SourceEnumTypeWrapper):
         """Who answered."""
@@ -713,6 +848,35 @@ class EvidenceRetrieved(_message.Message):
     """The ledger: the same query was asked before in this run."""
     SOURCE_LEDGER_SEMANTIC: EvidenceRetrieved.Source.ValueType  # 3
     """The ledger: a query that means the same was asked before in this run."""
+    SOURCE_LEDGER_SESSION: EvidenceRetrieved.Source.ValueType  # 4
+    """The ledger, from an earlier run of the session."""
+
+    class _Grade:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _GradeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EvidenceRetrieved._Grade.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        GRADE_UNSPECIFIED: EvidenceRetrieved._Grade.ValueType  # 0
+        """Nothing was found, or it was not graded."""
+        GRADE_STRONG: EvidenceRetrieved._Grade.ValueType  # 1
+        """It fits, and is shared with other members."""
+        GRADE_WEAK: EvidenceRetrieved._Grade.ValueType  # 2
+        """It hardly fits, also after a second search with other words; it is marked
+        so, and not shared.
+        """
+
+    class Grade(_Grade, metaclass=_GradeEnumTypeWrapper):
+        """How well what was found fits the query."""
+
+    GRADE_UNSPECIFIED: EvidenceRetrieved.Grade.ValueType  # 0
+    """Nothing was found, or it was not graded."""
+    GRADE_STRONG: EvidenceRetrieved.Grade.ValueType  # 1
+    """It fits, and is shared with other members."""
+    GRADE_WEAK: EvidenceRetrieved.Grade.ValueType  # 2
+    """It hardly fits, also after a second search with other words; it is marked
+    so, and not shared.
+    """
 
     class _Outcome:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -755,6 +919,10 @@ class EvidenceRetrieved(_message.Message):
     REUSED_SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     READY_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    CORRECTED_QUERY_FIELD_NUMBER: _builtins.int
+    QUARANTINED_CHUNKS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_REVISION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The query."""
     knowledge_base: _builtins.str
@@ -777,6 +945,18 @@ class EvidenceRetrieved(_message.Message):
     """Documents of the knowledge base that could be searched; with
     OUTCOME_EMPTY, 0 means that there are none yet.
     """
+    grade: Global___EvidenceRetrieved.Grade.ValueType
+    """How well it fits."""
+    corrected_query: _builtins.str
+    """The other words of the corrective search whose result this is; empty if the
+    first search was good enough.
+    """
+    quarantined_chunks: _builtins.int
+    """Chunks that guardrails kept out of `evidence`."""
+    knowledge_revision: _builtins.str
+    """What the knowledge base held then: evidence is not used again when it
+    differs.
+    """
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """What was found, with its numbers in the run."""
@@ -794,10 +974,14 @@ class EvidenceRetrieved(_message.Message):
         reused_sequence: _builtins.int = ...,
         step: _builtins.str = ...,
         ready_documents: _builtins.int = ...,
+        grade: Global___EvidenceRetrieved.Grade.ValueType = ...,
+        corrected_query: _builtins.str = ...,
+        quarantined_chunks: _builtins.int = ...,
+        knowledge_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "knowledge_base", b"knowledge_base", "outcome", b"outcome", "query", b"query", "ready_documents", b"ready_documents", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_query", b"corrected_query", "evidence", b"evidence", "grade", b"grade", "knowledge_base", b"knowledge_base", "knowledge_revision", b"knowledge_revision", "outcome", b"outcome", "quarantined_chunks", b"quarantined_chunks", "query", b"query", "ready_documents", b"ready_documents", "reason", b"reason", "reused_sequence", b"reused_sequence", "similarity", b"similarity", "source", b"source", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -908,3 +1092,574 @@ class RunFinished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunFinished: _TypeAlias = RunFinished  # noqa: Y015
+
+@_typing.final
+class InputRequested(_message.Message):
+    """The run needs a person before it can go on with one of its tool calls. Other
+    members go on meanwhile; when nothing else is left to do the run is WAITING.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The tool call that needs it."""
+    @_builtins.property
+    def approval(self) -> Global___ToolApprovalRequest:
+        """To allow a tool call."""
+
+    @_builtins.property
+    def question(self) -> Global___UserQuestion:
+        """To answer a question."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; then it counts as refused, or as not answered."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        approval: Global___ToolApprovalRequest | None = ...,
+        question: Global___UserQuestion | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "expire_time", b"expire_time", "question", b"question", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "call_id", b"call_id", "expire_time", b"expire_time", "question", b"question", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["approval", "question"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___InputRequested: _TypeAlias = InputRequested  # noqa: Y015
+
+@_typing.final
+class ToolApprovalRequest(_message.Message):
+    """A tool call that is not made before somebody allows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """The tool."""
+    @_builtins.property
+    def arguments(self) -> _struct_pb2.Struct:
+        """What it would be called with."""
+
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        arguments: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolApprovalRequest: _TypeAlias = ToolApprovalRequest  # noqa: Y015
+
+@_typing.final
+class UserQuestion(_message.Message):
+    """Something that only the user knows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The question."""
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to choose from; empty: any text."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        choices: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserQuestion: _TypeAlias = UserQuestion  # noqa: Y015
+
+@_typing.final
+class InputProvided(_message.Message):
+    """A person has answered, or nobody has in time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    expired: _builtins.bool
+    """Nobody answered in time; `input` says no more than which tool call."""
+    @_builtins.property
+    def input(self) -> Global___RunInput:
+        """What was asked for: the tool call of input_requested."""
+
+    def __init__(
+        self,
+        *,
+        input: Global___RunInput | None = ...,
+        expired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired", b"expired", "input", b"input"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputProvided: _TypeAlias = InputProvided  # noqa: Y015
+
+@_typing.final
+class RunInput(_message.Message):
+    """What a person says to a run that waits for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Required. The tool call of input_requested."""
+    answer: _builtins.str
+    """The answer to the question; at most 32,768 characters."""
+    user: _builtins.str
+    """Output only. Who said so."""
+    @_builtins.property
+    def decision(self) -> Global___ToolDecision:
+        """May the tool be called?"""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        decision: Global___ToolDecision | None = ...,
+        answer: _builtins.str = ...,
+        user: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "decision", b"decision", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "create_time", b"create_time", "decision", b"decision", "input", b"input", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["decision", "answer"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___RunInput: _TypeAlias = RunInput  # noqa: Y015
+
+@_typing.final
+class ToolDecision(_message.Message):
+    """Whether a tool may be called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    approved: _builtins.bool
+    """Yes or no."""
+    reason: _builtins.str
+    """Optional. Why; the model is told. At most 1,024 characters."""
+    def __init__(
+        self,
+        *,
+        approved: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolDecision: _TypeAlias = ToolDecision  # noqa: Y015
+
+@_typing.final
+class StepStarted(_message.Message):
+    """A step of a workflow began."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where it stands, unique within the run: names of steps joined by `/`, a
+    loop's with the iteration (`refine[2]/draft`).
+    """
+    kind: _builtins.str
+    """member, team, parallel, condition, loop, router or approval."""
+    attempt: _builtins.int
+    """1, or more after retries."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """What it works on."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        input: _struct_pb2.Value | None = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "input", b"input", "kind", b"kind", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepStarted: _TypeAlias = StepStarted  # noqa: Y015
+
+@_typing.final
+class StepFinished(_message.Message):
+    """A step of a workflow ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """As in step_started."""
+    continued: _builtins.bool
+    """The workflow goes on without it (`onFailure: Continue`)."""
+    attempt: _builtins.int
+    """As in step_started."""
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What it came to: the answer of a member, the branch of a condition."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it failed; absent unless it did."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        output: _struct_pb2.Value | None = ...,
+        error: _status_pb2.Status | None = ...,
+        continued: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "continued", b"continued", "error", b"error", "output", b"output", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepFinished: _TypeAlias = StepFinished  # noqa: Y015
+
+@_typing.final
+class TasksChanged(_message.Message):
+    """The whole task list as it stands now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TeamTask]:
+        """In the order in which they were added."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TeamTask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksChanged: _TypeAlias = TasksChanged  # noqa: Y015
+
+@_typing.final
+class TeamTask(_message.Message):
+    """One task of a team that works in mode Tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TeamTask._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: TeamTask._State.ValueType  # 0
+        """Never stored."""
+        STATE_PENDING: TeamTask._State.ValueType  # 1
+        """Waits for those it depends on, or for its member."""
+        STATE_RUNNING: TeamTask._State.ValueType  # 2
+        """Its member works on it."""
+        STATE_DONE: TeamTask._State.ValueType  # 3
+        """Done."""
+        STATE_FAILED: TeamTask._State.ValueType  # 4
+        """Its member could not do it."""
+        STATE_SKIPPED: TeamTask._State.ValueType  # 5
+        """Not done, because one that it depends on failed."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where it stands."""
+
+    STATE_UNSPECIFIED: TeamTask.State.ValueType  # 0
+    """Never stored."""
+    STATE_PENDING: TeamTask.State.ValueType  # 1
+    """Waits for those it depends on, or for its member."""
+    STATE_RUNNING: TeamTask.State.ValueType  # 2
+    """Its member works on it."""
+    STATE_DONE: TeamTask.State.ValueType  # 3
+    """Done."""
+    STATE_FAILED: TeamTask.State.ValueType  # 4
+    """Its member could not do it."""
+    STATE_SKIPPED: TeamTask.State.ValueType  # 5
+    """Not done, because one that it depends on failed."""
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique within the run."""
+    text: _builtins.str
+    """What to do."""
+    member: _builtins.str
+    """Who does it."""
+    state: Global___TeamTask.State.ValueType
+    """Where it stands."""
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the tasks that must be done before."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        member: _builtins.str = ...,
+        depends_on: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___TeamTask.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "id", b"id", "member", b"member", "state", b"state", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TeamTask: _TypeAlias = TeamTask  # noqa: Y015
+
+@_typing.final
+class GuardrailTriggered(_message.Message):
+    """A guardrail found something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Place:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GuardrailTriggered._Place.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PLACE_UNSPECIFIED: GuardrailTriggered._Place.ValueType  # 0
+        """Never stored."""
+        PLACE_INPUT: GuardrailTriggered._Place.ValueType  # 1
+        """The user's message."""
+        PLACE_OUTPUT: GuardrailTriggered._Place.ValueType  # 2
+        """The answer."""
+        PLACE_EVIDENCE: GuardrailTriggered._Place.ValueType  # 3
+        """A retrieved chunk."""
+        PLACE_TOOL_RESULT: GuardrailTriggered._Place.ValueType  # 4
+        """What a tool returned."""
+
+    class Place(_Place, metaclass=_PlaceEnumTypeWrapper):
+        """What was looked at."""
+
+    PLACE_UNSPECIFIED: GuardrailTriggered.Place.ValueType  # 0
+    """Never stored."""
+    PLACE_INPUT: GuardrailTriggered.Place.ValueType  # 1
+    """The user's message."""
+    PLACE_OUTPUT: GuardrailTriggered.Place.ValueType  # 2
+    """The answer."""
+    PLACE_EVIDENCE: GuardrailTriggered.Place.ValueType  # 3
+    """A retrieved chunk."""
+    PLACE_TOOL_RESULT: GuardrailTriggered.Place.ValueType  # 4
+    """What a tool returned."""
+
+    class _Action:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GuardrailTriggered._Action.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ACTION_UNSPECIFIED: GuardrailTriggered._Action.ValueType  # 0
+        """Never stored."""
+        ACTION_WARN: GuardrailTriggered._Action.ValueType  # 1
+        """Nothing but this event."""
+        ACTION_MASK: GuardrailTriggered._Action.ValueType  # 2
+        """What was found was replaced by a mark."""
+        ACTION_BLOCK: GuardrailTriggered._Action.ValueType  # 3
+        """The text was refused: the run ended, or the chunk was left out."""
+
+    class Action(_Action, metaclass=_ActionEnumTypeWrapper):
+        """What was done."""
+
+    ACTION_UNSPECIFIED: GuardrailTriggered.Action.ValueType  # 0
+    """Never stored."""
+    ACTION_WARN: GuardrailTriggered.Action.ValueType  # 1
+    """Nothing but this event."""
+    ACTION_MASK: GuardrailTriggered.Action.ValueType  # 2
+    """What was found was replaced by a mark."""
+    ACTION_BLOCK: GuardrailTriggered.Action.ValueType  # 3
+    """The text was refused: the run ended, or the chunk was left out."""
+
+    GUARDRAIL_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    guardrail: _builtins.str
+    """PromptInjection or PII."""
+    place: Global___GuardrailTriggered.Place.ValueType
+    """What was looked at."""
+    action: Global___GuardrailTriggered.Action.ValueType
+    """What was done."""
+    count: _builtins.int
+    """How many findings."""
+    subject: _builtins.str
+    """The chunk or the tool call it is about; empty for input and output."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of findings, such as EMAIL_ADDRESS; never what was found."""
+
+    def __init__(
+        self,
+        *,
+        guardrail: _builtins.str = ...,
+        place: Global___GuardrailTriggered.Place.ValueType = ...,
+        action: Global___GuardrailTriggered.Action.ValueType = ...,
+        count: _builtins.int = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "count", b"count", "guardrail", b"guardrail", "kinds", b"kinds", "place", b"place", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuardrailTriggered: _TypeAlias = GuardrailTriggered  # noqa: Y015
+
+@_typing.final
+class ContextTrimmed(_message.Message):
+    """A prompt did not fit its budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    NEEDED_TOKENS_FIELD_NUMBER: _builtins.int
+    TRIMMED_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The model call, as in model_call_finished."""
+    budget_tokens: _builtins.int
+    """Tokens that the prompt may have."""
+    needed_tokens: _builtins.int
+    """Tokens before, by the same count."""
+    @_builtins.property
+    def trimmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trimmed]:
+        """What was left out or cut, in the order in which it was."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        budget_tokens: _builtins.int = ...,
+        needed_tokens: _builtins.int = ...,
+        trimmed: _abc.Iterable[Global___Trimmed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "needed_tokens", b"needed_tokens", "step", b"step", "trimmed", b"trimmed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextTrimmed: _TypeAlias = ContextTrimmed  # noqa: Y015
+
+@_typing.final
+class Trimmed(_message.Message):
+    """One kind of what was left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """history, evidence, tool_result or report."""
+    count: _builtins.int
+    """How many pieces."""
+    tokens: _builtins.int
+    """Their tokens."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trimmed: _TypeAlias = Trimmed  # noqa: Y015
+
+@_typing.final
+class HistorySummarized(_message.Message):
+    """The older part of the conversation was summed up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    THROUGH_MESSAGE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The summary of all messages up to `through_message_sequence`."""
+    through_message_sequence: _builtins.int
+    """Sequence (in the session) of the last message that it covers."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        through_message_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "through_message_sequence", b"through_message_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistorySummarized: _TypeAlias = HistorySummarized  # noqa: Y015

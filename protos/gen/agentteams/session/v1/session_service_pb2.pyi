@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -481,6 +482,8 @@ class BeginRunRequest(_message.Message):
     ON_BUSY_FIELD_NUMBER: _builtins.int
     LEASE_ADDRESS_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    MAX_ACTIVE_RUNS_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. A UUID4 that the client made once for this question."""
     team: _builtins.str
@@ -501,6 +504,10 @@ class BeginRunRequest(_message.Message):
     """Optional. Where the owner can be called by other orchestrators:
     `host:port`.
     """
+    max_active_runs: _builtins.int
+    """Optional. Refuse the run (TOO_MANY_RUNS) if so many of the team are RUNNING,
+    wherever they run; 0: no bound. Runs that wait do not count.
+    """
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """Required. The messages to store before the run; the last is a user's.
@@ -518,6 +525,10 @@ class BeginRunRequest(_message.Message):
         years. Absent: a new session for ever, another one as before.
         """
 
+    @_builtins.property
+    def answer_schema(self) -> _struct_pb2.Struct:
+        """Optional. Stored with the run, and in its first event."""
+
     def __init__(
         self,
         *,
@@ -532,10 +543,12 @@ class BeginRunRequest(_message.Message):
         on_busy: _run_pb2.BusyPolicy.ValueType = ...,
         lease_address: _builtins.str = ...,
         retention: _duration_pb2.Duration | None = ...,
+        max_active_runs: _builtins.int = ...,
+        answer_schema: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "lease_duration", b"lease_duration", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "on_busy", b"on_busy", "request_id", b"request_id", "retention", b"retention", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_active_runs", b"max_active_runs", "on_busy", b"on_busy", "request_id", b"request_id", "retention", b"retention", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,6 +565,8 @@ class BeginRunResponse(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     RUN_STARTED_FIELD_NUMBER: _builtins.int
+    HISTORY_SUMMARY_FIELD_NUMBER: _builtins.int
+    SUMMARY_THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False: the request id was known, and this is the run of then. An owner that
     repeats its call can get true twice: it begins a run that it does not work on
@@ -562,6 +577,12 @@ class BeginRunResponse(_message.Message):
     created, and 0 while the run waits (run.state is PENDING): whoever ends the
     run before it gets it as `next_run`.
     """
+    history_summary: _builtins.str
+    """The newest summary of the session's older messages; empty: none. `history`
+    may overlap with what it covers.
+    """
+    summary_through_sequence: _builtins.int
+    """Sequence of the last message that the summary covers."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run. Its log holds run_started as event 1, or nothing while it waits."""
@@ -584,10 +605,12 @@ class BeginRunResponse(_message.Message):
         fencing_token: _builtins.int = ...,
         history: _abc.Iterable[_session_pb2.Message] | None = ...,
         run_started: _run_pb2.RunEvent | None = ...,
+        history_summary: _builtins.str = ...,
+        summary_through_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "run_started", b"run_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fencing_token", b"fencing_token", "history", b"history", "run", b"run", "run_started", b"run_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "run", b"run", "run_started", b"run_started", "summary_through_sequence", b"summary_through_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -602,6 +625,7 @@ class AppendRunEventsRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    PARK_UNTIL_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Required. Format: `runs/{run}`."""
     fencing_token: _builtins.int
@@ -610,16 +634,24 @@ class AppendRunEventsRequest(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunEvent]:
         """Required. 1 to 256 events whose sequences follow one another."""
 
+    @_builtins.property
+    def park_until(self) -> _timestamp_pb2.Timestamp:
+        """Optional. The run has nothing to do until a person answers what its log asks
+        (input_requested): it becomes WAITING, until this time at most, and its lease
+        ends. Not if something was answered already: see `inputs` and `parked`.
+        """
+
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
         events: _abc.Iterable[_run_pb2.RunEvent] | None = ...,
+        park_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["park_until", b"park_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "fencing_token", b"fencing_token", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "fencing_token", b"fencing_token", "park_until", b"park_until", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,15 +666,23 @@ class AppendRunEventsResponse(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     NEXT_RUN_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """Sequence of the last stored event."""
     cancel_requested: _builtins.bool
     """Somebody asked the run to stop."""
+    parked: _builtins.bool
+    """The run is WAITING, and no longer the caller's."""
     @_builtins.property
     def next_run(self) -> Global___AcquiredRun:
         """Set when the events ended the run and another one waited in its session:
         it belongs to the caller now.
         """
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunInput]:
+        """What people said that the log does not hold yet as input_provided."""
 
     def __init__(
         self,
@@ -650,10 +690,12 @@ class AppendRunEventsResponse(_message.Message):
         last_sequence: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
         next_run: Global___AcquiredRun | None = ...,
+        parked: _builtins.bool = ...,
+        inputs: _abc.Iterable[_run_pb2.RunInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_run", b"next_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "last_sequence", b"last_sequence", "next_run", b"next_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "inputs", b"inputs", "last_sequence", b"last_sequence", "next_run", b"next_run", "parked", b"parked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,6 +743,7 @@ class RenewRunLeasesResponse(_message.Message):
 
     LOST_RUNS_FIELD_NUMBER: _builtins.int
     CANCELLED_RUNS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lost_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs that somebody else owns, that have ended, or whose lease was given back
@@ -711,19 +754,52 @@ class RenewRunLeasesResponse(_message.Message):
     def cancelled_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs that somebody asked to stop."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunInputs]:
+        """Runs for which there are inputs that their logs do not hold yet."""
+
     def __init__(
         self,
         *,
         lost_runs: _abc.Iterable[_builtins.str] | None = ...,
         cancelled_runs: _abc.Iterable[_builtins.str] | None = ...,
+        inputs: _abc.Iterable[Global___RunInputs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_runs", b"cancelled_runs", "lost_runs", b"lost_runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_runs", b"cancelled_runs", "inputs", b"inputs", "lost_runs", b"lost_runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewRunLeasesResponse: _TypeAlias = RenewRunLeasesResponse  # noqa: Y015
+
+@_typing.final
+class RunInputs(_message.Message):
+    """What people said to one run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Format: `runs/{run}`."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunInput]:
+        """What they said."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        inputs: _abc.Iterable[_run_pb2.RunInput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunInputs: _TypeAlias = RunInputs  # noqa: Y015
 
 @_typing.final
 class AcquireExpiredRunsRequest(_message.Message):
@@ -798,10 +874,17 @@ class AcquiredRun(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    HISTORY_SUMMARY_FIELD_NUMBER: _builtins.int
+    SUMMARY_THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """The new owner's token."""
     tenant: _builtins.str
     """The tenant it belongs to."""
+    history_summary: _builtins.str
+    """As in BeginRunResponse."""
+    summary_through_sequence: _builtins.int
+    """As in BeginRunResponse."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """The run."""
@@ -816,6 +899,10 @@ class AcquiredRun(_message.Message):
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
         """The messages that it answers."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunInput]:
+        """What people said that the log does not hold yet as input_provided."""
+
     def __init__(
         self,
         *,
@@ -824,14 +911,47 @@ class AcquiredRun(_message.Message):
         tenant: _builtins.str = ...,
         history: _abc.Iterable[_session_pb2.Message] | None = ...,
         input: _abc.Iterable[_session_pb2.Message] | None = ...,
+        inputs: _abc.Iterable[_run_pb2.RunInput] | None = ...,
+        history_summary: _builtins.str = ...,
+        summary_through_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "history", b"history", "input", b"input", "run", b"run", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "input", b"input", "inputs", b"inputs", "run", b"run", "summary_through_sequence", b"summary_through_sequence", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcquiredRun: _TypeAlias = AcquiredRun  # noqa: Y015
+
+@_typing.final
+class ProvideRunInputRequest(_message.Message):
+    """Request of ProvideRunInput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """Required. Format: `runs/{run}`."""
+    @_builtins.property
+    def input(self) -> _run_pb2.RunInput:
+        """Required. What the person says. The same again is no error; something else
+        for the same tool call is INPUT_PROVIDED.
+        """
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        input: _run_pb2.RunInput | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvideRunInputRequest: _TypeAlias = ProvideRunInputRequest  # noqa: Y015
 
 @_typing.final
 class RequestRunCancelRequest(_message.Message):
@@ -887,6 +1007,7 @@ class ListRunsRequest(_message.Message):
     TEAM_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """Optional. Only runs of this session. Format: `sessions/{session}`."""
     team: _builtins.str
@@ -895,6 +1016,8 @@ class ListRunsRequest(_message.Message):
     """Optional. Default 50, at most 200; below 0 is INVALID_ARGUMENT."""
     page_token: _builtins.str
     """Optional. From the response before; bound to the other fields."""
+    state: _run_pb2.RunState.ValueType
+    """Optional. Only runs in this state, such as RUN_STATE_WAITING."""
     def __init__(
         self,
         *,
@@ -902,10 +1025,11 @@ class ListRunsRequest(_message.Message):
         team: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        state: _run_pb2.RunState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session", b"session", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session", b"session", "state", b"state", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,6 +105,11 @@ class SessionServiceStub:
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.SerializeToString,
                 response_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.FromString,
                 _registered_method=True)
+        self.ProvideRunInput = channel.unary_unary(
+                '/agentteams.session.v1.SessionService/ProvideRunInput',
+                request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ProvideRunInputRequest.SerializeToString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
         self.RequestRunCancel = channel.unary_unary(
                 '/agentteams.session.v1.SessionService/RequestRunCancel',
                 request_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.RequestRunCancelRequest.SerializeToString,
@@ -256,6 +261,16 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProvideRunInput(self, request, context):
+        """Stores what a person says to a run that asked for it (input_requested). A
+        WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
+        Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
+        INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RequestRunCancel(self, request, context):
         """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
         that is worked on is told by its next append or renewal. Safe to repeat: a
@@ -355,6 +370,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.AcquireExpiredRuns,
                     request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.FromString,
                     response_serializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.SerializeToString,
+            ),
+            'ProvideRunInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProvideRunInput,
+                    request_deserializer=agentteams_dot_session_dot_v1_dot_session__service__pb2.ProvideRunInputRequest.FromString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
             'RequestRunCancel': grpc.unary_unary_rpc_method_handler(
                     servicer.RequestRunCancel,
@@ -731,6 +751,33 @@ class SessionService:
             '/agentteams.session.v1.SessionService/AcquireExpiredRuns',
             agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsRequest.SerializeToString,
             agentteams_dot_session_dot_v1_dot_session__service__pb2.AcquireExpiredRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProvideRunInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.session.v1.SessionService/ProvideRunInput',
+            agentteams_dot_session_dot_v1_dot_session__service__pb2.ProvideRunInputRequest.SerializeToString,
+            agentteams_dot_session_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,
             insecure,

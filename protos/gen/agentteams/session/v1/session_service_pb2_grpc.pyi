@@ -107,6 +107,12 @@ class SessionServiceStub:
     has begun although their session is free. For orchestrators only:
     PERMISSION_DENIED for anybody else.
     """
+    ProvideRunInput: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ProvideRunInputRequest, _run_pb2.Run]
+    """Stores what a person says to a run that asked for it (input_requested). A
+    WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
+    Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
+    INVALID_FIELD.
+    """
     RequestRunCancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
     that is worked on is told by its next append or renewal. Safe to repeat: a
@@ -197,6 +203,12 @@ class SessionServiceAsyncStub(SessionServiceStub):
     their attempts ask for (docs/durability.md), and queued runs that nobody
     has begun although their session is free. For orchestrators only:
     PERMISSION_DENIED for anybody else.
+    """
+    ProvideRunInput: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ProvideRunInputRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Stores what a person says to a run that asked for it (input_requested). A
+    WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
+    Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
+    INVALID_FIELD.
     """
     RequestRunCancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
@@ -363,6 +375,18 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         their attempts ask for (docs/durability.md), and queued runs that nobody
         has begun although their session is free. For orchestrators only:
         PERMISSION_DENIED for anybody else.
+        """
+
+    @_abc_1.abstractmethod
+    def ProvideRunInput(
+        self,
+        request: _session_service_pb2.ProvideRunInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Stores what a person says to a run that asked for it (input_requested). A
+        WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
+        Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
+        INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
