@@ -5,12 +5,11 @@ import asyncio
 import structlog
 from prometheus_client import Counter, Histogram
 
-from orchestrator.core import prompts
+from orchestrator.core import modes, prompts
 from orchestrator.core.citations import cite
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
-from orchestrator.core.team import Coordinate
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
@@ -115,7 +114,7 @@ async def conclude(turn: Turn) -> None:
 
 async def _answer(turn: Turn) -> str:
     try:
-        content = await Coordinate(turn).answer()
+        content = await modes.answer(turn)
     except NoDocuments as nothing:
         content = prompts.no_documents(nothing.knowledge)
     if turn.answer is None or turn.answer.content != content:

@@ -1,18 +1,18 @@
-"""How a team answers. Coordinate: a leader delegates, members work, the leader answers."""
+"""How one member of a team works, and what it is shown of the others."""
 
 from collections.abc import Sequence
 
 from manifests import Knowledge, Member
 from orchestrator.core import prompts
-from orchestrator.core.agent import Ability, Agent, BadArguments, Invocation, text_argument
+from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
 from orchestrator.core.search import NoDocuments, NothingFound, search, search_before_answer
 from orchestrator.core.turn import Turn
 from servicekit.errors import ServiceError
 
 
-class Coordinate:
-    """A leader and its members; a team of one member is that agent alone."""
+class Members:
+    """The members of a turn's team at work; remembers what each reported."""
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
@@ -24,82 +24,38 @@ class Coordinate:
             if logged.step.error is None
         ]
 
-    async def answer(self) -> str:
-        """The team's answer.
+    async def delegate(self, member: Member, task: str, *, call_id: str) -> str:
+        """A member's report on a task; from the log if an earlier attempt of the run has it.
 
         Raises:
-            NoDocuments: A member must search first and has nothing to search in.
-            ServiceError: The run's limits, or a model that cannot be had.
+            NoDocuments: It must search first and has nothing to search in.
+            ServiceError: It failed. The log has it; what becomes of the run is the caller's to say.
         """
-        if len(self._spec.members) == 1:
-            return await self._work(
-                self._spec.members[0], path="", speaks_as="", task="", since=0, history=self._history()
-            )
-        leader = Agent(
-            turn=self._turn,
-            path="",
-            member="",
-            config=self._turn.model_config(self._spec.model_config_ref.name),
-            abilities=[
-                Ability(
-                    tool=prompts.delegate_tool(self._spec.members),
-                    call=self._delegate,
-                    side_effects=False,
-                    resumes=True,
-                )
-            ],
-        )
-        with self._turn.stages.stage("context_assembly"):
-            conversation = [
-                Prompt(role="system", content=prompts.leader_system(self._turn.team)),
-                *self._history(),
-                Prompt(role="user", content=self._turn.question),
-            ]
-        return await leader.answer(conversation)
-
-    async def _delegate(self, call: Invocation) -> str:
-        name, task = text_argument(call.arguments, "member"), text_argument(call.arguments, "task")
-        member = next((m for m in self._spec.members if m.name == name), None)
-        if member is None:
-            names = ", ".join(m.name for m in self._spec.members)
-            raise BadArguments(f"There is no member {name!r}; the members are: {names}.")
         log, recorded = self._turn.log, self._turn.recorded
-        ended = recorded.member_ends.get(call.call_id)
+        ended = recorded.member_ends.get(call_id)
         if ended is not None:
             return self._reported_before(member, ended.step)
-        started = recorded.member_starts.get(call.call_id)
+        started = recorded.member_starts.get(call_id)
         if started is not None:
             sequence = started.sequence
         else:
-            sequence = log.emit(MemberStarted(call_id=call.call_id, task=task), member=name)
+            sequence = log.emit(MemberStarted(call_id=call_id, task=task), member=member.name)
         try:
-            report = await self._work(
-                member, path=call.call_id, speaks_as=name, task=task, since=sequence, history=[]
+            report = await self.work(
+                member, path=call_id, speaks_as=member.name, task=task, since=sequence, history=[]
             )
         except NoDocuments as nothing:
             answer = prompts.no_documents(nothing.knowledge)
-            log.emit(MemberFinished(call_id=call.call_id, answer=answer), member=name)
+            log.emit(MemberFinished(call_id=call_id, answer=answer), member=member.name)
             raise
         except ServiceError as error:
-            log.emit(MemberFinished(call_id=call.call_id, answer="", error=error), member=name)
-            return _told(name, error)
-        sequence = log.emit(MemberFinished(call_id=call.call_id, answer=report), member=name)
-        self._reports.append((sequence, name, report))
+            log.emit(MemberFinished(call_id=call_id, answer="", error=error), member=member.name)
+            raise
+        sequence = log.emit(MemberFinished(call_id=call_id, answer=report), member=member.name)
+        self._reports.append((sequence, member.name, report))
         return report
 
-    def _reported_before(self, member: Member, ended: MemberFinished) -> str:
-        """What a member said in an earlier attempt of the run."""
-        if ended.error is not None:
-            return _told(member.name, ended.error)
-        bases = [k.knowledge_base_ref.name for k in self._uses(member) if k.search == "Always"]
-        if bases and ended.answer == prompts.no_documents(bases):
-            raise NoDocuments(bases)
-        return ended.answer
-
-    def _uses(self, member: Member) -> list[Knowledge]:
-        return [use for use in self._spec.knowledge if use.name in member.knowledge]
-
-    async def _work(
+    async def work(
         self,
         member: Member,
         *,
@@ -109,6 +65,20 @@ class Coordinate:
         since: int,
         history: Sequence[Prompt],
     ) -> str:
+        """A member's answer.
+
+        Args:
+            member: Who works.
+            path: Its place in the run: empty, or the call that delegated to it.
+            speaks_as: Whose its events are: its name; empty for the team itself.
+            task: What it is to do; empty for the user's question.
+            since: Sequence of the event that it began with: what came later it is not shown.
+            history: The conversation before the question.
+
+        Raises:
+            NoDocuments: It must search first and has nothing to search in.
+            ServiceError: The run's limits, or a model that cannot be had.
+        """
         uses = self._uses(member)
         first = [k for k in uses if k.search == "Always"]
         on_demand = [k for k in uses if k.search == "OnDemand"]
@@ -135,6 +105,18 @@ class Coordinate:
         )
         return await agent.answer(conversation)
 
+    def _reported_before(self, member: Member, ended: MemberFinished) -> str:
+        """What a member said in an earlier attempt of the run."""
+        if ended.error is not None:
+            raise ended.error
+        bases = [k.knowledge_base_ref.name for k in self._uses(member) if k.search == "Always"]
+        if bases and ended.answer == prompts.no_documents(bases):
+            raise NoDocuments(bases)
+        return ended.answer
+
+    def _uses(self, member: Member) -> list[Knowledge]:
+        return [use for use in self._spec.knowledge if use.name in member.knowledge]
+
     def _task(self, task: str, found: str, since: int) -> str:
         """What an agent is asked that began with event `since`: the same in every attempt."""
         interactions = self._spec.sharing.member_interactions
@@ -156,13 +138,3 @@ class Coordinate:
             return "\n\n".join(report.text for report in reports)
 
         return Ability(tool=prompts.search_tool([use.name for use in uses]), call=call, side_effects=False)
-
-    def _history(self) -> list[Prompt]:
-        return [Prompt(role=m.role, content=m.content) for m in self._turn.history]
-
-
-def _told(member: str, error: ServiceError) -> str:
-    """What the leader is told of a member that failed: it may do without, or fails for the same reason."""
-    if error.reason == "RUN_LIMIT_REACHED":
-        raise error
-    return f"{member} could not do it: {error.message}"
