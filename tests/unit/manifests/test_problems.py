@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import load_text
+from manifests import AgentTeamSpec, load_text
+
+TEAM_FIELDS = ", ".join(str(field.alias) for field in AgentTeamSpec.model_fields.values())
 
 TEAM = """\
 apiVersion: agentteams.dev/v1alpha1
@@ -53,9 +55,8 @@ CASES = [
     (
         TEAM,
         "  members:",
-        "  workflow: {}\n  members:",
-        "7: spec.workflow: unknown field; known here: description, mode, modelConfigRef, instructions, "
-        "members, sharing, knowledge, limits, session",
+        "  colour: {}\n  members:",
+        f"7: spec.colour: unknown field; known here: {TEAM_FIELDS}",
     ),
     (TEAM, "topK: 4", "topK: 0", "13: spec.knowledge[0].topK: must be at least 1 (got 0)"),
     (TEAM, "topK: 4", "topK: 101", "13: spec.knowledge[0].topK: must be at most 100 (got 101)"),

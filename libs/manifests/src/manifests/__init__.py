@@ -1,7 +1,9 @@
 """The custom resources of AgentTeams, and the catalogue that reads them from a folder."""
 
+from manifests.answer import AnswerFormat
 from manifests.base import API_VERSION, DEFAULT_NAMESPACE, Metadata, ModelConfigRef
 from manifests.catalogue import Catalogue
+from manifests.json_schema import schema_problem
 from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
 from manifests.model import ModelConfig, ModelConfigSpec, SecretKeyRef
@@ -24,6 +26,7 @@ __all__ = [
     "KINDS",
     "AgentTeam",
     "AgentTeamSpec",
+    "AnswerFormat",
     "Catalogue",
     "Chunking",
     "EvidenceReuse",
@@ -47,4 +50,5 @@ __all__ = [
     "check_references",
     "load_file",
     "load_text",
+    "schema_problem",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from manifests.answer import AnswerFormat
 from manifests.base import (
     API_VERSION,
     Metadata,
@@ -150,6 +151,7 @@ class AgentTeamSpec(Model):
     knowledge: tuple[Knowledge, ...] = Field(
         default=(), max_length=16, description="Knowledge bases that members may search."
     )
+    answer: AnswerFormat | None = Field(default=None, description="The form of answers. Default: text.")
     limits: Limits = Field(default_factory=Limits, description="Where a run is stopped.")
     session: SessionPolicy = Field(
         default_factory=SessionPolicy, description="What a run knows of the conversation before it."
