@@ -3,12 +3,14 @@
 from manifests.answer import AnswerFormat
 from manifests.base import API_VERSION, DEFAULT_NAMESPACE, Metadata, ModelConfigRef
 from manifests.catalogue import Catalogue
+from manifests.fallbacks import fallback_chain
 from manifests.json_schema import schema_problem
 from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
-from manifests.model import ModelConfig, ModelConfigSpec, SecretKeyRef
+from manifests.model import ModelConfig, ModelConfigSpec
 from manifests.problems import Problem
 from manifests.references import check_references
+from manifests.secrets import HeaderFrom, SecretKeyRef
 from manifests.team import (
     AgentTeam,
     AgentTeamSpec,
@@ -31,6 +33,7 @@ __all__ = [
     "Chunking",
     "EvidenceReuse",
     "FileContent",
+    "HeaderFrom",
     "Knowledge",
     "KnowledgeBase",
     "KnowledgeBaseSpec",
@@ -48,6 +51,7 @@ __all__ = [
     "SessionPolicy",
     "Sharing",
     "check_references",
+    "fallback_chain",
     "load_file",
     "load_text",
     "schema_problem",

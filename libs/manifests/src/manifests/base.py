@@ -17,12 +17,16 @@ DECIMAL_PATTERN = r"^-?[0-9]{1,6}(\.[0-9]{1,6})?$"
 SECRET_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 # Not "." and "..": in local mode a secret is the file <secrets_dir>/<name>/<key>.
 SECRET_KEY_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$"
+HEADER_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
+CURRENCY_PATTERN = r"^[A-Z]{3}$"
 
 PATTERN_WORDS = {
     NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
     DECIMAL_PATTERN: 'must be a decimal in quotes, such as "0.92"',
     SECRET_NAME_PATTERN: "must be a secret's name: lower-case letters, digits, '-' and '.'",
     SECRET_KEY_PATTERN: "must be a key of a secret: letters, digits, '-', '_', '.', and no '.' first",
+    HEADER_PATTERN: "must be the name of an HTTP header: letters, digits and '-'",
+    CURRENCY_PATTERN: "must be a currency's ISO 4217 code, three capital letters such as USD",
 }
 """What a pattern means, for people."""
 
@@ -61,6 +65,9 @@ def decimal(minimum: str, maximum: str) -> AfterValidator:
 Similarity = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("-1", "1")]
 Threshold = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "1")]
 Temperature = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "2")]
+Price = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "100000")]
+Cost = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "999999")]
+Currency = Annotated[str, StringConstraints(pattern=CURRENCY_PATTERN)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import structlog
 from watchfiles import awatch
 
+from manifests.fallbacks import reachable_models
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import FileContent, Key, LoadedObject, duplicate, load_file
 from manifests.model import ModelConfig
@@ -110,6 +111,7 @@ class Catalogue:
         keys += [
             ("KnowledgeBase", namespace, k.knowledge_base_ref.name) for k in team.resource.spec.knowledge
         ]
+        keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
         texts = []
         for key in dict.fromkeys(keys):
             for problem in state.reference_problems.get(key, []):

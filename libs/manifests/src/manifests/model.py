@@ -9,15 +9,17 @@ from pydantic_core import PydanticCustomError
 
 from manifests.base import (
     API_VERSION,
-    SECRET_KEY_PATTERN,
-    SECRET_NAME_PATTERN,
+    Currency,
     Metadata,
     Model,
+    ModelConfigRef,
+    Price,
     Temperature,
     Threshold,
     Violation,
     refuse,
 )
+from manifests.secrets import HeaderFrom, SecretKeyRef, header_violations
 
 ModelType = Literal["Chat", "Embedding"]
 Provider = Literal["BuiltIn", "OpenAI", "OpenAICompatible"]
@@ -51,14 +53,25 @@ class Endpoint(Model):
     )
 
 
-class SecretKeyRef(Model):
-    """Refers to one key of a Secret of the same namespace."""
+class Tls(Model):
+    """How an endpoint is trusted."""
 
-    name: Annotated[str, StringConstraints(pattern=SECRET_NAME_PATTERN)] = Field(
-        description="Name of the Secret. In local mode: a folder below the secrets folder."
+    ca_secret_key_ref: SecretKeyRef = Field(
+        description="Where the certificates (PEM) of the only authorities are that may vouch for it."
     )
-    key: Annotated[str, StringConstraints(pattern=SECRET_KEY_PATTERN)] = Field(
-        description="Key within the Secret. In local mode: a file in that folder."
+
+
+class Pricing(Model):
+    """What tokens cost."""
+
+    currency: Currency = Field(
+        description="ISO 4217 code, such as USD. All models that a team can reach have the same."
+    )
+    input_per_million_tokens: Price = Field(
+        description='Of tokens read, cached ones included. Decimal in quotes, "0" to "100000".'
+    )
+    output_per_million_tokens: Price = Field(
+        description='Of tokens written, those of its reasoning included. Decimal in quotes, "0" to "100000".'
     )
 
 
@@ -78,7 +91,33 @@ class Parameters(Model):
 class ModelLimits(Model):
     """How much a model is asked for, and for how long."""
 
-    timeout_seconds: int = Field(default=120, ge=1, le=3600, description="Longest wait for one request.")
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Requests from one process, spread evenly: at most 10 seconds' worth at once, the others "
+        "wait their turn. Only with type Chat. Default: no bound.",
+    )
+    tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1000,
+        le=1_000_000_000,
+        description="Tokens sent and written from one process, spread as requestsPerMinute is. Only with "
+        "type Chat. Default: no bound.",
+    )
+    timeout_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=3600,
+        description="Longest time of one request, from when it is sent to the last byte of its answer.",
+    )
+    idle_timeout_seconds: int = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="Longest silence within a request, before its first byte or between two. Only with type "
+        "Chat.",
+    )
     max_retries: int = Field(
         default=2, ge=0, le=10, description="Further attempts after a failure worth retrying."
     )
@@ -108,7 +147,34 @@ class ModelConfigSpec(Model):
     parameters: Parameters = Field(
         default_factory=Parameters, description="How the model samples. Only with type Chat."
     )
-    limits: ModelLimits = Field(default_factory=ModelLimits, description="Time, retries and concurrency.")
+    context_tokens: int | None = Field(
+        default=None,
+        ge=256,
+        le=10_000_000,
+        description="How many tokens the model can read and write in one call. Only with type Chat. Default: "
+        "not known, and nothing is left out of a prompt for it.",
+    )
+    headers_from: tuple[HeaderFrom, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Headers sent with every request, their values from Secrets. Only with type Chat and not "
+        "with BuiltIn.",
+    )
+    tls: Tls | None = Field(
+        default=None, description="How the endpoint is trusted. Only with type Chat and OpenAICompatible."
+    )
+    limits: ModelLimits = Field(
+        default_factory=ModelLimits, description="Time, retries, concurrency and rates."
+    )
+    fallback_refs: tuple[ModelConfigRef, ...] = Field(
+        default=(),
+        max_length=8,
+        description="ModelConfigs of the same type that are asked in this order when this one cannot answer, "
+        "each followed by its own. Only with type Chat: vectors of two models do not compare.",
+    )
+    pricing: Pricing | None = Field(
+        default=None, description="What its tokens cost. Only with type Chat. Default: not known."
+    )
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -149,8 +215,47 @@ class ModelConfigSpec(Model):
                     "is required with provider OpenAI",
                     "add credentialsSecretKeyRef: {name: SECRET, key: KEY}",
                 )
-        if self.type == "Embedding" and self.parameters != Parameters():
-            yield Violation(("parameters",), "only a model of type Chat has parameters", "remove it")
+        if self.type == "Embedding":
+            yield from self._chat_only()
+        yield from self._header_violations()
+        if self.tls is not None and self.provider != "OpenAICompatible":
+            yield Violation(
+                ("tls",),
+                f"must not be set with provider {self.provider}, whose certificate is known",
+                "remove it, or set provider: OpenAICompatible",
+            )
+
+    def _chat_only(self) -> Iterator[Violation]:
+        limits, defaults = self.limits, ModelLimits()
+        for field, is_set in (
+            (("parameters",), self.parameters != Parameters()),
+            (("contextTokens",), self.context_tokens is not None),
+            (("headersFrom",), bool(self.headers_from)),
+            (("tls",), self.tls is not None),
+            (("fallbackRefs",), bool(self.fallback_refs)),
+            (("pricing",), self.pricing is not None),
+            (("limits", "requestsPerMinute"), limits.requests_per_minute is not None),
+            (("limits", "tokensPerMinute"), limits.tokens_per_minute is not None),
+            (("limits", "idleTimeoutSeconds"), limits.idle_timeout_seconds != defaults.idle_timeout_seconds),
+        ):
+            if is_set:
+                yield Violation(field, f"only a model of type Chat has {field[-1]}", "remove it")
+
+    def _header_violations(self) -> Iterator[Violation]:
+        if self.headers_from and self.provider == "BuiltIn":
+            yield Violation(
+                ("headersFrom",),
+                "must not be set with provider BuiltIn, whose endpoint the installation provides",
+                "remove it, or set provider: OpenAICompatible",
+            )
+        yield from header_violations(self.headers_from, "headersFrom")
+        for index, header in enumerate(self.headers_from):
+            if header.name.lower() == "authorization" and self.credentials_secret_key_ref is not None:
+                yield Violation(
+                    ("headersFrom", index, "name"),
+                    "credentialsSecretKeyRef sends Authorization already",
+                    "remove one of the two",
+                )
 
 
 class ModelConfig(Model):

@@ -1,8 +1,9 @@
 """References between objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from manifests.base import dotted
+from manifests.fallbacks import Complaint, cycles, price_rules
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import Key, LoadedObject
 from manifests.model import ModelConfig, ModelType
@@ -36,6 +37,11 @@ def _problems_of(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> I
         for index, knowledge in enumerate(spec.knowledge):
             at_knowledge = ("spec", "knowledge", index, "knowledgeBaseRef", "name")
             yield from check.exists("KnowledgeBase", knowledge.knowledge_base_ref.name, *at_knowledge)
+        yield from check.told(price_rules(resource, objects))
+    else:
+        for index, ref in enumerate(resource.spec.fallback_refs):
+            yield from check.model(ref.name, resource.spec.type, "spec", "fallbackRefs", index, "name")
+        yield from check.told(cycles(resource, objects))
 
 
 class _Check:
@@ -63,6 +69,10 @@ class _Check:
                 f'ModelConfig "{name}" has type {target.resource.spec.type}, and {wanted} is needed here'
             )
             yield self._problem(message, f"name a ModelConfig of type {wanted}", *at)
+
+    def told(self, complaints: Iterable[Complaint]) -> Iterator[Problem]:
+        for at, message, fix in complaints:
+            yield self._problem(message, fix, *at)
 
     def _problem(self, message: str, fix: str, *at: str | int) -> Problem:
         kind, namespace, name = self._loaded.key

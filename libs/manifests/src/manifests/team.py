@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from manifests.answer import AnswerFormat
 from manifests.base import (
     API_VERSION,
+    Cost,
     Metadata,
     Model,
     ModelConfigRef,
@@ -116,11 +117,16 @@ class Limits(Model):
         le=100_000_000,
         description="Tokens sent and written in a run, all agents together.",
     )
+    max_cost_per_run: Cost | None = Field(
+        default=None,
+        description="What the model calls of a run may cost, all agents together, in the currency of the "
+        'models\' pricing. Decimal in quotes, such as "0.50". Default: no bound.',
+    )
     max_concurrent_runs: int = Field(
         default=50,
         ge=1,
         le=100_000,
-        description="Runs of this team at a time; one more is refused until one ends.",
+        description="Runs of this team at a time, wherever they run; one more is refused until one ends.",
     )
 
 

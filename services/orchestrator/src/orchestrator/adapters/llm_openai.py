@@ -45,7 +45,7 @@ class OpenAIChatModel:
         self._client = client
         self._model = model
         self._name = config.metadata.name
-        self._timeout_s = config.spec.limits.timeout_seconds
+        self._idle_s = idle_s(config)
         parameters = config.spec.parameters
         self._options: dict[str, object] = {
             key: value
@@ -110,7 +110,7 @@ class OpenAIChatModel:
         while error.__cause__ is not None:
             error = error.__cause__
         if isinstance(error, TimeoutError | httpx2.TimeoutException):
-            what = f"model {self._name} said nothing for {self._timeout_s} s (limits.timeoutSeconds)"
+            what = f"model {self._name} said nothing for {self._idle_s} s (limits.idleTimeoutSeconds)"
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
             what = f"no answer from the endpoint of model {self._name}: {reason}"
@@ -128,6 +128,12 @@ class OpenAIChatModel:
                 said, reason="MODEL_UNAVAILABLE", metadata=metadata, retry_after=_retry_after(error)
             )
         return FailedPrecondition(said, reason="MODEL_REJECTED", metadata=metadata)
+
+
+def idle_s(config: ModelConfig) -> int:
+    """Longest silence within a request, in seconds."""
+    limits = config.spec.limits
+    return min(limits.idle_timeout_seconds, limits.timeout_seconds)
 
 
 def _said(error: openai.APIStatusError) -> str:

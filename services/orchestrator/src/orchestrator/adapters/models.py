@@ -14,7 +14,7 @@ import structlog
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from manifests import ModelConfig, ModelConfigSpec
-from orchestrator.adapters.llm_openai import OpenAIChatModel
+from orchestrator.adapters.llm_openai import OpenAIChatModel, idle_s
 from orchestrator.core.ports import ChatModel
 from servicekit.errors import FailedPrecondition
 
@@ -124,7 +124,7 @@ class EndpointModels:
 
 
 def _client(endpoint: Endpoint, config: ModelConfig, tls: ssl.SSLContext) -> AsyncOpenAI:
-    timeout = openai.Timeout(config.spec.limits.timeout_seconds, connect=_CONNECT_S)
+    timeout = openai.Timeout(idle_s(config), connect=_CONNECT_S)
     return AsyncOpenAI(
         api_key=endpoint.api_key or _NO_KEY,
         base_url=endpoint.url,
