@@ -15,7 +15,7 @@ EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services tests bench protos/generate.py requirements/compile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo setup test test-unit lint fmt types layers proto proto-check lock bench chaos check clean
+.PHONY: help run demo setup test test-unit golden lint fmt types layers proto proto-check lock bench chaos check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -32,6 +32,9 @@ test: $(VENV)/.dev ## All tests, with real services, Postgres and Milvus Lite
 
 test-unit: $(VENV)/.dev ## Only the tests that start no server process
 	@$(BIN)/python -m pytest tests/unit
+
+golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
+	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says
 
 lint: $(VENV)/.dev layers proto-check ## Style, imports between parts, the proto files
 	@$(BIN)/ruff check $(SOURCES)

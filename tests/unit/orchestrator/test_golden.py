@@ -1,0 +1,29 @@
+"""Every example with a golden history runs as that says, and goes on from anywhere in it."""
+
+import pytest
+
+from tests.support import scenes_modes
+from tests.support.golden import GOLDEN, Scene, compare, cut_anywhere, golden_events, play
+
+pytestmark = pytest.mark.looptime
+
+SCENES = [*scenes_modes.SCENES]
+
+
+@pytest.fixture(params=SCENES, ids=lambda scene: scene.name)
+def scene(request: pytest.FixtureRequest) -> Scene:
+    found: Scene = request.param
+    return found
+
+
+async def test_an_example_runs_as_its_golden_history_says(scene: Scene) -> None:
+    played = await play(scene)
+    compare(scene, played.events)
+
+
+async def test_a_golden_history_goes_on_from_anywhere_without_doing_a_step_again(scene: Scene) -> None:
+    await cut_anywhere(scene, golden_events(scene))
+
+
+def test_every_golden_file_has_its_scene() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == {scene.name for scene in SCENES}
