@@ -323,18 +323,20 @@ async def test_long_messages_make_short_pages(ada: Client) -> None:
     system = session_pb2.Message(role=session_pb2.ROLE_SYSTEM, content="ü" * 700_000)
     question = session_pb2.Message(role=session_pb2.ROLE_USER, content="?")
     run = (await ada.BeginRun(begin(input=[*[system] * 5, question]))).run
-    await ada.AppendRunEvents(append(run.name, finished(2, run_pb2.RUN_STATE_CANCELLED)))
-    seen: list[int] = []
+    end = finished(3, run_pb2.RUN_STATE_SUCCEEDED)
+    await ada.AppendRunEvents(append(run.name, answer(2, "ü" * 1_400_000), end))
+    pages: list[list[int]] = []
     request = pb.ListMessagesRequest(parent=run.session)
     while True:
         response = await ada.ListMessages(request)
-        seen += [m.sequence for m in response.messages]
+        pages.append([m.sequence for m in response.messages])
+        assert all(m.content in (system.content, "?", "ü" * 1_400_000) for m in response.messages)
         if not response.next_page_token:
             break
         request.page_token = response.next_page_token
-    assert seen == [1, 2, 3, 4, 5, 6]
+    assert pages == [[1, 2, 3, 4, 5, 6], [7]]
     history = (await ada.BeginRun(begin(session=run.session, history_messages=200))).history
-    assert [m.sequence for m in history] == [4, 5, 6]
+    assert [m.sequence for m in history] == [3, 4, 5, 6, 7]
 
 
 # Leases
@@ -495,7 +497,7 @@ def _without_time() -> run_pb2.RunEvent:
         ([event(2, run_started=run_pb2.RunStarted())], "events[0].event"),
         ([_without_time()], "events[0].create_time"),
         (
-            [event(2, tool_call_finished=run_pb2.ToolCallFinished(result="x" * 16_001))],
+            [event(2, tool_call_finished=run_pb2.ToolCallFinished(result="x" * 2_000_001))],
             "events[0].tool_call_finished.result",
         ),
         ([finished(2, run_pb2.RUN_STATE_SUCCEEDED), tool_call(3)], "events[0].run_finished"),

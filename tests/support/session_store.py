@@ -155,7 +155,12 @@ async def appended(store: SqlSessionStore, run: str, events: Sequence[NewEvent],
 
 
 async def all_messages(store: SqlSessionStore, owner: Owner, session: str) -> tuple[Message, ...]:
-    return await store.list_messages(owner, session, after_sequence=0, limit=1000)
+    found: list[Message] = []
+    while True:
+        page = await store.list_messages(owner, session, after_sequence=len(found), limit=1000)
+        found += page.items
+        if not page.more:
+            return tuple(found)
 
 
 async def all_events(store: SqlSessionStore, owner: Owner, run: str) -> tuple[Event, ...]:

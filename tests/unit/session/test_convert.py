@@ -9,10 +9,10 @@ from agentteams.session.v1 import session_service_pb2 as pb
 
 from servicekit.errors import InvalidArgument
 from session import convert
+from session.adapters.blobs import event_bytes
 from session.core.model import (
     TITLE_CHARACTERS,
     BusyPolicy,
-    Event,
     Message,
     Role,
     RunState,
@@ -78,23 +78,22 @@ def test_pages_keep_within_their_bytes() -> None:
     # Each counts four bytes a character that is not ASCII, and 256 for the rest.
     found = [message(n, "ü" * 1000) for n in range(1, 6)]
     assert [size_bytes(message(1, text)) for text in ("x" * 10, "ü" * 10)] == [266, 296]
-    assert [m.sequence for m in oldest_within(found, 9_000)] == [1, 2]
-    assert [m.sequence for m in newest_within(found, 9_000)] == [4, 5]
-    assert [m.sequence for m in oldest_within(found, 1)] == [1]  # a page is never empty
-    assert newest_within(found, 1) == []
-    assert oldest_within(found, 10**9) == found
-    assert newest_within(found, 10**9) == found
+    assert [m.sequence for m in oldest_within(found, 9_000, size_bytes)] == [1, 2]
+    assert [m.sequence for m in newest_within(found, 9_000, size_bytes)] == [4, 5]
+    assert [m.sequence for m in oldest_within(found, 1, size_bytes)] == [1]  # a page is never empty
+    assert newest_within(found, 1, size_bytes) == []
+    assert oldest_within(found, 10**9, size_bytes) == found
+    assert newest_within(found, 10**9, size_bytes) == found
 
 
-def test_pages_of_events_keep_within_their_bytes_and_are_never_empty() -> None:
-    time = datetime(2026, 1, 1, tzinfo=UTC)
-    events = [
-        Event(sequence=n, kind="x", member="", create_time=time, payload=b"x" * 1000) for n in range(1, 4)
-    ]
-    assert [e.sequence for e in convert.events_within(events, 2_100)] == [1, 2]
-    assert [e.sequence for e in convert.events_within(events, 1)] == [1]
-    assert convert.events_within(events, 10_000) == events
-    assert convert.events_within([], 1) == []
+def test_pages_of_events_count_what_is_stored_elsewhere_and_are_never_empty() -> None:
+    stored: list[tuple[Any, ...]] = [(n, "x", "", 0, b"x" * 1000, None, None) for n in (1, 2)]
+    stored.append((3, "x", "", 0, b"", b"digest", 5000))
+    assert [row[0] for row in oldest_within(stored, 2_100, event_bytes)] == [1, 2]
+    assert [row[0] for row in oldest_within(stored, 5_000, event_bytes)] == [1, 2]
+    assert [row[0] for row in oldest_within(stored, 1, event_bytes)] == [1]
+    assert oldest_within(stored, 10_000, event_bytes) == stored
+    assert oldest_within([], 1, event_bytes) == []
 
 
 def test_the_second_attempt_comes_at_once_and_the_others_ever_later() -> None:

@@ -38,7 +38,11 @@ def main() -> None:
 
 async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
     """Puts the server together."""
-    database = open_database(settings.session_database_url, settings.limits())
+    database = open_database(
+        settings.session_database_url,
+        settings.limits(),
+        offload_bytes=settings.session_offload_bytes,
+    )
     stack.push_async_callback(database.close)
 
     async def ready() -> None:

@@ -18,7 +18,7 @@ from session.core.user_data import MAX_RETENTION, MIN_RETENTION
 MAX_DISPLAY_NAME = 200
 MAX_INPUT_MESSAGES = 200
 MAX_EVENTS = 256
-MAX_TOOL_RESULT = 16_000
+MAX_TOOL_RESULT = 2_000_000  # characters of four bytes at most: it always fits into an event
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024  # of an event: it must fit into a response
 MAX_RENEWED_RUNS = 1_000
 # A run that is taken over comes with its input: it must fit into a response with all the rest.
@@ -179,13 +179,13 @@ def _run_event(field: str, event: run_pb2.RunEvent, *, last: bool) -> None:
     if not event.HasField("create_time"):
         raise InvalidArgument.field(f"{field}.create_time", "is required: when the step happened")
     text(f"{field}.member", event.member)
-    _size(field, event)
     if kind == "tool_call_finished" and len(event.tool_call_finished.result) > MAX_TOOL_RESULT:
         raise InvalidArgument.field(
             f"{field}.tool_call_finished.result",
             f"at most {MAX_TOOL_RESULT} characters are allowed; shorten it and say so in it",
             len(event.tool_call_finished.result),
         )
+    _size(field, event)
     if kind == "run_finished":
         _run_finished(f"{field}.run_finished", event.run_finished, last=last)
 

@@ -1,7 +1,6 @@
 """Protobuf to domain and back."""
 
 import hashlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from agentteams.session.v1 import run_pb2, session_pb2, session_service_pb2
@@ -142,15 +141,6 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
 def event_to_pb(event: Event) -> run_pb2.RunEvent:
     """The event as it was stored."""
     return run_pb2.RunEvent.FromString(event.payload)
-
-
-def events_within(events: Sequence[Event], budget_bytes: int) -> Sequence[Event]:
-    """The first events that fit, and always one."""
-    for index, event in enumerate(events):
-        budget_bytes -= len(event.payload) + 16
-        if budget_bytes < 0:
-            return events[: max(index, 1)]
-    return events
 
 
 def busy_policy(value: "run_pb2.BusyPolicy.ValueType") -> BusyPolicy:

@@ -20,7 +20,6 @@ from session import checks, convert
 from session.callers import current_owner as _owner
 from session.callers import owner_named
 from session.core.model import NewRun, NewSession, title_of
-from session.core.pages import PAGE_BYTES, oldest_within
 from session.core.ports import SessionStore
 from session.user_data_servicer import UserDataMethods, session_times
 
@@ -122,13 +121,12 @@ class SessionServicer(UserDataMethods):
         bound = ("messages", owner.tenant, owner.user, session)
         after = int(self._tokens.decode(bound, request.page_token)) if request.page_token else 0
         limit = page_size(request.page_size, default=50, maximum=200)
-        found = await self._store.list_messages(owner, session, after_sequence=after, limit=limit + 1)
-        page = oldest_within(found[:limit], PAGE_BYTES)
+        page = await self._store.list_messages(owner, session, after_sequence=after, limit=limit)
         response = session_service_pb2.ListMessagesResponse(
-            messages=[convert.message_to_pb(message) for message in page]
+            messages=[convert.message_to_pb(message) for message in page.items]
         )
-        if len(found) > len(page):
-            response.next_page_token = self._tokens.encode(bound, str(page[-1].sequence))
+        if page.more:
+            response.next_page_token = self._tokens.encode(bound, str(page.items[-1].sequence))
         return response
 
     async def BeginRun(
@@ -262,8 +260,7 @@ class SessionServicer(UserDataMethods):
             after_sequence=checks.number("after_sequence", request.after_sequence),
             limit=page_size(request.page_size, default=100, maximum=500),
         )
-        page = convert.events_within(events, PAGE_BYTES)
-        return session_service_pb2.ListRunEventsResponse(events=map(convert.event_to_pb, page))
+        return session_service_pb2.ListRunEventsResponse(events=map(convert.event_to_pb, events))
 
     def _place(self, bound: tuple[str, ...], token: str) -> tuple[datetime, str] | None:
         return convert.place(self._tokens.decode(bound, token)) if token else None

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.config import ServerSettings
+from session.adapters.blobs import OFFLOAD_BYTES
 from session.adapters.database import PoolLimits
 
 
@@ -40,6 +41,12 @@ class Settings(DatabaseSettings, ServerSettings):
     port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     session_auto_migrate: bool = Field(
         False, description="Migrate the schema at the start; for one machine. A cluster runs a job."
+    )
+    session_offload_bytes: int = Field(
+        OFFLOAD_BYTES,
+        ge=0,
+        description="Larger messages and events leave their rows; 0: none does, as code before schema"
+        " 0005 needs it while it runs beside this one.",
     )
     session_sweep_interval_s: float = Field(
         60.0, ge=1, description="Pause between two searches for sessions whose retention is over."

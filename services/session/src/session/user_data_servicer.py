@@ -110,7 +110,8 @@ async def _records_of_session(
 ) -> AsyncIterator[UserRecord]:
     last = 0
     while last < session.message_count:
-        messages = await store.list_messages(owner, session.id, after_sequence=last, limit=_PAGE)
+        page = await store.list_messages(owner, session.id, after_sequence=last, limit=_PAGE)
+        messages = page.items
         if not messages:
             break
         for message in messages:

@@ -794,7 +794,7 @@ class ToolCallFinished(_message.Message):
     call_id: _builtins.str
     """The call."""
     result: _builtins.str
-    """What the model was given. At most 16,000 characters."""
+    """What the model was given. At most 2,000,000 characters."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it has no result; absent when it has."""

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from servicekit.errors import ResourceExhausted, ServiceError, Unavailable
 from session.adapters.access import Access, announce
+from session.adapters.blobs import OFFLOAD_BYTES, OPTION
 
 T = TypeVar("T")
 
@@ -63,11 +64,12 @@ class Database(Protocol):
         ...
 
 
-def open_database(url: str, limits: PoolLimits) -> Database:
+def open_database(url: str, limits: PoolLimits, *, offload_bytes: int = OFFLOAD_BYTES) -> Database:
     """The database behind `sqlite:///path` or `postgresql://user@host/name`.
 
     A driver in the URL (`sqlite+aiosqlite`, `postgresql+asyncpg`) is accepted
-    and makes no difference.
+    and makes no difference. Contents of more than `offload_bytes` leave their rows;
+    0: none does.
 
     Raises:
         ValueError: Another kind of URL.
@@ -78,9 +80,9 @@ def open_database(url: str, limits: PoolLimits) -> Database:
         raise ValueError(_URL_HELP) from None  # the text may hold a password: it is not repeated
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
-            return SqliteDatabase(parsed, limits)
+            return SqliteDatabase(parsed, limits, offload_bytes)
         case "postgresql":
-            return PostgresDatabase(parsed, limits)
+            return PostgresDatabase(parsed, limits, offload_bytes)
     raise ValueError(_URL_HELP)
 
 
@@ -92,7 +94,7 @@ _URL_HELP = (
 class PostgresDatabase:
     """Postgres over asyncpg."""
 
-    def __init__(self, url: URL, limits: PoolLimits) -> None:
+    def __init__(self, url: URL, limits: PoolLimits, offload_bytes: int) -> None:
         statement_timeout_ms = int(limits.statement_timeout.total_seconds() * 1000)
         self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg"),
@@ -100,6 +102,7 @@ class PostgresDatabase:
             max_overflow=0,
             pool_timeout=limits.timeout.total_seconds(),
             pool_recycle=1800,
+            execution_options={OPTION: offload_bytes},
             connect_args={
                 "timeout": limits.timeout.total_seconds(),
                 # The server's own limit ends a slow statement; this one is
@@ -136,10 +139,12 @@ class PostgresDatabase:
 class SqliteDatabase:
     """A SQLite file in WAL mode: one thread writes, a few read beside it."""
 
-    def __init__(self, url: URL, limits: PoolLimits) -> None:
+    def __init__(self, url: URL, limits: PoolLimits, offload_bytes: int) -> None:
         self._limits = limits
         url = url.set(drivername="sqlite+pysqlite")
-        self._writing = _sqlite_engine(url, connections=1, readonly=False)
+        self._writing = _sqlite_engine(url, connections=1, readonly=False).execution_options(
+            **{OPTION: offload_bytes}
+        )
         self._reading = _sqlite_engine(url, connections=limits.connections, readonly=True)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(limits.connections, "sqlite-reader")

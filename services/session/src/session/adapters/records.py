@@ -1,20 +1,21 @@
 """What the transactions on runs share: rows to insert, and the texts that an owner of a run needs."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from session.adapters import rows
+from session.adapters import blobs, rows
 from session.adapters.rows import MESSAGE, RUN, owned, owner_values, to_us
 from session.adapters.tables import messages, run_events, runs, sessions
 from session.core.model import AcquiredRun, Event, Message, NewMessage, Owner, Role
-from session.core.pages import PAGE_BYTES, newest_within, sizes_bytes
+from session.core.pages import PAGE_BYTES, newest_within, size_bytes, sizes_bytes
 
 INSERT_RUN = sa.insert(runs)
-INSERT_MESSAGES = sa.insert(messages)
-INSERT_EVENTS = sa.insert(run_events)
+_INSERT_MESSAGES = sa.insert(messages)
+_INSERT_EVENTS = sa.insert(run_events)
 
 # The columns of a run that was acquired, in the order in which `acquired` reads them.
 ACQUIRED = [*RUN, runs.c.fencing_token, runs.c.history_messages, runs.c.first_input, runs.c.input_count]
@@ -71,7 +72,8 @@ def history_before(
         return ()
     values = owner_values(owner) | {"b_id": session, "b_before": before, "b_limit": limit}
     found = connection.execute(_HISTORY, values).all()
-    return tuple(newest_within([rows.message_from(row) for row in reversed(found)], budget_bytes))
+    fit = newest_within(found[::-1], budget_bytes, blobs.message_bytes)
+    return tuple(blobs.messages_from(connection, owner, session, fit))
 
 
 def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
@@ -82,12 +84,12 @@ def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
     values = owner_values(owner) | {"b_id": run.session}
     if first is None:
         found = connection.execute(_ALL_OF_RUN, values | {"b_run": run.id}).all()
-        of_run = [rows.message_from(one) for one in found]
+        of_run = blobs.messages_from(connection, owner, run.session, found)
         questions = [n for n, message in enumerate(of_run, 1) if message.role is Role.USER]
         input_ = tuple(of_run[: questions[-1]]) if questions else ()
     else:
         found = connection.execute(_INPUT, values | {"b_first": first, "b_end": first + count}).all()
-        input_ = tuple(map(rows.message_from, found))
+        input_ = tuple(blobs.messages_from(connection, owner, run.session, found))
     history = history_before(
         connection,
         owner,
@@ -99,11 +101,18 @@ def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
     return AcquiredRun(run=run, fencing_token=token, history=history, input=input_)
 
 
-def message_rows(
-    owner: Owner, session: str, run: str, new: Sequence[NewMessage], *, first: int, now_us: int
-) -> list[dict[str, Any]]:
-    """Rows of messages with the sequences from `first` on."""
-    return [
+def insert_messages(
+    connection: Connection,
+    owner: Owner,
+    session: str,
+    run: str,
+    new: Sequence[NewMessage],
+    *,
+    first: int,
+    now: datetime,
+) -> None:
+    """Stores messages with the sequences from `first` on. The session's row is locked or new."""
+    made = [
         {
             "session_id": session,
             "sequence": sequence,
@@ -112,22 +121,53 @@ def message_rows(
             "role": int(message.role),
             "content": message.content,
             "run_id": run,
-            "create_time_us": now_us,
+            "create_time_us": to_us(now),
             "citations": message.citations,
+            "blob_digest": None,
+            "blob_bytes": None,
         }
         for sequence, message in enumerate(new, first)
     ]
+    most = blobs.offload_bytes(connection)
+    large = [n for n, message in enumerate(new) if size_bytes(message) > most]
+    contents = [(n, content) for n in large if len(content := blobs.join(new[n])) > most]
+    stored = blobs.put(connection, owner, session, [content for _, content in contents])
+    for (n, _), blob in zip(contents, stored, strict=True):
+        made[n] |= {"content": "", "citations": b"", **_named(blob)}
+    connection.execute(_INSERT_MESSAGES, made)
 
 
-def event_row(owner: Owner, run: str, event: Event) -> dict[str, Any]:
-    """A row of run_events."""
-    return {
-        "run_id": run,
-        "sequence": event.sequence,
-        "tenant": owner.tenant,
-        "owner": owner.user,
-        "kind": event.kind,
-        "member": event.member,
-        "create_time_us": to_us(event.create_time),
-        "payload": event.payload,
-    }
+def insert_events(
+    connection: Connection, owner: Owner, run: str, events: Sequence[Event], *, session: str = ""
+) -> None:
+    """Stores events. `session`: its row is locked, so that large ones (see `large`) can leave theirs."""
+    made = [
+        {
+            "run_id": run,
+            "sequence": event.sequence,
+            "tenant": owner.tenant,
+            "owner": owner.user,
+            "kind": event.kind,
+            "member": event.member,
+            "create_time_us": to_us(event.create_time),
+            "payload": event.payload,
+            "blob_digest": None,
+            "blob_bytes": None,
+        }
+        for event in events
+    ]
+    if session:
+        big = [n for n, event in enumerate(events) if large(connection, event)]
+        stored = blobs.put(connection, owner, session, [events[n].payload for n in big])
+        for n, blob in zip(big, stored, strict=True):
+            made[n] |= {"payload": b"", **_named(blob)}
+    connection.execute(_INSERT_EVENTS, made)
+
+
+def large(connection: Connection, event: Event) -> bool:
+    """Whether an event's payload leaves its row."""
+    return len(event.payload) > blobs.offload_bytes(connection)
+
+
+def _named(blob: blobs.Blob) -> dict[str, Any]:
+    return {"blob_digest": blob.digest, "blob_bytes": blob.size_bytes}

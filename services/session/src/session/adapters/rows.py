@@ -32,6 +32,8 @@ MESSAGE = [
     messages.c.run_id,
     messages.c.create_time_us,
     messages.c.citations,
+    messages.c.blob_digest,
+    messages.c.blob_bytes,
 ]
 RUN = [
     runs.c.id,
@@ -56,6 +58,8 @@ EVENT = [
     run_events.c.member,
     run_events.c.create_time_us,
     run_events.c.payload,
+    run_events.c.blob_digest,
+    run_events.c.blob_bytes,
 ]
 
 Row = Sequence[Any]
@@ -129,16 +133,16 @@ def session_from(row: Row) -> Session:
     )
 
 
-def message_from(row: Row) -> Message:
-    """Of the columns MESSAGE."""
+def message_from(row: Row, content: str | None = None, citations: bytes | None = None) -> Message:
+    """Of the columns MESSAGE; a large one with what blobs.py found for it."""
     return Message(
         session=row[0],
         sequence=row[1],
         role=Role(row[2]),
-        content=row[3],
+        content=row[3] if content is None else content,
         run=row[4],
         create_time=from_us(row[5]),
-        citations=row[6],
+        citations=row[6] if citations is None else citations,
     )
 
 
@@ -164,9 +168,15 @@ def run_from(row: Row) -> Run:
     )
 
 
-def event_from(row: Row) -> Event:
-    """Of the columns EVENT."""
-    return Event(sequence=row[0], kind=row[1], member=row[2], create_time=from_us(row[3]), payload=row[4])
+def event_from(row: Row, payload: bytes | None = None) -> Event:
+    """Of the columns EVENT; a large one with what blobs.py found for it."""
+    return Event(
+        sequence=row[0],
+        kind=row[1],
+        member=row[2],
+        create_time=from_us(row[3]),
+        payload=row[4] if payload is None else payload,
+    )
 
 
 def session_not_found(session: str) -> NotFound:

@@ -19,15 +19,14 @@ from session.adapters import rows
 from session.adapters.log_events import FIRST_SEQUENCE, run_started
 from session.adapters.records import (
     ACQUIRED,
-    INSERT_EVENTS,
-    INSERT_MESSAGES,
     INSERT_RUN,
     LOCK_SESSION_OF_RUN,
     Missed,
     acquired,
-    event_row,
     history_before,
-    message_rows,
+    insert_events,
+    insert_messages,
+    large,
 )
 from session.adapters.rows import EVENT, RUN, RUNNING, owned, owner_values, to_us
 from session.adapters.run_queue import begin_next, insert_queued, place_in_queue
@@ -270,10 +269,9 @@ class BeginRun:
             connection.execute(INSERT_RUN, row)
         elif not connection.execute(_INSERT_IF_FREE, {f"b_{k}": v for k, v in row.items()}).rowcount:
             raise Missed
-        inputs = message_rows(self.owner, session, self.run, new.input, first=first, now_us=to_us(self.now))
-        connection.execute(INSERT_MESSAGES, inputs)
+        insert_messages(connection, self.owner, session, self.run, new.input, first=first, now=self.now)
         event = run_started(session, first, count, revision=new.team_revision, now=self.now)
-        connection.execute(INSERT_EVENTS, event_row(self.owner, self.run, event))
+        insert_events(connection, self.owner, self.run, [event])
         history = history_before(
             connection,
             self.owner,
@@ -399,8 +397,11 @@ class AppendEvents:
             if count is None:
                 raise Missed
             first_answer = int(count) - len(answers) + 1
-        elif end is not None and connection.dialect.name == "postgresql":
-            # The end makes the session free: see run_queue. On SQLite nobody else writes now.
+        elif connection.dialect.name == "postgresql" and (
+            end is not None or any(large(connection, new.event) for new in events)
+        ):
+            # The end makes the session free (see run_queue), and a blob names it.
+            # On SQLite nobody else writes now.
             connection.execute(LOCK_SESSION_OF_RUN, values)
         values |= {
             "b_token": self.fencing_token,
@@ -415,10 +416,11 @@ class AppendEvents:
         if row is None:
             raise Missed
         session, cancel_requested = row[0], row[1]
-        connection.execute(INSERT_EVENTS, [event_row(self.owner, self.run, new.event) for new in events])
+        insert_events(connection, self.owner, self.run, [new.event for new in events], session=session)
         if answers:
-            stored = message_rows(self.owner, session, self.run, answers, first=first_answer, now_us=now_us)
-            connection.execute(INSERT_MESSAGES, stored)
+            insert_messages(
+                connection, self.owner, session, self.run, answers, first=first_answer, now=self.now
+            )
         return AppendedEvents(
             last_sequence=last,
             cancel_requested=cancel_requested,

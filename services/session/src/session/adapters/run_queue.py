@@ -17,12 +17,10 @@ from session.adapters import rows
 from session.adapters.log_events import FIRST_SEQUENCE, run_cancelled, run_started
 from session.adapters.records import (
     ACQUIRED,
-    INSERT_EVENTS,
-    INSERT_MESSAGES,
     LOCK_SESSION_OF_RUN,
     acquired,
-    event_row,
-    message_rows,
+    insert_events,
+    insert_messages,
 )
 from session.adapters.rows import PENDING, RUN, RUNNING, owned, owner_values, to_us
 from session.adapters.tables import queued_messages, runs, sessions
@@ -188,9 +186,7 @@ def begin_next(
     new = [NewMessage(role=Role(row[0]), content=row[1], citations=row[2]) for row in waiting]
     last = connection.execute(_ADD_QUEUED, values | {"b_count": len(new)}).scalar_one()
     first = int(last) - len(new) + 1
-    connection.execute(
-        INSERT_MESSAGES, message_rows(owner, session, run, new, first=first, now_us=to_us(now))
-    )
+    insert_messages(connection, owner, session, run, new, first=first, now=now)
     connection.execute(_DELETE_QUEUED, values)
     values |= {
         "b_lease_owner": lease.owner,
@@ -202,7 +198,7 @@ def begin_next(
     }
     row = connection.execute(_PROMOTE, values).one()
     event = run_started(session, first, len(new), revision=revision, now=now)
-    connection.execute(INSERT_EVENTS, event_row(owner, run, event))
+    insert_events(connection, owner, run, [event])
     return acquired(connection, row)
 
 
@@ -269,8 +265,7 @@ class RequestCancel:
         connection.execute(_DELETE_QUEUED, values)
         started = run_started(run.session, 0, 0, revision=revision, now=self.now)
         finished, end = run_cancelled(self.now - run.create_time, self.now)
-        events = [event_row(self.owner, self.run, event) for event in (started, finished)]
-        connection.execute(INSERT_EVENTS, events)
+        insert_events(connection, self.owner, self.run, [started, finished])
         row = connection.execute(_SET_SUMMARY, values | {"b_summary": end.summary}).one()
         return rows.run_from(row)
 

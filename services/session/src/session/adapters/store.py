@@ -10,8 +10,9 @@ from sqlalchemy.engine import Connection
 
 from servicekit.clock import Clock
 from servicekit.errors import InvalidArgument
-from session.adapters import rows
+from session.adapters import blobs, rows
 from session.adapters.access import Bypass
+from session.adapters.blobs import BlobMissing, blob_of
 from session.adapters.database import Database, Duplicate
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
 from session.adapters.memories import MemoryRows
@@ -36,11 +37,31 @@ from session.core.model import (
     Run,
     Session,
 )
-from session.core.pages import PAGE_BYTES, REPLY_BYTES
+from session.core.pages import PAGE_BYTES, REPLY_BYTES, Page, oldest_within
 from session.core.user_data import ANY_TIME, SessionTimes
 
 T = TypeVar("T")
 
+_MESSAGES_AFTER = (
+    sa.select(*MESSAGE)
+    .where(
+        messages.c.session_id == sa.bindparam("b_id"),
+        owned(messages),
+        messages.c.sequence > sa.bindparam("b_after"),
+    )
+    .order_by(messages.c.sequence)
+    .limit(sa.bindparam("b_limit"))
+)
+_EVENTS_AFTER = (
+    sa.select(*EVENT)
+    .where(
+        run_events.c.run_id == sa.bindparam("b_run"),
+        owned(run_events),
+        run_events.c.sequence > sa.bindparam("b_after"),
+    )
+    .order_by(run_events.c.sequence)
+    .limit(sa.bindparam("b_limit"))
+)
 _RUN_BY_ID = sa.select(*RUN).where(runs.c.id == sa.bindparam("b_run"), owned(runs))
 
 
@@ -149,22 +170,20 @@ class SqlSessionStore(UserRows, MemoryRows):
 
     async def list_messages(
         self, owner: Owner, session: str, *, after_sequence: int, limit: int
-    ) -> tuple[Message, ...]:
+    ) -> Page[Message]:
         """See SessionStore."""
-        query = (
-            sa.select(*MESSAGE)
-            .where(
-                messages.c.session_id == sa.bindparam("b_id"),
-                owned(messages),
-                messages.c.sequence > sa.bindparam("b_after"),
-            )
-            .order_by(messages.c.sequence)
-            .limit(limit)
-        )
-        found = await self._all(query, owner, b_id=session, b_after=after_sequence)
-        if not found:
+        values = owner_values(owner) | {"b_id": session, "b_after": after_sequence, "b_limit": limit + 1}
+
+        def look(connection: Connection) -> Page[Message]:
+            found = connection.execute(_MESSAGES_AFTER, values).all()
+            fit = oldest_within(found[:limit], PAGE_BYTES, blobs.message_bytes)
+            items = blobs.messages_from(connection, owner, session, fit)
+            return Page(items=tuple(items), more=len(found) > len(fit))
+
+        page = await self._whole(look, owner)
+        if not page.items:
             await self.get_session(owner, session)
-        return tuple(map(rows.message_from, found))
+        return page
 
     # Runs
 
@@ -267,20 +286,30 @@ class SqlSessionStore(UserRows, MemoryRows):
         self, owner: Owner, run: str, *, after_sequence: int, limit: int
     ) -> tuple[Event, ...]:
         """See SessionStore."""
-        query = (
-            sa.select(*EVENT)
-            .where(
-                run_events.c.run_id == sa.bindparam("b_run"),
-                owned(run_events),
-                run_events.c.sequence > sa.bindparam("b_after"),
+        values = owner_values(owner) | {"b_run": run, "b_after": after_sequence, "b_limit": limit}
+
+        def look(connection: Connection) -> tuple[Event, ...]:
+            found = connection.execute(_EVENTS_AFTER, values).all()
+            fit = oldest_within(found, PAGE_BYTES, blobs.event_bytes)
+            named = [blob_of(row) for row in fit]
+            contents = blobs.get(connection, owner, filter(None, named), blobs.PARTS_OF_RUN, b_run=run)
+            return tuple(
+                rows.event_from(row) if blob is None else rows.event_from(row, contents[blob.digest])
+                for row, blob in zip(fit, named, strict=True)
             )
-            .order_by(run_events.c.sequence)
-            .limit(limit)
-        )
-        found = await self._all(query, owner, b_run=run, b_after=after_sequence)
-        if not found:
+
+        events = await self._whole(look, owner)
+        if not events:
             await self.get_run(owner, run)
-        return tuple(map(rows.event_from, found))
+        return events
+
+    async def _whole(self, look: Callable[[Connection], T], owner: Owner) -> T:
+        """Reads rows with their blobs."""
+        try:
+            return await self._database.read(look, owner)
+        except BlobMissing:
+            # Deleted between the two statements: now the rows are gone as well.
+            return await self._database.read(look, owner)
 
     async def _one(self, query: sa.Select[Any], owner: Owner, **values: object) -> rows.Row | None:
         return await self._database.read(

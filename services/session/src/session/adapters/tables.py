@@ -78,6 +78,9 @@ messages = Table(
     Column("run_id", String(64), nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("citations", LargeBinary, nullable=False),
+    # Of a large message: its text and citations are in `blobs`, and empty here.
+    Column("blob_digest", LargeBinary),
+    Column("blob_bytes", BigInteger),
 )
 
 runs = Table(
@@ -165,6 +168,23 @@ run_events = Table(
     Column("member", Text, nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    # Of a large event: its payload is in `blobs`, and empty here.
+    Column("blob_digest", LargeBinary),
+    Column("blob_bytes", BigInteger),
+)
+
+# Large contents, which the rows of the session name by SHA-256: see blobs.py.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("session_id", String(64), ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    # So many bytes at most of each, before compression: no row is large.
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("compressed", Boolean, nullable=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 memories = Table(

@@ -12,7 +12,7 @@ from servicekit.errors import InvalidArgument
 from session.adapters import rows
 from session.adapters.database import Database, Duplicate
 from session.adapters.rows import RUN, SESSION, owned, owner_values, to_us
-from session.adapters.tables import memories, messages, run_events, runs, sessions
+from session.adapters.tables import blobs, memories, messages, run_events, runs, sessions
 from session.core.model import Owner, Run, RunState, Session
 from session.core.user_data import MAX_FORK_MESSAGES, Erased, NewFork, SessionTimes
 
@@ -38,6 +38,15 @@ _COPIED = [c for c in messages.c if c.name != "session_id"]
 _COPY = sa.insert(messages).from_select(
     ["session_id", *(c.name for c in _COPIED)],
     sa.select(sa.bindparam("b_new", type_=sa.String), *_COPIED).where(_UP_TO).order_by(messages.c.sequence),
+)
+_BLOBS = [c for c in blobs.c if c.name != "session_id"]
+_COPY_BLOBS = sa.insert(blobs).from_select(
+    ["session_id", *(c.name for c in _BLOBS)],
+    sa.select(sa.bindparam("b_new", type_=sa.String), *_BLOBS).where(
+        blobs.c.session_id == sa.bindparam("b_id"),
+        owned(blobs),
+        blobs.c.digest.in_(sa.select(messages.c.blob_digest).where(_UP_TO)),
+    ),
 )
 _HAS_MESSAGE = sa.select(messages.c.sequence).where(
     messages.c.session_id == sa.bindparam("b_id"),
@@ -150,6 +159,7 @@ def _fork(connection: Connection, owner: Owner, new: NewFork, id_: str, now_us: 
     }
     connection.execute(sa.insert(sessions), row)
     connection.execute(_COPY, values | {"b_new": id_})
+    connection.execute(_COPY_BLOBS, values | {"b_new": id_})
     return rows.session_from([row[column.name] for column in SESSION])
 
 

@@ -1,7 +1,8 @@
 """How much fits into one response."""
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 # A response may have 16 MiB (servicekit.client). Texts fill half of it at most ...
 PAGE_BYTES = 8 * 1024 * 1024
@@ -23,25 +24,33 @@ class Sized(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Sized)
+T = TypeVar("T")
 
 
-def newest_within(messages: Sequence[T], budget_bytes: int) -> Sequence[T]:
-    """The newest messages (the last ones) that fit."""
-    for index in range(len(messages) - 1, -1, -1):
-        budget_bytes -= size_bytes(messages[index])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """A part of a list. `more`: there was more when it was read."""
+
+    items: tuple[T, ...]
+    more: bool
+
+
+def newest_within(items: Sequence[T], budget_bytes: int, size: Callable[[T], int]) -> Sequence[T]:
+    """The newest items (the last ones) that fit."""
+    for index in range(len(items) - 1, -1, -1):
+        budget_bytes -= size(items[index])
         if budget_bytes < 0:
-            return messages[index + 1 :]
-    return messages
+            return items[index + 1 :]
+    return items
 
 
-def oldest_within(messages: Sequence[T], budget_bytes: int) -> Sequence[T]:
-    """The oldest messages (the first ones) that fit, and always one."""
-    for index, message in enumerate(messages):
-        budget_bytes -= size_bytes(message)
+def oldest_within(items: Sequence[T], budget_bytes: int, size: Callable[[T], int]) -> Sequence[T]:
+    """The oldest items (the first ones) that fit, and always one."""
+    for index, item in enumerate(items):
+        budget_bytes -= size(item)
         if budget_bytes < 0:
-            return messages[: max(index, 1)]
-    return messages
+            return items[: max(index, 1)]
+    return items
 
 
 def size_bytes(message: Sized) -> int:

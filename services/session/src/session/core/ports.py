@@ -19,6 +19,7 @@ from session.core.model import (
     Run,
     Session,
 )
+from session.core.pages import Page
 from session.core.user_data import ANY_TIME, MemoryStore, SessionTimes, UserDataStore
 
 
@@ -74,8 +75,12 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
 
     async def list_messages(
         self, owner: Owner, session: str, *, after_sequence: int, limit: int
-    ) -> tuple[Message, ...]:
-        """Messages after a sequence, oldest first. Raises NotFound: SESSION_NOT_FOUND."""
+    ) -> Page[Message]:
+        """Messages after a sequence, oldest first, as many as fit into PAGE_BYTES; one at least.
+
+        Raises:
+            NotFound: SESSION_NOT_FOUND.
+        """
         ...
 
     async def begin_run(self, owner: Owner, new: NewRun) -> BegunRun:
@@ -154,7 +159,11 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
     async def list_run_events(
         self, owner: Owner, run: str, *, after_sequence: int, limit: int
     ) -> tuple[Event, ...]:
-        """Events after a sequence, in order. Raises NotFound: RUN_NOT_FOUND."""
+        """Events after a sequence, in order, as many as fit into PAGE_BYTES; none: there are no more.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+        """
         ...
 
 
