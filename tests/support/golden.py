@@ -40,6 +40,7 @@ from orchestrator.core.ports import ChatModel
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.stages import StageClock
+from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
 from tests.support.model_script import ChatRequest, Reply
 from tests.support.orchestrator_fakes import FakeEmbedder, FakeKnowledge, FakeStore, LoopClock, chunk
@@ -110,7 +111,12 @@ class _ScriptedModel:
         self._owner, self._name = owner, name
 
     async def stream(
-        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+        self,
+        messages: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        answer_schema: Schema | None = None,
     ) -> AsyncIterator[TextPart | Completion]:
         """See ChatModel."""
         body: dict[str, Any] = {"model": self._name, "messages": [_message(prompt) for prompt in messages]}

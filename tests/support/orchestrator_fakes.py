@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from agentteams.session.v1 import run_pb2
+from google.protobuf.json_format import ParseDict
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
@@ -40,7 +41,9 @@ from orchestrator.core.ports import (
     Renewed,
     RunRow,
 )
+from orchestrator.core.recorded import Recorded
 from orchestrator.core.stages import StageClock
+from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
 from servicekit.context import Caller, current_caller
 from servicekit.errors import Conflict, FailedPrecondition, NotFound, Unavailable
@@ -108,6 +111,7 @@ class Call:
     tools: list[str]
     must_answer: bool
     config: str
+    answer_schema: Schema | None = None
 
     @property
     def last(self) -> str:
@@ -140,9 +144,14 @@ class _FakeModel:
     config: str
 
     async def stream(
-        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+        self,
+        messages: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        answer_schema: Schema | None = None,
     ) -> AsyncIterator[TextPart | Completion]:
-        call = Call(list(messages), [t.name for t in tools], must_answer, self.config)
+        call = Call(list(messages), [t.name for t in tools], must_answer, self.config, answer_schema)
         self.owner.calls.append(call)
         self.owner.called.set()
         script = self.owner.choose(call) if self.owner.choose else self.owner.scripts.popleft()
@@ -224,6 +233,7 @@ class FakeStore:
     owners: dict[str, Caller] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
+    schemas: dict[str, Schema | None] = field(default_factory=dict)
     inputs: dict[str, tuple[Message, ...]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
     history: tuple[Message, ...] = ()
@@ -252,6 +262,7 @@ class FakeStore:
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        answer_schema: Schema | None = None,
     ) -> Begun:
         """See SessionLog."""
         self.beginning.set()
@@ -266,6 +277,7 @@ class FakeStore:
         number = len(self.rows) + 1
         name, session = f"runs/r{number}", session or f"sessions/s{number}"
         row = RunRow(name=name, team=team, session=session, state="PENDING", last_sequence=0, user="ada")
+        self.schemas[name] = answer_schema
         self.requests[request_id], self.revisions[name] = name, team_revision
         self.rows[name], self.owners[name], self.tokens[name] = row, current_caller(), 0
         self.inputs[name], self.log[name] = tuple(messages), []
@@ -421,6 +433,8 @@ class FakeStore:
         started = run_pb2.RunEvent(sequence=1)
         started.create_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
         started.run_started.team_revision = self.revisions.get(run, "")
+        if schema := self.schemas.get(run):
+            ParseDict(dict(schema), started.run_started.answer_schema)
         return [stored_event(event) for event in (started, *map(event_to_pb, self.log.get(run, [])))]
 
 
@@ -616,6 +630,7 @@ class Bench:
             log=self.run_log(),
             ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
             stages=StageClock(self.clock),
+            answer_schema=Recorded().schema_for(of),
         )
 
 

@@ -23,7 +23,6 @@ def parse(session_header: str = "", **fields: Any) -> Any:
         {"tools": [{"type": "function"}]},
         {"tool_choice": "required"},
         {"functions": [{}]},
-        {"response_format": {"type": "json_object"}},
         {"logprobs": True},
         {"top_logprobs": 3},
         {"logit_bias": {"5": 1}},
@@ -122,3 +121,33 @@ def test_half_a_character_is_not_json() -> None:
     with pytest.raises(ApiError) as caught:
         parse_question(body, session_header="")
     assert caught.value.code == "invalid_json"
+
+
+SCHEMA = {"type": "object", "properties": {"years": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": SCHEMA}}, SCHEMA),
+    ],
+)
+def test_the_form_of_the_answer(wanted: dict[str, Any], schema: dict[str, Any] | None) -> None:
+    assert parse(response_format=wanted).answer_schema == schema
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ({"type": "xml"}, "response_format.type"),
+        ({"type": "json_schema"}, "response_format.json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"schema": 1}}, "response_format.json_schema.schema"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(wanted: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(response_format=wanted)
+    assert (caught.value.status, caught.value.param) == (400, param)

@@ -98,6 +98,24 @@ async def test_what_is_sent(server: ModelServer) -> None:
     assert third["stream_options"] == {"include_usage": True}
 
 
+async def test_the_form_of_the_answer_is_asked_for(server: ModelServer) -> None:
+    schema = {"type": "object", "required": ["a"]}
+    async with connected(server.base_url) as model:
+        for form in (schema, {"type": "object"}):
+            assert [p async for p in model.stream(ASK, tools=[], must_answer=True, answer_schema=form)]
+    first, second = [r.body["response_format"] for r in server.requests]
+    assert first == {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    assert second == {"type": "json_object"}
+
+
+async def test_an_endpoint_that_cannot_do_forms_is_asked_without(server: ModelServer) -> None:
+    server.fail(Fault(kind="status", status=400, contains="response_format", times=1))
+    async with connected(server.base_url) as model:
+        parts = [p async for p in model.stream(ASK, tools=[], must_answer=True, answer_schema={"a": 1})]
+    assert isinstance(parts[-1], Completion)
+    assert ["response_format" in r.body for r in server.requests] == [True, False]
+
+
 async def test_one_connection_serves_many_answers(server: ModelServer) -> None:
     async with connected(server.base_url) as model:
         for _ in range(5):

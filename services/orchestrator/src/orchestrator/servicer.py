@@ -7,13 +7,14 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
-from manifests import AgentTeam
+from manifests import AgentTeam, schema_problem
 from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
-from orchestrator.adapters.events_read import message_from_pb
+from orchestrator.adapters.events_read import message_from_pb, plain
 from orchestrator.adapters.peers import FORWARDED
 from orchestrator.core.model import Message
 from orchestrator.core.ports import BusyPolicy, Catalogue, RunRow
 from orchestrator.core.runs import Runs
+from orchestrator.core.structured import Schema
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument, NotFound
 from servicekit.ids import is_uuid4
@@ -123,6 +124,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             messages=_messages(request.input, new_session=not request.session),
             request_id=request.request_id,
             on_busy=_on_busy(request.on_busy),
+            answer_schema=_answer_schema(request),
         )
 
 
@@ -144,6 +146,16 @@ def _on_busy(given: int) -> BusyPolicy:
         names = ", ".join(f"BUSY_POLICY_{name}" for name in ("REJECT", "ENQUEUE", "INTERRUPT"))
         raise InvalidArgument.field("on_busy", f"must be one of {names}", given)
     return policy
+
+
+def _answer_schema(request: pb.StartRunRequest) -> Schema | None:
+    if not request.HasField("answer_schema"):
+        return None
+    schema = plain(request.answer_schema)
+    problem = schema_problem(schema)
+    if problem:
+        raise InvalidArgument.field("answer_schema", problem)
+    return schema
 
 
 def _not_requested(run: str, call_id: str) -> InvalidArgument:

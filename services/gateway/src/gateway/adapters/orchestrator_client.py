@@ -1,14 +1,17 @@
 """The orchestrator over gRPC."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
+from typing import Any
 
 import grpc
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from agentteams.session.v1 import run_pb2, session_pb2
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.core.model import (
@@ -105,6 +108,7 @@ class OrchestratorClient:
                 for message in question.messages
             ],
             request_id=request_id,
+            answer_schema=_struct(question.answer_schema),
         )
         run = await self._rpc.unary(self._stub.StartRun, request, timeout=self._start_timeout)
         return Run(name=run.name, session=run.session)
@@ -174,6 +178,10 @@ class OrchestratorClient:
             if not token:
                 break
         return teams
+
+
+def _struct(value: Mapping[str, Any] | None) -> Struct | None:
+    return None if value is None else ParseDict(dict(value), Struct())
 
 
 def _lost(cause: ServiceError) -> ServiceError:

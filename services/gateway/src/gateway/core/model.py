@@ -1,7 +1,9 @@
 """What a question, a run and its answer are to the gateway."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from servicekit.errors import ServiceError
 
@@ -24,6 +26,7 @@ class Question:
         messages: The question last.
         stream: Whether the answer is wanted piece by piece.
         include_usage: Whether a stream ends with a chunk of token counts.
+        answer_schema: JSON schema that the answer must satisfy; None: as the team says.
     """
 
     team: str
@@ -31,6 +34,7 @@ class Question:
     messages: tuple[Message, ...]
     stream: bool
     include_usage: bool
+    answer_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,17 @@ class _Message(msgspec.Struct):
     audio: Any = None
 
 
+class _JsonSchema(msgspec.Struct):
+    schema: dict[str, Any]
+    name: str = ""
+    strict: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: _JsonSchema | None = None
+
+
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
@@ -61,13 +72,13 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     parallel_tool_calls: bool | None = None
+    response_format: _ResponseFormat | None = None
     # Refused, unless they ask for what happens anyway.
     n: int | None = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     logit_bias: Any = None
@@ -84,7 +95,6 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -135,6 +145,7 @@ def parse_question(body: bytes, *, session_header: str) -> Question:
         messages=messages[-1:] if session else messages,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        answer_schema=_answer_schema(request.response_format),
     )
 
 
@@ -201,6 +212,25 @@ def _message(index: int, message: _Message) -> Message:
             )
         texts.append(part.text)
     return Message(role=role, content="\n".join(texts))
+
+
+def _answer_schema(wanted: _ResponseFormat | None) -> dict[str, Any] | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "object"}
+    if wanted.type != "json_schema":
+        raise invalid(
+            "response_format.type",
+            f"response_format.type must be text, json_object or json_schema (got {wanted.type[:80]!r}).",
+        )
+    if wanted.json_schema is None:
+        raise invalid(
+            "response_format.json_schema",
+            "response_format.json_schema is missing.",
+            code="missing_required_parameter",
+        )
+    return wanted.json_schema.schema
 
 
 def _session(header: str, metadata: str) -> str:

@@ -6,6 +6,7 @@ from typing import cast
 from agentteams.session.v1 import run_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from orchestrator.core.model import (
     Chunk,
@@ -50,8 +51,22 @@ def message_from_pb(message: session_pb2.Message) -> Message:
     return Message(role=_ROLES[message.role], content=message.content, name=message.name)
 
 
+def plain(struct: Struct) -> dict[str, object]:
+    """A Struct as JSON, whole numbers as such: a Struct knows only floats."""
+    return {name: _whole(value) for name, value in MessageToDict(struct).items()}
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _run_started(event: run_pb2.RunStarted) -> RunStarted:
-    return RunStarted(team_revision=event.team_revision)
+    schema = plain(event.answer_schema) if event.HasField("answer_schema") else None
+    return RunStarted(team_revision=event.team_revision, answer_schema=schema)
 
 
 def _run_resumed(event: run_pb2.RunResumed) -> RunResumed:

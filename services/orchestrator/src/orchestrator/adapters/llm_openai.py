@@ -16,11 +16,13 @@ import aiohttp
 import httpx2
 import msgspec
 import openai
+import structlog
 from openai import AsyncOpenAI, AsyncStream
 
 from manifests import ModelConfig
 from orchestrator.adapters.openai_stream import Assembly
 from orchestrator.core.model import Completion, Prompt, TextPart, Tool
+from orchestrator.core.structured import ANY_OBJECT, Schema
 from servicekit.errors import (
     FailedPrecondition,
     Internal,
@@ -28,6 +30,8 @@ from servicekit.errors import (
     ServiceError,
     Unavailable,
 )
+
+log = structlog.get_logger()
 
 _END_S = 0.05  # a connection that stays open longer after the answer is not worth the wait
 
@@ -59,7 +63,12 @@ class OpenAIChatModel:
         }
 
     async def stream(
-        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+        self,
+        messages: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        answer_schema: Schema | None = None,
     ) -> AsyncIterator[TextPart | Completion]:
         """See ChatModel."""
         body: dict[str, Any] = {
@@ -72,18 +81,11 @@ class OpenAIChatModel:
         if tools:
             body["tools"] = [_tool(tool) for tool in tools]
             body["tool_choice"] = "none" if must_answer else "auto"
+        if answer_schema is not None:
+            body["response_format"] = _response_format(answer_schema)
         assembly = Assembly(name=self._name, model=self._model)
         try:
-            # post() rather than chat.completions.create(): the same request without a walk through the
-            # type hints of every parameter, which costs as much CPU as all the rest of it.
-            request = self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                content=msgspec.json.encode(body),
-                stream=True,
-                stream_cls=AsyncStream[object],
-            )
-            response = cast(httpx2.Response, await request)  # cast_to wins over stream_cls
+            response = await self._post(body)
             async with aclosing(response):
                 assembly.check(response.headers.get("content-type", ""))
                 pieces = response.aiter_bytes()
@@ -104,6 +106,25 @@ class OpenAIChatModel:
                 metadata={"model": self._name},
             ) from error
         yield assembly.completion(prompt_chars=sum(len(prompt.content) for prompt in messages))
+
+    async def _post(self, body: dict[str, Any]) -> httpx2.Response:
+        # post() rather than chat.completions.create(): the same request without a walk through the
+        # type hints of every parameter, which costs as much CPU as all the rest of it.
+        request = self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=msgspec.json.encode(body),
+            stream=True,
+            stream_cls=AsyncStream[object],
+        )
+        try:
+            return cast(httpx2.Response, await request)  # cast_to wins over stream_cls
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if "response_format" not in body:
+                raise
+            # Perhaps it cannot do that: the prompt asks for the form too, and the answer is checked.
+            log.info("response_format_refused", model=self._name, said=_said(error))
+            return await self._post({key: body[key] for key in body if key != "response_format"})
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         """What broke below HTTP. Only the first cause tells: a refused connection comes up as a timeout."""
@@ -134,6 +155,12 @@ def idle_s(config: ModelConfig) -> int:
     """Longest silence within a request, in seconds."""
     limits = config.spec.limits
     return min(limits.idle_timeout_seconds, limits.timeout_seconds)
+
+
+def _response_format(schema: Schema) -> dict[str, object]:
+    if schema == ANY_OBJECT:
+        return {"type": "json_object"}  # known to more endpoints than schemas are
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _said(error: openai.APIStatusError) -> str:

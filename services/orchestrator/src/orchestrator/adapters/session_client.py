@@ -6,6 +6,7 @@ from datetime import timedelta
 from agentteams.session.v1 import run_pb2, session_service_pb2_grpc
 from agentteams.session.v1 import session_service_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import ParseDict
 
 from orchestrator.adapters.events_pb import (
     as_duration,
@@ -16,6 +17,7 @@ from orchestrator.adapters.events_pb import (
 from orchestrator.adapters.events_read import message_from_pb
 from orchestrator.core.model import Event, Message, StoredEvent
 from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
+from orchestrator.core.structured import Schema
 from servicekit.client import RpcClient
 from servicekit.context import Caller
 
@@ -58,23 +60,24 @@ class SessionClient:
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        answer_schema: Schema | None = None,
     ) -> Begun:
         """See SessionLog."""
-        answer = await self._rpc.unary(
-            self._stub.BeginRun,
-            pb.BeginRunRequest(
-                request_id=request_id,
-                team=team,
-                session=session,
-                input=[message_to_pb(message) for message in messages],
-                lease_owner=self._owner,
-                lease_duration=self._lease,
-                lease_address=self._address,
-                history_messages=history_messages,
-                team_revision=team_revision,
-                on_busy=_POLICIES[on_busy],
-            ),
+        request = pb.BeginRunRequest(
+            request_id=request_id,
+            team=team,
+            session=session,
+            input=[message_to_pb(message) for message in messages],
+            lease_owner=self._owner,
+            lease_duration=self._lease,
+            lease_address=self._address,
+            history_messages=history_messages,
+            team_revision=team_revision,
+            on_busy=_POLICIES[on_busy],
         )
+        if answer_schema is not None:
+            ParseDict(dict(answer_schema), request.answer_schema)
+        answer = await self._rpc.unary(self._stub.BeginRun, request)
         return Begun(
             run=_row(answer.run),
             created=answer.created,

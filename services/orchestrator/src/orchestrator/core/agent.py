@@ -7,6 +7,7 @@ import msgspec
 
 from manifests import ModelConfig
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
+from orchestrator.core.prompts import in_form
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.turn import LimitReached, Turn, together
 from servicekit.errors import Internal, ServiceError
@@ -85,6 +86,8 @@ class Agent:
             ServiceError: The model cannot be had, or calls tools wrongly again and again.
         """
         prompts = list(conversation)
+        if self._turn.answer_schema is not None and not self._member:
+            prompts = in_form(prompts, self._turn.answer_schema)
         for number in range(1, self._turn.limits.max_turns + 1):
             left = self._turn.limits.max_turns - number
             step = model_step(self._path, number)

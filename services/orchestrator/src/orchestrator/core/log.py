@@ -30,10 +30,11 @@ class LogUnavailable(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Text:
-    """A text that is being written. `generation` grows when it begins anew."""
+    """A text that is being written. `generation` grows when it begins anew; nobody follows a hidden one."""
 
     message: str
     member: str
+    hidden: bool = False
     content: str = ""
     generation: int = 0
 
@@ -189,9 +190,9 @@ class RunLog:
         """A text that was begun."""
         return self._texts[message]
 
-    def begin_text(self, message: str, *, member: str) -> Text:
-        """A text that followers will see grow."""
-        text = self._texts[message] = Text(message=message, member=member)
+    def begin_text(self, message: str, *, member: str, hidden: bool = False) -> Text:
+        """A text that followers will see grow, unless it is hidden."""
+        text = self._texts[message] = Text(message=message, member=member, hidden=hidden)
         return text
 
     def grow(self, text: Text, piece: str) -> None:
@@ -226,7 +227,8 @@ class RunLog:
         index = 0
         while True:
             changed = self._changed
-            deltas = [_advance(text, seen.setdefault(text.message, _Seen())) for text in self._texts.values()]
+            texts = [text for text in self._texts.values() if not text.hidden]
+            deltas = [_advance(text, seen.setdefault(text.message, _Seen())) for text in texts]
             items: list[Item] = [delta for delta in deltas if delta is not None]
             new, index = self.published[index:], len(self.published)
             items.extend(event for event in new if event.sequence > after)

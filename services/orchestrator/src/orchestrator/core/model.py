@@ -172,9 +172,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """The run was accepted. Written by the session service."""
+    """The run was accepted. Written by the session service; `answer_schema` is the caller's, if any."""
 
     team_revision: str
+    answer_schema: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

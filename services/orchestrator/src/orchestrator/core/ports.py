@@ -20,6 +20,7 @@ from orchestrator.core.model import (
     TextPart,
     Tool,
 )
+from orchestrator.core.structured import Schema
 from servicekit.context import Caller
 
 
@@ -107,6 +108,7 @@ class SessionLog(Protocol):
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        answer_schema: Schema | None = None,
     ) -> Begun:
         """Stores a run, under this process' lease unless it waits. Raises as `BeginRun` says."""
         ...
@@ -172,12 +174,18 @@ class ChatModel(Protocol):
     """One model at one endpoint."""
 
     def stream(
-        self, messages: Sequence[Prompt], *, tools: Sequence[Tool], must_answer: bool
+        self,
+        messages: Sequence[Prompt],
+        *,
+        tools: Sequence[Tool],
+        must_answer: bool,
+        answer_schema: Schema | None = None,
     ) -> AsyncIterator[TextPart | Completion]:
         """Yields pieces of text, then one Completion.
 
         With `must_answer` the model may not call tools, though they are shown
-        to it (the prompt stays the same for its cache). Raises Unavailable,
+        to it (the prompt stays the same for its cache). An endpoint that can is
+        held to `answer_schema`; others ignore it. Raises Unavailable,
         ResourceExhausted, FailedPrecondition (it refuses the request), Internal
         (no such API), with the reasons MODEL_*.
         """

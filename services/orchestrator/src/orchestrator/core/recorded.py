@@ -1,6 +1,6 @@
 """What earlier attempts of a run have stored, by step (docs/durability.md)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -38,6 +38,7 @@ class Recorded:
 
     Attributes:
         team_revision: Of the team that the run began with.
+        answer_schema: That the caller asked for.
         models: Model calls that ended, by step.
         calls: Tool calls that began, by call id.
         results: Tool calls that ended, by call id.
@@ -48,6 +49,7 @@ class Recorded:
     """
 
     team_revision: str = ""
+    answer_schema: Mapping[str, object] | None = None
     models: dict[str, Logged[ModelCallFinished]] = field(default_factory=dict)
     calls: dict[str, Logged[ToolCallStarted]] = field(default_factory=dict)
     results: dict[str, Logged[ToolCallFinished]] = field(default_factory=dict)
@@ -77,6 +79,11 @@ class Recorded:
             searches=searches.count("SEARCH"),
             searches_saved=len(searches) - searches.count("SEARCH"),
         )
+
+    def schema_for(self, team: AgentTeam) -> Mapping[str, object] | None:
+        """What the answer must satisfy: the caller's schema, else the team's."""
+        own = team.spec.answer
+        return self.answer_schema or (own.json_schema if own else None)
 
     @property
     def has_steps(self) -> bool:
@@ -113,7 +120,7 @@ class Recorded:
         step, sequence, member = event.step, event.sequence, event.member
         match step:
             case RunStarted():
-                self.team_revision = step.team_revision
+                self.team_revision, self.answer_schema = step.team_revision, step.answer_schema
             case ModelCallFinished():
                 self.models[step.step] = Logged(sequence=sequence, member=member, step=step)
             case ToolCallStarted():

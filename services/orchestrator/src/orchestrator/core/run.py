@@ -7,6 +7,7 @@ from prometheus_client import Counter, Histogram
 
 from orchestrator.core import modes, prompts
 from orchestrator.core.citations import cite
+from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
@@ -79,7 +80,7 @@ async def fail(turn: Turn, error: ServiceError) -> None:
 async def finish(turn: Turn, state: State, content: str, error: ServiceError | None) -> None:
     """Stores the answer, then the run's end with how long it all took."""
     if content:
-        citations, unknown = cite(content, turn.ledger.evidence)
+        citations, unknown = cite(prose(turn, content), turn.ledger.evidence)
         if unknown:
             UNKNOWN_CITATIONS.inc(len(unknown))
         name = turn.answer.message if turn.answer else _OWN_TEXT
@@ -115,12 +116,17 @@ async def conclude(turn: Turn) -> None:
 async def _answer(turn: Turn) -> str:
     try:
         content = await modes.answer(turn)
+        found = content != prompts.nothing_found(turn.question)
     except NoDocuments as nothing:
-        content = prompts.no_documents(nothing.knowledge)
-    if turn.answer is None or turn.answer.content != content:
-        # No model wrote it: followers see it as a text all the same.
+        content, found = prompts.no_documents(nothing.knowledge), False
+    if turn.answer_schema is not None and found:
+        content = await in_form(turn, content)
+    if turn.answer is None or turn.answer.content != content or turn.answer.hidden:
+        # No model wrote it, or nobody has seen it: followers see it as a text all the same.
         turn.answer = turn.log.begin_text(_OWN_TEXT, member="")
         turn.log.grow(turn.answer, content)
+    if turn.answer_schema is not None and not found:
+        raise no_answer()
     return content
 
 

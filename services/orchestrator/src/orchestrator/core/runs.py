@@ -17,19 +17,12 @@ from orchestrator.core.following import Following
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, LogUnavailable, RunLog
 from orchestrator.core.model import Message, StoredEvent
-from orchestrator.core.ports import (
-    Acquired,
-    Appended,
-    BusyPolicy,
-    LeaseTimes,
-    Peers,
-    RunRow,
-    SessionLog,
-)
+from orchestrator.core.ports import Acquired, Appended, BusyPolicy, LeaseTimes, Peers, RunRow, SessionLog
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.resume import end_recorded, refusal
 from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
+from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
 from servicekit.clock import Clock
 from servicekit.context import Caller, current_caller, scope
@@ -56,6 +49,7 @@ class _Asked:
     messages: Sequence[Message]
     request_id: str
     on_busy: BusyPolicy
+    answer_schema: Schema | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,6 +143,7 @@ class Runs:
         messages: Sequence[Message],
         request_id: str,
         on_busy: BusyPolicy = "ENQUEUE",
+        answer_schema: Schema | None = None,
     ) -> RunRow:
         """Begins a run and returns; it goes on by itself, even if the caller has hung up by then.
 
@@ -173,6 +168,7 @@ class Runs:
                 messages=messages,
                 request_id=request_id,
                 on_busy=on_busy,
+                answer_schema=answer_schema,
             )
             self._check_places(asked)
         begun: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
@@ -260,6 +256,7 @@ class Runs:
                     history_messages=2 * team.spec.session.history_runs,
                     team_revision=team.revision,
                     on_busy=asked.on_busy,
+                    answer_schema=asked.answer_schema,
                 )
         except asyncio.CancelledError:
             begun.cancel()
@@ -278,9 +275,10 @@ class Runs:
         active = self._register(asked.caller, stored.run, stored.fencing_token, request_id=asked.request_id)
         active.log.adopt([stored.started] if stored.started is not None else [])
         conversation = [*stored.history, *asked.messages]
+        fresh = Recorded(answer_schema=asked.answer_schema)
 
         async def work() -> None:
-            active.turn = self._turn(active, team, conversation, stages=stages, recorded=Recorded())
+            active.turn = self._turn(active, team, conversation, stages=stages, recorded=fresh)
             await execute(active.turn)
 
         await self._work_on(active, work)
@@ -354,6 +352,7 @@ class Runs:
             stages=stages,
             attempt=max(active.row.attempt, 2 if recorded.has_steps else 1),
             recorded=recorded,
+            answer_schema=recorded.schema_for(team),
         )
 
     # --- a run while it is ours ---------------------------------------------------

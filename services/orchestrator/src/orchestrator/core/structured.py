@@ -8,6 +8,7 @@ from itertools import islice
 import msgspec
 
 Schema = Mapping[str, object]
+ANY_OBJECT: Schema = {"type": "object"}
 
 _MAX_PROBLEMS = 10
 _MAX_PROBLEM_CHARS = 300

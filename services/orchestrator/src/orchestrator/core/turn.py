@@ -24,6 +24,7 @@ from orchestrator.core.model import (
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
 from orchestrator.core.recorded import Recorded, text_id
 from orchestrator.core.stages import StageClock
+from orchestrator.core.structured import Schema
 from servicekit.errors import (
     FailedPrecondition,
     Internal,
@@ -69,6 +70,7 @@ class Turn:
 
     Attributes:
         attempt: Which of the run's; 1 for the first.
+        answer_schema: What the answer must satisfy; None: it is any text.
         recorded: What the attempts before have done, which is not done again.
     """
 
@@ -80,6 +82,7 @@ class Turn:
     ledger: Ledger
     stages: StageClock
     attempt: int = 1
+    answer_schema: Schema | None = None
     recorded: Recorded = field(default_factory=Recorded)
     usage: Usage = field(init=False)
     answer: Text | None = None  # the team's own text as far as it is written
@@ -90,7 +93,7 @@ class Turn:
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
         for logged in self.recorded.models.values():
             if logged.step.text:
-                text = self.log.begin_text(text_id(logged.step.step), member=logged.member)
+                text = self.begin_text(logged.step.step, logged.member)
                 self.log.grow(text, logged.step.text)
 
     @property
@@ -110,6 +113,11 @@ class Turn:
                 metadata={"model": name, "namespace": namespace},
             )
         return config
+
+    def begin_text(self, step: str, member: str) -> Text:
+        """A text of a model; hidden where only the checked answer is to be seen."""
+        hidden = self.answer_schema is not None and not member
+        return self.log.begin_text(text_id(step), member=member, hidden=hidden)
 
     @property
     def may_call_tools(self) -> bool:
@@ -157,6 +165,8 @@ class Turn:
                 prompts,
                 tools=tools,
                 must_answer=must_answer,
+                # Not where tools are offered, too: many endpoints then write the form instead of a call.
+                answer_schema=None if tools or member else self.answer_schema,
                 draft=_Draft(turn=self, step=step, member=member),
             )
         self.usage.model_calls += 1
@@ -201,6 +211,7 @@ class Turn:
         *,
         tools: Sequence[Tool],
         must_answer: bool,
+        answer_schema: Schema | None,
         draft: "_Draft",
     ) -> tuple[Completion, int, float | None]:
         """The answer, the attempts it took, and seconds to the last attempt's first token."""
@@ -209,7 +220,10 @@ class Turn:
             attempts += 1
             try:
                 async with self.world.models.lease(config) as model:
-                    done = await draft.read(model.stream(prompts, tools=tools, must_answer=must_answer))
+                    parts = model.stream(
+                        prompts, tools=tools, must_answer=must_answer, answer_schema=answer_schema
+                    )
+                    done = await draft.read(parts)
                 if done is None:
                     raise Internal(
                         f"the model of {config.metadata.name} answered with neither text nor a tool call",
@@ -259,7 +273,7 @@ class _Draft:
                 self.first_token_s = self._turn.stages.elapsed_s - began
             if isinstance(part, TextPart):
                 if self._text is None:
-                    self._text = self._turn.log.begin_text(text_id(self._step), member=self._member)
+                    self._text = self._turn.begin_text(self._step, self._member)
                     if not self._member:
                         self._turn.answer = self._text
                 self._turn.log.grow(self._text, part.text)
