@@ -21,6 +21,7 @@ from manifests.team import (
     SessionPolicy,
     Sharing,
 )
+from manifests.tools import Approvals, McpServer, PythonModule, ToolSource
 
 __all__ = [
     "API_VERSION",
@@ -29,6 +30,7 @@ __all__ = [
     "AgentTeam",
     "AgentTeamSpec",
     "AnswerFormat",
+    "Approvals",
     "Catalogue",
     "Chunking",
     "EvidenceReuse",
@@ -39,17 +41,20 @@ __all__ = [
     "KnowledgeBaseSpec",
     "Limits",
     "LoadedObject",
+    "McpServer",
     "Member",
     "Metadata",
     "ModelConfig",
     "ModelConfigRef",
     "ModelConfigSpec",
     "Problem",
+    "PythonModule",
     "Resource",
     "SearchModeName",
     "SecretKeyRef",
     "SessionPolicy",
     "Sharing",
+    "ToolSource",
     "check_references",
     "fallback_chain",
     "load_file",

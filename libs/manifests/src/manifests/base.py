@@ -19,6 +19,9 @@ SECRET_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$"
 HEADER_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
+PATH_PATTERN = r"^/[A-Za-z0-9._~/-]{0,1023}$"
+TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
+MODULE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 
 PATTERN_WORDS = {
     NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
@@ -27,6 +30,10 @@ PATTERN_WORDS = {
     SECRET_KEY_PATTERN: "must be a key of a secret: letters, digits, '-', '_', '.', and no '.' first",
     HEADER_PATTERN: "must be the name of an HTTP header: letters, digits and '-'",
     CURRENCY_PATTERN: "must be a currency's ISO 4217 code, three capital letters such as USD",
+    HEADER_PATTERN: "must be the name of an HTTP header, such as Authorization",
+    PATH_PATTERN: "must be a path that begins with '/', such as /mcp",
+    TOOL_NAME_PATTERN: "must be a tool's name: letters, digits, '_', '-', '.' and '/', at most 128",
+    MODULE_PATTERN: "must be the name of a Python module, such as shop_tools",
 }
 """What a pattern means, for people."""
 

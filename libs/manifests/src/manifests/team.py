@@ -23,6 +23,7 @@ from manifests.base import (
     refuse,
 )
 from manifests.knowledge import SearchModeName
+from manifests.tools import Approvals, ToolSource, tool_violations
 
 Text = Annotated[str, StringConstraints(max_length=32_768)]
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
@@ -41,6 +42,9 @@ class Member(Model):
     )
     knowledge: tuple[Name, ...] = Field(
         default=(), max_length=16, description="What it may search: names of spec.knowledge."
+    )
+    tools: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="What it may do: names of spec.tools."
     )
 
 
@@ -158,6 +162,12 @@ class AgentTeamSpec(Model):
         default=(), max_length=16, description="Knowledge bases that members may search."
     )
     answer: AnswerFormat | None = Field(default=None, description="The form of answers. Default: text.")
+    tools: tuple[ToolSource, ...] = Field(
+        default=(), max_length=16, description="What members may do besides searching."
+    )
+    approvals: Approvals = Field(
+        default_factory=Approvals, description="Who allows tool calls, and how long a run waits for people."
+    )
     limits: Limits = Field(default_factory=Limits, description="Where a run is stopped.")
     session: SessionPolicy = Field(
         default_factory=SessionPolicy, description="What a run knows of the conversation before it."
@@ -171,6 +181,7 @@ class AgentTeamSpec(Model):
     def _violations(self) -> Iterator[Violation]:
         yield from duplicates([m.name for m in self.members], "members")
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
+        yield from tool_violations(self.tools, [(m.name, m.tools) for m in self.members])
         known = [k.name for k in self.knowledge]
         for index, member in enumerate(self.members):
             for position, name in enumerate(member.knowledge):
