@@ -145,7 +145,7 @@ async def test_a_member_that_fails_is_told_to_the_leader(bench: Bench) -> None:
     assert answer(steps) == "Without Ann."
     told = [p.content for p in bench.models.calls[-1].prompts if p.role == "tool"]
     assert told[0] == "ann could not do it: gone"
-    assert "There is no member 'nobody'; the members are: ann, ben." in told[1]
+    assert '"nobody" is not one of "ann" or "ben"' in told[1]
     assert one(steps, MemberFinished).error.message == "gone"
 
 

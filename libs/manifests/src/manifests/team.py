@@ -181,7 +181,7 @@ class AgentTeamSpec(Model):
     def _violations(self) -> Iterator[Violation]:
         yield from duplicates([m.name for m in self.members], "members")
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
-        yield from tool_violations(self.tools, [(m.name, m.tools) for m in self.members])
+        yield from tool_violations(self.tools, [m.tools for m in self.members])
         known = [k.name for k in self.knowledge]
         for index, member in enumerate(self.members):
             for position, name in enumerate(member.knowledge):

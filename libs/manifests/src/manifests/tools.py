@@ -15,6 +15,7 @@ from manifests.base import (
     Model,
     Name,
     Violation,
+    duplicates,
     refuse,
 )
 from manifests.model import SecretKeyRef
@@ -172,13 +173,11 @@ class Approvals(Model):
     )
 
 
-def tool_violations(
-    sources: Sequence[ToolSource], members: Sequence[tuple[str, Sequence[str]]]
-) -> Iterator[Violation]:
-    """What is wrong between spec.tools and the members that name them (name, tools)."""
+def tool_violations(sources: Sequence[ToolSource], members: Sequence[Sequence[str]]) -> Iterator[Violation]:
+    """What is wrong between spec.tools and what each member names of them."""
     known = [source.name for source in sources]
-    yield from _twice(known, "tools", field="name")
-    for index, (_, names) in enumerate(members):
+    yield from duplicates(known, "tools")
+    for index, names in enumerate(members):
         for position, name in enumerate(names):
             at = ("members", index, "tools", position)
             if name not in known:
@@ -192,8 +191,7 @@ def tool_violations(
                 yield Violation(at, f'"{name}" is listed twice', "remove one")
 
 
-def _twice(names: Sequence[str], *at: str | int, field: str = "") -> Iterator[Violation]:
+def _twice(names: Sequence[str], field: str) -> Iterator[Violation]:
     for index, name in enumerate(names):
         if name in names[:index]:
-            place = (*at, index, field) if field else (*at, index)
-            yield Violation(place, f'"{name}" is there already', "remove one, or rename it")
+            yield Violation((field, index), f'"{name}" is listed twice', "remove one")

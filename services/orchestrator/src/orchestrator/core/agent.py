@@ -1,24 +1,30 @@
 """One agent: a model that answers, or asks for tools until it can."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from manifests import ModelConfig
+from orchestrator.core.arguments import Arguments, BadArguments, read
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
 from orchestrator.core.prompts import in_form
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.turn import LimitReached, Turn, together
-from servicekit.errors import Internal, ServiceError
+from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
-Arguments = Mapping[str, object]
 RESULT_LIMIT = 16_000  # characters of a tool's result that a model is given, and the log keeps
-_MAX_BAD_CALLS = 3
+_MAX_BAD_REPLIES = 3  # in a row, each with a call that was wrong or failed
 
 
-class BadArguments(Exception):
-    """The model called a tool wrongly; the text tells it how to do it right."""
+class ToolFailed(Exception):
+    """A tool could not do what it was called for; the text tells the model, which may do something else.
+
+    Attributes:
+        error: For the log, and for the run if it fails for it in the end.
+    """
+
+    def __init__(self, text: str, error: ServiceError) -> None:
+        super().__init__(text)
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +35,14 @@ class Invocation:
         call_id: Unique within the run, the same in every attempt.
         idempotency_key: Unique everywhere, the same in every attempt: what the
             tool calls can tell by it that the call was made before.
-        arguments: What the model passed.
+        arguments: What the model passed; they satisfy the tool's schema.
+        member: Whose call it is; empty for the team itself.
     """
 
     call_id: str
     idempotency_key: str
     arguments: Arguments
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +51,8 @@ class Ability:
 
     Attributes:
         tool: What the model sees.
-        call: Returns what the model is told. Raises BadArguments.
+        call: Returns what the model is told. Raises BadArguments and ToolFailed, of which the model is
+            told and which it may make good, and ServiceError, with which the agent fails.
         side_effects: That the call began is stored before it is made, and that
             it ended before anything else happens.
         resumes: It is made of steps of the run itself (a delegation): it measures
@@ -76,14 +85,15 @@ class Agent:
         self._config = config
         self._abilities = {ability.tool.name: ability for ability in abilities}
         self._tools = [ability.tool for ability in abilities]
-        self._bad_calls = 0
+        self._bad_replies = 0
+        self._failure: ServiceError | None = None  # of a call of the last reply
 
     async def answer(self, conversation: Sequence[Prompt]) -> str:
         """The agent's answer. Its last allowed model call may not ask for tools.
 
         Raises:
             LimitReached: The run's limits.
-            ServiceError: The model cannot be had, or calls tools wrongly again and again.
+            ServiceError: The model cannot be had, or its tool calls fail again and again.
         """
         prompts = list(conversation)
         if self._turn.answer_schema is not None and not self._member:
@@ -116,7 +126,9 @@ class Agent:
                 self._call(call, call_step(step, position))
                 for position, call in enumerate(completion.tool_calls, start=1)
             ]
+            self._failure = None
             prompts.extend(await together(calls))
+            self._count_reply()
         raise LimitReached(
             f"{self._member or 'the team'} had {self._turn.limits.max_turns} model calls (limits.maxTurns) "
             "and still asks for tools",
@@ -142,12 +154,19 @@ class Agent:
             limit = turn.limits.max_tool_calls
             result = f"Refused: the run has had its {limit} tool calls. Answer with what you have."
         else:
-            key = f"{turn.log.run}/{call_id}"
-            invocation = Invocation(call_id=call_id, idempotency_key=key, arguments=arguments)
+            invocation = Invocation(
+                call_id=call_id,
+                idempotency_key=f"{turn.log.run}/{call_id}",
+                arguments=arguments,
+                member=self._member,
+            )
             try:
                 result = await self._make(ability, invocation)
-            except BadArguments as error:
-                return self._refused(call, call_id, error)
+            except (BadArguments, ToolFailed) as error:
+                refused = self._refused(call, call_id, error)
+                if ability.side_effects:
+                    await turn.log.flush()
+                return refused
             except ServiceError as error:
                 turn.log.emit(ToolCallFinished(call_id=call_id, result="", error=error), member=self._member)
                 raise
@@ -168,11 +187,10 @@ class Agent:
 
     def _called_before(self, call: ToolCall, finished: ToolCallFinished) -> Prompt:
         """What an earlier attempt's call came to."""
-        if finished.error is None:
-            return Prompt(role="tool", content=finished.result, tool_call_id=call.id)
-        if not finished.result:
+        if finished.error is not None and not finished.result:
             raise finished.error
-        return self._correction(call, BadArguments(finished.result))
+        self._failure = finished.error or self._failure
+        return Prompt(role="tool", content=finished.result, tool_call_id=call.id)
 
     def _log_start(self, call: ToolCall, call_id: str, arguments: Arguments, *, begun: bool) -> None:
         attempt = self._turn.attempt if begun else 1
@@ -185,35 +203,40 @@ class Agent:
         ability = self._abilities.get(call.name)
         if ability is None:
             raise BadArguments(f"There is no tool {call.name!r}; there are: {', '.join(self._abilities)}.")
-        try:
-            # Stricter than json.loads: what the log cannot hold (NaN, half a surrogate pair) is refused.
-            arguments = msgspec.json.decode(call.arguments or "{}")
-        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-            raise BadArguments(f"The arguments of {call.name} are not valid JSON ({error}).") from error
-        if not isinstance(arguments, dict):
-            raise BadArguments(f"The arguments of {call.name} must be a JSON object.")
-        return ability, arguments
+        return ability, read(ability.tool, call.arguments)
 
-    def _refused(self, call: ToolCall, call_id: str, error: BadArguments) -> Prompt:
-        failure: ServiceError = Internal(
-            str(error), reason="MODEL_BAD_RESPONSE", metadata={"tool": call.name}
-        )
+    def _refused(self, call: ToolCall, call_id: str, why: BadArguments | ToolFailed) -> Prompt:
+        """Tells the model what went wrong, so that it can do it right or do without."""
+        if isinstance(why, ToolFailed):
+            self._failure, told = why.error, f"Error: {why}"
+        else:
+            told = f"Error: {why} Correct the call."
+            self._failure = Internal(str(why), reason="MODEL_BAD_RESPONSE", metadata={"tool": call.name})
         self._turn.log.emit(
-            ToolCallFinished(call_id=call_id, result=str(error), error=failure), member=self._member
+            ToolCallFinished(call_id=call_id, result=told[:RESULT_LIMIT], error=self._failure),
+            member=self._member,
         )
-        return self._correction(call, error)
+        return Prompt(role="tool", content=told[:RESULT_LIMIT], tool_call_id=call.id)
 
-    def _correction(self, call: ToolCall, error: BadArguments) -> Prompt:
-        """Tells the model what was wrong, so often; then it is the model that is wrong."""
-        self._bad_calls += 1
-        if self._bad_calls >= _MAX_BAD_CALLS:
+    def _count_reply(self) -> None:
+        """After so many bad replies in a row the model is wrong, or the tool does not work."""
+        failure = self._failure
+        self._bad_replies = 0 if failure is None else self._bad_replies + 1
+        if failure is None or self._bad_replies < _MAX_BAD_REPLIES:
+            return
+        if failure.reason == "MODEL_BAD_RESPONSE":
+            model = self._config.metadata.name
             raise Internal(
-                f"the model of {self._config.metadata.name} called tools wrongly {self._bad_calls} times: "
-                f"{error}",
+                f"the model of {model} called tools wrongly {self._bad_replies} times: {failure.message}",
                 reason="MODEL_BAD_RESPONSE",
-                metadata={"model": self._config.metadata.name},
+                metadata={"model": model},
             )
-        return Prompt(role="tool", content=f"Error: {error} Correct the call.", tool_call_id=call.id)
+        raise FailedPrecondition(
+            f"the tool calls of {self._member or 'the team'} failed {self._bad_replies} times in a row: "
+            f"{failure.message}",
+            reason="TOOL_FAILED",
+            metadata=failure.metadata,
+        )
 
 
 def text_argument(arguments: Arguments, name: str) -> str:

@@ -51,7 +51,7 @@ def validate(text: str, schema: Schema) -> Checked:
         return Checked(
             value=value,
             text=candidate,
-            problems=tuple(_problem(error.instance_path, error.message) for error in errors),
+            problems=tuple(problem(error.instance_path, error.message) for error in errors),
         )
     return Checked(value=None, text=text, problems=(unread,))
 
@@ -80,7 +80,8 @@ def _candidates(text: str) -> Iterator[str]:
             yield text[start : end + 1]
 
 
-def _problem(path: list[str | int], message: str) -> str:
+def problem(path: list[str | int], message: str) -> str:
+    """Where a value does not satisfy its schema and why, in words for a model."""
     at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     words = " ".join(message.split())
     if len(words) > _MAX_PROBLEM_CHARS:

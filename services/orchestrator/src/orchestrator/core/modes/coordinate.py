@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from orchestrator.core import prompts
-from orchestrator.core.agent import Ability, Agent, BadArguments, Invocation, text_argument
+from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
+from orchestrator.core.arguments import BadArguments
 from orchestrator.core.members import Members
 from orchestrator.core.model import Prompt
 from orchestrator.core.turn import Turn
