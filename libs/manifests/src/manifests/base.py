@@ -30,7 +30,6 @@ PATTERN_WORDS = {
     SECRET_KEY_PATTERN: "must be a key of a secret: letters, digits, '-', '_', '.', and no '.' first",
     HEADER_PATTERN: "must be the name of an HTTP header: letters, digits and '-'",
     CURRENCY_PATTERN: "must be a currency's ISO 4217 code, three capital letters such as USD",
-    HEADER_PATTERN: "must be the name of an HTTP header, such as Authorization",
     PATH_PATTERN: "must be a path that begins with '/', such as /mcp",
     TOOL_NAME_PATTERN: "must be a tool's name: letters, digits, '_', '-', '.' and '/', at most 128",
     MODULE_PATTERN: "must be the name of a Python module, such as shop_tools",

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.base import (
-    HEADER_PATTERN,
     MODULE_PATTERN,
     PATH_PATTERN,
     TOOL_NAME_PATTERN,
@@ -18,7 +17,7 @@ from manifests.base import (
     duplicates,
     refuse,
 )
-from manifests.model import SecretKeyRef
+from manifests.secrets import HeaderFrom, header_violations
 
 
 def _check_url(url: str) -> str:
@@ -39,21 +38,6 @@ def _check_url(url: str) -> str:
 
 
 ToolName = Annotated[str, StringConstraints(pattern=TOOL_NAME_PATTERN)]
-
-
-class HeaderSource(Model):
-    """Where a header's value is."""
-
-    secret_key_ref: SecretKeyRef = Field(description="A key of a Secret of the same namespace.")
-
-
-class HeaderFrom(Model):
-    """A header that is sent with every request."""
-
-    name: Annotated[str, StringConstraints(pattern=HEADER_PATTERN)] = Field(
-        description="The header's name, such as Authorization."
-    )
-    value_from: HeaderSource = Field(description="Where its whole value is, such as `Bearer …`.")
 
 
 class ServiceRef(Model):
@@ -103,7 +87,7 @@ class McpServer(Model):
             yield Violation(
                 ("url",), "exactly one of url and serviceRef is required", "set one and remove the other"
             )
-        yield from _twice([header.name.lower() for header in self.headers_from], "headersFrom")
+        yield from header_violations(self.headers_from, "headersFrom")
         yield from _twice(self.allowed_tools, "allowedTools")
         yield from _twice(self.require_approval, "requireApproval")
         for index, name in enumerate(self.require_approval):
