@@ -89,6 +89,8 @@ def summary_to_pb(summary: Summary) -> run_pb2.RunSummary:
             tool_calls=usage.tool_calls,
             searches=usage.searches,
             searches_saved=usage.searches_saved,
+            cost_micros=usage.cost_micros,
+            currency=usage.currency,
         ),
         duration=duration(summary.seconds),
         stages=[
@@ -151,6 +153,15 @@ def _model_call_to_pb(step: ModelCallFinished) -> run_pb2.ModelCallFinished:
                 id=_storable(call.id), tool=_storable(call.name), arguments=_storable(call.arguments)
             )
             for call in step.tool_calls
+        ],
+        model_config=f"modelConfigs/{step.model_config}" if step.model_config else "",
+        cost_micros=step.cost_micros,
+        currency=step.currency,
+        fallen_back_from=[
+            run_pb2.FailedModel(
+                model_config=f"modelConfigs/{failed.model_config}", error=status_from_error(failed.error)
+            )
+            for failed in step.fallen_back_from
         ],
     )
     if step.first_token_seconds is not None:

@@ -12,6 +12,7 @@ from orchestrator.core.model import (
     Chunk,
     Evidence,
     EvidenceRetrieved,
+    FailedModel,
     MemberFinished,
     MemberStarted,
     Message,
@@ -109,6 +110,16 @@ def _model_call(call: run_pb2.ModelCallFinished) -> ModelCallFinished:
         step=call.step,
         text=call.text,
         tool_calls=tuple(ToolCall(id=c.id, name=c.tool, arguments=c.arguments) for c in call.tool_calls),
+        model_config=call.model_config.removeprefix("modelConfigs/"),
+        cost_micros=call.cost_micros,
+        currency=call.currency,
+        fallen_back_from=tuple(
+            FailedModel(
+                model_config=failed.model_config.removeprefix("modelConfigs/"),
+                error=error_from_status(failed.error),
+            )
+            for failed in call.fallen_back_from
+        ),
     )
 
 
@@ -145,6 +156,8 @@ def _run_finished(end: run_pb2.RunFinished) -> RunFinished:
         tool_calls=used.tool_calls,
         searches=used.searches,
         searches_saved=used.searches_saved,
+        cost_micros=used.cost_micros,
+        currency=used.currency,
     )
     return RunFinished(
         state=cast(State, run_pb2.RunState.Name(end.state).removeprefix("RUN_STATE_")),

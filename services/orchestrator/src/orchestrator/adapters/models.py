@@ -1,6 +1,5 @@
-"""Which endpoint a ModelConfig means, and how many calls of it are under way."""
+"""Which endpoint a ModelConfig means, and the connections to it."""
 
-import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -38,7 +37,6 @@ class Endpoint:
 @dataclass(slots=True)
 class _Open:
     client: AsyncOpenAI
-    slots: asyncio.Semaphore
     users: int = 0
 
 
@@ -65,14 +63,11 @@ class EndpointModels:
         key = (endpoint, config.metadata.namespace, config.metadata.name, config.spec)
         opened = self._open.get(key)
         if opened is None:
-            opened = self._open[key] = _Open(
-                _client(endpoint, config, self._tls), asyncio.Semaphore(config.spec.limits.max_concurrent)
-            )
+            opened = self._open[key] = _Open(_client(endpoint, config, self._tls))
         self._open.move_to_end(key)
         opened.users += 1
         try:
-            async with opened.slots:
-                yield OpenAIChatModel(client=opened.client, model=endpoint.model, config=config)
+            yield OpenAIChatModel(client=opened.client, model=endpoint.model, config=config)
         finally:
             opened.users -= 1
             await self._trim()

@@ -150,6 +150,8 @@ class Usage:
     tool_calls: int = 0
     searches: int = 0
     searches_saved: int = 0
+    cost_micros: int = 0  # millionths of `currency`
+    currency: str = ""  # empty: no call had a price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,8 +206,19 @@ class MemberFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedModel:
+    """A ModelConfig that could not answer, so that the next one was asked."""
+
+    model_config: str
+    error: ServiceError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallFinished:
-    """A model answered."""
+    """A model answered: the ModelConfig `model_config`, after those of `fallen_back_from`.
+
+    `cost_micros` are millionths of `currency`, which is empty where no price is known.
+    """
 
     model: str
     input_tokens: int
@@ -217,6 +230,10 @@ class ModelCallFinished:
     step: str
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
+    model_config: str = ""
+    cost_micros: int = 0
+    currency: str = ""
+    fallen_back_from: tuple[FailedModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

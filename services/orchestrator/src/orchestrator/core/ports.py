@@ -196,7 +196,7 @@ class ChatModels(Protocol):
     """The models that manifests name."""
 
     def lease(self, config: ModelConfig) -> AbstractAsyncContextManager[ChatModel]:
-        """The model, for one call; waits while its maxConcurrent calls are under way."""
+        """The model, for one call. Raises FailedPrecondition, MODEL_REJECTED."""
         ...
 
 

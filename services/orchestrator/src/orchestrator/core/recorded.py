@@ -78,6 +78,8 @@ class Recorded:
             tool_calls=min(len(self.calls), max_tool_calls),
             searches=searches.count("SEARCH"),
             searches_saved=len(searches) - searches.count("SEARCH"),
+            cost_micros=sum(call.cost_micros for call in models),
+            currency=next((call.currency for call in models if call.currency), ""),
         )
 
     def schema_for(self, team: AgentTeam) -> Mapping[str, object] | None:

@@ -51,6 +51,7 @@ async def execute(turn: Turn) -> None:
     limit = asyncio.timeout(turn.limits.run_timeout_seconds)
     try:
         async with limit:
+            turn.deadline = limit.when() or turn.deadline
             content = await _answer(turn)
     except ServiceError as failure:
         error = failure
