@@ -376,6 +376,21 @@ async def test_a_busy_session_says_so(ada: Client) -> None:
         await ada.DeleteSession(pb.DeleteSessionRequest(name=run.session))
 
 
+async def test_the_end_says_how_long_storing_took_whenever_it_is_asked(ada: Client) -> None:
+    begun = await ada.BeginRun(begin("why?"))
+    request = append(begun.run.name, answer(2), finished(3, run_pb2.RUN_STATE_SUCCEEDED))
+    stored = (await ada.AppendRunEvents(request)).run_finished
+    [save] = stored.run_finished.summary.stages
+    assert (save.stage, save.count) == ("session_save", 1)
+    assert save.duration.ToTimedelta() > timedelta(0)
+    assert stored.run_finished.summary.duration == save.duration  # the caller's own was 0
+    # Whoever did not hear it, and whoever reads the log or the run, is told the same.
+    assert (await ada.AppendRunEvents(request)).run_finished == stored
+    log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=begun.run.name))).events
+    assert log[-1] == stored
+    assert (await ada.GetRun(pb.GetRunRequest(name=begun.run.name))).summary == stored.run_finished.summary
+
+
 async def test_a_queue_over_grpc(server: Server, ada: Client) -> None:
     first = await ada.BeginRun(begin("one", lease_address="10.0.0.1:50054"))
     assert (first.run.attempt, first.run.owner_address) == (1, "10.0.0.1:50054")

@@ -207,6 +207,10 @@ async def _with_first(first: pb.RunTeamResponse, rest: _Stream) -> _Stream:
             yield response
 
 
+def _struct(value: Mapping[str, Any] | None) -> Struct | None:
+    return None if value is None else ParseDict(dict(value), Struct())
+
+
 def _lost(cause: ServiceError) -> ServiceError:
     message = (
         "The connection to the run was lost and could not be found again; the run may go on. "
