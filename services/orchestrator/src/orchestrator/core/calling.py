@@ -132,7 +132,7 @@ class ModelCall:
                     passed.tokens = done.input_tokens + done.output_tokens
                     self._count(config, gate, done)
                 if not done.text.strip() and not done.tool_calls:
-                    raise _empty(config)
+                    raise _empty(config, done)
             except ServiceError as error:
                 CALLS.labels(gate.label, _OUTCOMES.get(error.reason, "other")).inc()
                 if attempt > config.spec.limits.max_retries or not _worth_repeating(error):
@@ -251,9 +251,10 @@ def _worth_repeating(error: ServiceError) -> bool:
     return isinstance(error, Unavailable | ResourceExhausted) or error.reason == "MODEL_BAD_RESPONSE"
 
 
-def _empty(config: ModelConfig) -> Internal:
+def _empty(config: ModelConfig, done: Completion) -> Internal:
+    cut = " before its parameters.maxOutputTokens were used up" if done.finish_reason == "length" else ""
     return Internal(
-        f"the model of {config.metadata.name} answered with neither text nor a tool call",
+        f"the model of {config.metadata.name} answered with neither text nor a tool call{cut}",
         reason="MODEL_BAD_RESPONSE",
         metadata={"model": config.metadata.name},
     )
