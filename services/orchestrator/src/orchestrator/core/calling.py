@@ -221,7 +221,7 @@ class _Draft:
                 if self._text is None:
                     self._text = self._turn.begin_text(self._step, self._member)
                     if not self._member:
-                        self._turn.answer = self._text
+                        self._turn.wrote(self._text)
                 self._turn.log.grow(self._text, part.text)
             else:
                 done = part

@@ -4,7 +4,6 @@ Bytes (`payload`, `citations`, `summary`, `status`) are serialised messages
 that the store keeps and returns as they are; it never looks inside.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -115,20 +114,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended.
-
-    Attributes:
-        state: SUCCEEDED, FAILED or CANCELLED.
-        status: Serialised, empty when absent.
-        summary: Serialised.
-        saved: Called once, when the row is about to be written: the event and its
-            summary, with the time that storing took until then. None: as they are.
-    """
+    """How a run ended. `status`, `summary`: serialised, empty when absent."""
 
     state: RunState
     status: bytes
     summary: bytes
-    saved: Callable[[], tuple[bytes, bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,13 +242,11 @@ class AppendedEvents:
         cancel_requested: Somebody asked the run to stop.
         next_run: The next one of the session, now under the lease of the run
             that the events ended; None if none waited.
-        run_finished: The run's last event as it is stored; None if it has not ended.
     """
 
     last_sequence: int
     cancel_requested: bool
     next_run: AcquiredRun | None = None
-    run_finished: Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
