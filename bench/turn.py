@@ -56,6 +56,7 @@ class Figures:
     cpu_ms_per_turn: float
     cpu_ms_per_turn_with_milvus: float
     cpu_ms_per_turn_by_service: Mapping[str, float]
+    bare_call_cpu_ms: float  # mean of just before and just after: other tenants of the machine come and go
 
 
 def cpu_ms(pid: int) -> float:
@@ -136,9 +137,11 @@ async def load(live: LiveStack, *, clients: int, turns: int, first: int) -> dict
 async def measure(live: LiveStack, *, clients: int, turns: int, first: int) -> Figures:
     """One measurement of so many turns by so many clients."""
     services = live.stack.services
+    bare = await bare_call_ms()
     before = {name: cpu_ms(service.pid) for name, service in services.items()}
     result = await load(live, clients=clients, turns=turns, first=first)
     by_service = {name: (cpu_ms(s.pid) - before[name]) / turns for name, s in services.items()}
+    bare = (bare + await bare_call_ms()) / 2
     turn_s, first_s, wall_s = result["turn_s"], result["first_token_s"], result["wall_s"]
     assert isinstance(turn_s, list)
     assert isinstance(first_s, list)
@@ -154,6 +157,7 @@ async def measure(live: LiveStack, *, clients: int, turns: int, first: int) -> F
         cpu_ms_per_turn=total - by_service["milvus"],
         cpu_ms_per_turn_with_milvus=total,
         cpu_ms_per_turn_by_service=by_service,
+        bare_call_cpu_ms=bare,
     )
 
 
@@ -215,19 +219,17 @@ def main() -> None:
     if arguments.turns < 2 or min(arguments.clients) < 1:
         parser.error("--turns must be 2 or more, --clients 1 or more")
     figures = asyncio.run(run(arguments))
-    bare = asyncio.run(bare_call_ms())
     show(figures)
-    calls = ", ".join(f"{f.cpu_ms_per_turn / bare:.0f} at {f.clients} clients" for f in figures)
-    print(
-        f"\nA bare gRPC call costs {bare:.2f} ms of CPU on this machine now; a turn costs as much as {calls}."
-    )
+    print("\nIn bare gRPC calls on this machine at that time:")
+    for f in figures:
+        calls = f.cpu_ms_per_turn / f.bare_call_cpu_ms
+        print(f"{f.clients:>7} clients: a call {f.bare_call_cpu_ms:.2f} ms, a turn {calls:.0f} calls")
     if arguments.json is not None:
         # The figures under most load are the run's own; those of every load are beside them.
         most = max(figures, key=lambda f: f.clients)
         found = {"bench": "turn", "search": arguments.search, "chunks": arguments.chunks} | asdict(most)
         found["loads"] = [asdict(f) for f in figures]
-        found["bare_call_cpu_ms"] = bare
-        found["turn_in_bare_calls"] = most.cpu_ms_per_turn / bare
+        found["turn_in_bare_calls"] = most.cpu_ms_per_turn / most.bare_call_cpu_ms
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -29,7 +29,7 @@ from tests.support.previous import code_before, migrations
 from tests.support.session_processes import environment, migrated, serving
 
 ROLE = "agentteams_rolling"
-TURNS = 12  # of each user
+TURNS = 5  # of each user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,8 @@ async def test_a_turn_from_question_to_answer(ada: Client) -> None:
     log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name))).events
     assert log[0].run_started.team_revision == "r1"
     assert list(log[0].run_started.input_messages) == [messages[0].name]
-    assert list(log[1:]) == events  # as they were sent, to the last byte
+    assert list(log[1:3]) == events[:2]  # as they were sent, to the last byte
+    assert log[3].run_finished.summary.usage == events[2].run_finished.summary.usage
     tail = await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name, after_sequence=3, page_size=5))
     assert [e.sequence for e in tail.events] == [4]
 
@@ -374,6 +375,21 @@ async def test_a_busy_session_says_so(ada: Client) -> None:
     assert caught.value.metadata == {"session": run.session, "run": run.name}
     with pytest.raises(FailedPrecondition):
         await ada.DeleteSession(pb.DeleteSessionRequest(name=run.session))
+
+
+async def test_the_end_says_how_long_storing_took_whenever_it_is_asked(ada: Client) -> None:
+    begun = await ada.BeginRun(begin("why?"))
+    request = append(begun.run.name, answer(2), finished(3, run_pb2.RUN_STATE_SUCCEEDED))
+    stored = (await ada.AppendRunEvents(request)).run_finished
+    [save] = stored.run_finished.summary.stages
+    assert (save.stage, save.count) == ("session_save", 1)
+    assert save.duration.ToTimedelta() > timedelta(0)
+    assert stored.run_finished.summary.duration == save.duration  # the caller's own was 0
+    # Whoever did not hear it, and whoever reads the log or the run, is told the same.
+    assert (await ada.AppendRunEvents(request)).run_finished == stored
+    log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=begun.run.name))).events
+    assert log[-1] == stored
+    assert (await ada.GetRun(pb.GetRunRequest(name=begun.run.name))).summary == stored.run_finished.summary
 
 
 async def test_a_queue_over_grpc(server: Server, ada: Client) -> None:

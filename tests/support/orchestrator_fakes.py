@@ -13,7 +13,7 @@ from agentteams.session.v1 import run_pb2
 from google.protobuf.json_format import ParseDict
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
+from orchestrator.adapters.events_pb import event_to_pb, stored_as, stored_event
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, RunLog
 from orchestrator.core.model import (
@@ -312,12 +312,15 @@ class FakeStore:
             raise AssertionError(f"a gap: {last} is followed by {new[0].sequence}")
         have.extend(new)
         self.batches.append(len(events))
+        stored = [stored_as(event, event_to_pb(event)) for event in events]
+        if stored[-1].is_last:
+            stored[-1].payload.run_finished.summary.stages.add(stage="session_save")  # type: ignore[attr-defined]
         if self.lose_answer:
             self.lose_answer = False
             await asyncio.Event().wait()
         row = self.rows.get(run)
         if row is None:
-            return Appended()
+            return Appended(stored=stored)
         step = have[-1].step
         state = step.state if isinstance(step, RunFinished) else row.state
         self.rows[run] = replace(row, last_sequence=have[-1].sequence, state=state)
@@ -327,7 +330,7 @@ class FakeStore:
             self._start(waiting[0])
             self.holders[waiting[0]] = self.holders.get(run, "")
             next_run = self._acquired(waiting[0])
-        return Appended(cancel_requested=run in self.asked_to_stop, next_run=next_run)
+        return Appended(stored=stored, cancel_requested=run in self.asked_to_stop, next_run=next_run)
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""

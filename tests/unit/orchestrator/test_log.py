@@ -56,7 +56,7 @@ async def test_an_event_is_shown_only_when_it_is_stored(store: FakeStore, log: R
         assert seen == []
         store.gate.set()
         await asyncio.sleep(1)
-        assert [item.sequence for item in seen if isinstance(item, Event)] == [2]
+        assert [item.sequence for item in seen if isinstance(item, StoredEvent)] == [2]
         log.emit(END)
     assert sequences(store) == [2, 3]
 
@@ -231,7 +231,7 @@ async def test_a_follower_that_joins_after_the_end_sees_all_of_it(log: RunLog) -
     await log.close()
     assert log.finished
     items = [item async for item in flat(log.follow(0))]
-    assert [type(item) for item in items] == [TextDelta, StoredEvent, Event]
+    assert [type(item) for item in items] == [TextDelta, StoredEvent, StoredEvent]
     assert [i.sequence async for i in flat(log.follow(1)) if not isinstance(i, TextDelta)] == [2]
 
 

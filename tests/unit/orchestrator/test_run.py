@@ -303,10 +303,19 @@ async def test_a_part_of_an_answer_is_stored_together_with_its_end(bench: Bench)
     assert bench.store.batches == [2]
 
 
-async def test_an_answer_is_stored_before_its_end_which_tells_how_long_that_took(bench: Bench) -> None:
-    steps = await play(bench, team(), says("ok"))
-    assert bench.store.batches == [2, 1]
-    assert "session_save" in {s.stage for s in end(steps).summary.stages}
+async def test_an_answer_and_its_end_are_stored_in_one_call(bench: Bench) -> None:
+    await play(bench, team(), says("ok"))
+    assert bench.store.batches == [3]
+
+
+async def test_the_end_is_shown_as_it_is_stored(bench: Bench) -> None:
+    """The store adds what only it knows: how long storing took."""
+    bench.models.add(says("ok"))
+    turn = bench.turn(team())
+    await execute(turn)
+    await turn.log.close()
+    shown = turn.log.published[-1].payload.run_finished  # type: ignore[attr-defined]
+    assert "session_save" in {stage.stage for stage in shown.summary.stages}
 
 
 async def test_a_lost_lease_ends_the_work_without_a_word(bench: Bench) -> None:

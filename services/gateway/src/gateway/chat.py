@@ -170,7 +170,7 @@ class ChatCompletions:
         try:
             async with asyncio.timeout(self._limits.run_timeout.total_seconds()) as deadline:
                 with self._turns.holding(deadline):
-                    turn = Turn(await self._start(asked))
+                    turn = await self._start(asked)
                     failure = await self._follow(reply, asked, turn, started)
         except TimeoutError as error:
             raise self._too_late(asked, turn) from error
@@ -178,9 +178,9 @@ class ChatCompletions:
             raise refused(failure, run=turn.run, retry=asked.retry) from failure
         await self._finish(reply, asked, turn)
 
-    async def _start(self, asked: _Asked) -> Run:
+    async def _start(self, asked: _Asked) -> Turn:
         try:
-            return await self._orchestrator.start(asked.question, request_id=asked.request_id)
+            return Turn(*await self._orchestrator.ask(asked.question, request_id=asked.request_id))
         except ServiceError as error:
             raise refused(error) from error
 

@@ -52,6 +52,10 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """Starts a run and follows it."""
         row = await self._start(request.start)
         run: run_pb2.Run | None = run_to_pb(row)
+        if row.state == "PENDING":
+            # It may wait for long; who asked wants to know its name now.
+            yield pb.RunTeamResponse(run=run)
+            run = None
         async for items in self._runs.follow(row.name, after=0):
             yield pb.RunTeamResponse(run=run, items=[item_to_pb(item) for item in items])
             run = None

@@ -1,7 +1,9 @@
 """Protobuf to domain and back."""
 
 import hashlib
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from agentteams.session.v1 import run_pb2, session_pb2, session_service_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,6 +22,8 @@ from session.core.model import (
     RunState,
     Session,
 )
+
+_SAVE = "session_save"  # the stage of a turn that only this service can measure
 
 
 def session_to_pb(session: Session) -> session_pb2.Session:
@@ -121,6 +125,7 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
             state=RunState(finished.state),
             status=finished.status.SerializeToString() if finished.HasField("status") else b"",
             summary=finished.summary.SerializeToString(),
+            saved=partial(_saved, event, time.monotonic()),
         )
     try:
         create_time = event.create_time.ToDatetime(UTC)
@@ -136,6 +141,19 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
         payload=event.SerializeToString(),
     )
     return NewEvent(event=stored, answer=answer, end=end)
+
+
+def _saved(event: run_pb2.RunEvent, began: float) -> tuple[bytes, bytes]:
+    """The end of a run with the time since `began` as stage session_save: the event, and its summary."""
+    summary, took = event.run_finished.summary, timedelta(seconds=time.monotonic() - began)
+    duration = summary.duration.ToTimedelta() + took
+    stage = next((s for s in summary.stages if s.stage == _SAVE), None)
+    if stage is None:
+        stage = summary.stages.add(stage=_SAVE)
+    stage.duration.FromTimedelta(stage.duration.ToTimedelta() + took)
+    stage.count += 1
+    summary.duration.FromTimedelta(duration)
+    return event.SerializeToString(), summary.SerializeToString()
 
 
 def event_to_pb(event: Event) -> run_pb2.RunEvent:

@@ -158,11 +158,12 @@ class SessionServicer(UserDataMethods):
         appended = await self._store.append_events(
             _owner(), run, fencing_token=request.fencing_token, events=events
         )
-        next_run = appended.next_run
+        next_run, end = appended.next_run, appended.run_finished
         return session_service_pb2.AppendRunEventsResponse(
             last_sequence=appended.last_sequence,
             cancel_requested=appended.cancel_requested,
             next_run=None if next_run is None else convert.acquired_to_pb(next_run),
+            run_finished=None if end is None else convert.event_to_pb(end),
         )
 
     async def RenewRunLeases(

@@ -668,6 +668,7 @@ class AppendRunEventsResponse(_message.Message):
     NEXT_RUN_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    RUN_FINISHED_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """Sequence of the last stored event."""
     cancel_requested: _builtins.bool
@@ -684,6 +685,13 @@ class AppendRunEventsResponse(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunInput]:
         """What people said that the log does not hold yet as input_provided."""
 
+    @_builtins.property
+    def run_finished(self) -> _run_pb2.RunEvent:
+        """The run's last event as it is stored, if the events ended the run: its summary
+        has the time that storing took (stage session_save), which only the service
+        can know. Followers are shown this, not what was sent.
+        """
+
     def __init__(
         self,
         *,
@@ -692,10 +700,11 @@ class AppendRunEventsResponse(_message.Message):
         next_run: Global___AcquiredRun | None = ...,
         parked: _builtins.bool = ...,
         inputs: _abc.Iterable[_run_pb2.RunInput] | None = ...,
+        run_finished: _run_pb2.RunEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_run", b"next_run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_run", b"next_run", "run_finished", b"run_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "inputs", b"inputs", "last_sequence", b"last_sequence", "next_run", b"next_run", "parked", b"parked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "inputs", b"inputs", "last_sequence", b"last_sequence", "next_run", b"next_run", "parked", b"parked", "run_finished", b"run_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

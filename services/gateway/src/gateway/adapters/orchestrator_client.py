@@ -1,7 +1,7 @@
 """The orchestrator over gRPC."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from gateway.core.model import (
 from servicekit.client import RpcClient
 from servicekit.clock import Clock
 from servicekit.errors import (
+    DeadlineExceeded,
     Internal,
     ServiceError,
     Unavailable,
@@ -57,6 +58,8 @@ _STATES = {
     run_pb2.RUN_STATE_CANCELLED: "cancelled",
 }
 
+_Stream = AsyncIterator[pb.StreamRunEventsResponse | pb.RunTeamResponse]
+
 
 class OrchestratorClient:
     """Calls as the current caller.
@@ -64,7 +67,7 @@ class OrchestratorClient:
     Args:
         rpc: The connection.
         clock: For the time a lost stream is sought.
-        start_timeout: For StartRun and the calls about teams.
+        start_timeout: Until a run has begun, and for the calls about teams.
         follow_timeout: For one stream of events.
         reconnect: How long a lost stream is sought before it is an error.
     """
@@ -98,34 +101,50 @@ class OrchestratorClient:
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             raise Unavailable("the orchestrator is not ready", reason="DEPENDENCY_UNAVAILABLE")
 
-    async def start(self, question: Question, *, request_id: str) -> Run:
-        """Starts a run; the same request id gives the same run. Raises: ServiceError."""
-        request = pb.StartRunRequest(
-            team=f"teams/{question.team}",
-            session=question.session,
-            input=[
-                session_pb2.Message(role=_ROLES[message.role], content=message.content)
-                for message in question.messages
-            ],
-            request_id=request_id,
-            answer_schema=_struct(question.answer_schema),
+    async def ask(self, question: Question, *, request_id: str) -> tuple[Run, AsyncGenerator[RunItem, None]]:
+        """Starts a run and follows it. Raises: ServiceError."""
+        request = pb.RunTeamRequest(
+            start=pb.StartRunRequest(
+                team=f"teams/{question.team}",
+                session=question.session,
+                input=[
+                    session_pb2.Message(role=_ROLES[message.role], content=message.content)
+                    for message in question.messages
+                ],
+                request_id=request_id,
+                answer_schema=_struct(question.answer_schema),
+            )
         )
-        run = await self._rpc.unary(self._stub.StartRun, request, timeout=self._start_timeout)
-        return Run(name=run.name, session=run.session)
+        stream = self._rpc.server_stream(self._stub.RunTeam, request, timeout=self._follow_timeout)
+        try:
+            async with asyncio.timeout(self._start_timeout.total_seconds()):
+                first = await anext(stream)
+        except StopAsyncIteration as error:
+            raise Internal("the orchestrator did not say which run it began", reason="INTERNAL") from error
+        except TimeoutError as error:
+            seconds = self._start_timeout.total_seconds()
+            raise DeadlineExceeded(
+                f"the run did not begin within {seconds:g} s", reason="DEADLINE_TOO_SHORT"
+            ) from error
+        run = Run(name=first.run.name, session=first.run.session)
+        return run, self._follow(run, _with_first(first, stream))
 
-    async def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
+    def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
         """All that happens to the run until RunEnded; finds a lost stream again. Raises: ServiceError."""
+        return self._follow(run, self._stream(run, 0))
+
+    def _stream(self, run: Run, after: int) -> _Stream:
+        request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
+        return self._rpc.server_stream(self._stub.StreamRunEvents, request, timeout=self._follow_timeout)
+
+    async def _follow(self, run: Run, stream: _Stream) -> AsyncGenerator[RunItem, None]:
         after = 0
         lost_at: float | None = None
         delay, odd_ends = _FIRST_DELAY_S, 0
         ended: RunEnded | None = None
         while True:
-            request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
             cause: ServiceError
             try:
-                stream = self._rpc.server_stream(
-                    self._stub.StreamRunEvents, request, timeout=self._follow_timeout
-                )
                 # The wrapper is an async generator, whatever its annotation says.
                 async with aclosing(stream):  # type: ignore[type-var]
                     async for response in stream:
@@ -160,6 +179,7 @@ class OrchestratorClient:
                 raise _lost(cause)
             await asyncio.sleep(delay)
             delay = min(2 * delay, _MAX_DELAY_S)
+            stream = self._stream(run, after)
 
     async def team(self, name: str) -> Team:
         """One team. Raises: NotFound and other ServiceErrors."""
@@ -178,6 +198,13 @@ class OrchestratorClient:
             if not token:
                 break
         return teams
+
+
+async def _with_first(first: pb.RunTeamResponse, rest: _Stream) -> _Stream:
+    async with aclosing(rest):  # type: ignore[type-var]
+        yield first
+        async for response in rest:
+            yield response
 
 
 def _struct(value: Mapping[str, Any] | None) -> Struct | None:

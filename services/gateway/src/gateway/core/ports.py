@@ -17,8 +17,14 @@ class Orchestrator(Protocol):
         """
         ...
 
-    async def start(self, question: Question, *, request_id: str) -> Run:
-        """Starts a run; the same request id gives the same run. Raises: ServiceError."""
+    async def ask(self, question: Question, *, request_id: str) -> tuple[Run, AsyncGenerator[RunItem, None]]:
+        """Starts a run, and follows it (see `follow`); the same request id gives the same run.
+
+        The caller closes the generator.
+
+        Raises:
+            ServiceError: The run was not started, or it is not known whether it was.
+        """
         ...
 
     def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:

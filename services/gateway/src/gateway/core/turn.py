@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from gateway.core.errors import ApiError, run_failed
-from gateway.core.model import Answer, ModelCallEnded, Run, RunEnded, TextPiece
+from gateway.core.model import Answer, ModelCallEnded, Run, RunEnded, RunItem, TextPiece
 from gateway.core.ports import Orchestrator
 from gateway.core.render import extra_field
 from gateway.core.transcript import TextGap, Transcript
@@ -15,10 +15,16 @@ _MAX_GAPS = 3
 
 
 class Turn:
-    """Collects what a run says, and how it ended."""
+    """Collects what a run says, and how it ended.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: The run.
+        items: What happens to it, from its beginning; closed by `pieces`.
+    """
+
+    def __init__(self, run: Run, items: AsyncGenerator[RunItem, None]) -> None:
         self.run = run
+        self._items = items
         self._transcript = Transcript()
         self._answer: Answer | None = None
         self._ended: RunEnded | None = None
@@ -32,7 +38,7 @@ class Turn:
         gaps = 0
         while self._ended is None:
             try:
-                async with aclosing(orchestrator.follow(self.run)) as items:
+                async with aclosing(self._items) as items:
                     async for item in items:
                         if isinstance(item, TextPiece):
                             text = self._transcript.add(item)
@@ -51,6 +57,7 @@ class Turn:
                 gaps += 1
                 if gaps == _MAX_GAPS:
                     raise Internal(f"text of {self.run.name} is missing", reason="INTERNAL") from error
+                self._items = orchestrator.follow(self.run)
 
     def result(self) -> RunEnded:
         """How the run ended, if it has an answer.

@@ -225,6 +225,18 @@ def stored_event(event: run_pb2.RunEvent) -> StoredEvent:
     )
 
 
+def stored_as(event: Event, message: run_pb2.RunEvent) -> StoredEvent:
+    """An event that was stored as `message`."""
+    return StoredEvent(
+        sequence=event.sequence,
+        time=event.time,
+        member=event.member,
+        kind=message.WhichOneof("event") or "",
+        payload=message,
+        step=event.step,
+    )
+
+
 def item_to_pb(item: Item) -> orchestrator_pb.RunItem:
     """A step or a piece of text as it is streamed."""
     if isinstance(item, TextDelta):
@@ -232,9 +244,7 @@ def item_to_pb(item: Item) -> orchestrator_pb.RunItem:
             message=item.message, offset=item.offset, text=item.text, member=item.member
         )
         return orchestrator_pb.RunItem(text_delta=delta)
-    if isinstance(item, StoredEvent):
-        return orchestrator_pb.RunItem(event=item.payload)  # type: ignore[arg-type]  # from stored_event()
-    return orchestrator_pb.RunItem(event=event_to_pb(item))
+    return orchestrator_pb.RunItem(event=item.payload)  # type: ignore[arg-type]  # from here
 
 
 def item_from_pb(item: orchestrator_pb.RunItem) -> StoredEvent | TextDelta:

@@ -12,6 +12,7 @@ from orchestrator.adapters.events_pb import (
     as_duration,
     event_to_pb,
     message_to_pb,
+    stored_as,
     stored_event,
 )
 from orchestrator.adapters.events_read import message_from_pb
@@ -90,8 +91,8 @@ class SessionClient:
         """See SessionLog. More than fit into one call go in several, in order."""
         request = pb.AppendRunEventsRequest(run=run, fencing_token=fencing_token)
         size = 0
-        for event in events:
-            message = event_to_pb(event)
+        messages = [event_to_pb(event) for event in events]
+        for message in messages:
             size += message.ByteSize()
             if request.events and (len(request.events) == _MAX_EVENTS or size > _MAX_BYTES):
                 await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
@@ -99,7 +100,10 @@ class SessionClient:
                 size = message.ByteSize()
             request.events.append(message)
         answer = await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
+        if answer.HasField("run_finished"):
+            messages[-1] = answer.run_finished
         return Appended(
+            stored=[stored_as(event, message) for event, message in zip(events, messages, strict=True)],
             cancel_requested=answer.cancel_requested,
             next_run=_acquired(answer.next_run) if answer.HasField("next_run") else None,
         )

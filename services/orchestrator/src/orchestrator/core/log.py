@@ -13,7 +13,7 @@ from servicekit.errors import Conflict, DeadlineExceeded, Unavailable
 
 log = structlog.get_logger()
 
-Item = Event | StoredEvent | TextDelta
+Item = StoredEvent | TextDelta
 
 _LINGER_S = 0.2  # events wait this long for company (docs/turn.md)
 _DELTA_S = 0.04
@@ -78,7 +78,7 @@ class RunLog:
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        self.published: list[Event | StoredEvent] = []
+        self.published: list[StoredEvent] = []
         self.finished = False
         self.end_state = ""
         self.closed = False
@@ -131,7 +131,7 @@ class RunLog:
             except Exception as error:
                 self.failure = error
                 raise
-            self.published.extend(batch)
+            self.published.extend(appended.stored)
             end = batch[-1].step
             if isinstance(end, RunFinished):
                 self.finished, self.end_state = True, end.state

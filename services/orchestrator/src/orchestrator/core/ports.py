@@ -77,8 +77,15 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
-    """What the store says to an append: to stop, or which run of the session is ours next."""
+    """What the store says to an append.
 
+    Attributes:
+        stored: The events as they are stored: what followers are shown.
+        cancel_requested: Somebody asked the run to stop.
+        next_run: The next run of the session, if the events ended this one; ours now.
+    """
+
+    stored: Sequence[StoredEvent]
     cancel_requested: bool = False
     next_run: Acquired | None = None
 

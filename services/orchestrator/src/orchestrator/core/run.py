@@ -79,7 +79,7 @@ async def fail(turn: Turn, error: ServiceError) -> None:
 
 
 async def finish(turn: Turn, state: State, content: str, error: ServiceError | None) -> None:
-    """Stores the answer, then the run's end with how long it all took."""
+    """Stores the answer and the run's end, which says how long it all took."""
     if content:
         citations, unknown = cite(prose(turn, content), turn.ledger.evidence)
         if unknown:
@@ -88,17 +88,14 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
     turn.end = End(state=state, error=error)
-    if error is None:
-        with turn.stages.stage("session_save"):
-            await turn.log.flush()
     await conclude(turn)
 
 
 async def conclude(turn: Turn) -> None:
     """Stores the end of a run that has begun to end; may be called again after it was interrupted.
 
-    A part of an answer is stored together with the end that it has: alone in
-    the log it would look like an answer to whoever takes the run over.
+    The answer, or a part of one, is stored together with its end, in one call;
+    the session service adds how long that took (stage session_save).
     """
     if turn.end is None:
         raise AssertionError("only a run that has begun to end can be concluded")
@@ -111,7 +108,8 @@ async def conclude(turn: Turn) -> None:
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))
         RUNS.labels(turn.end.state, turn.end.error.reason if turn.end.error else "").inc()
         RUN_SECONDS.observe(seconds)
-    await turn.log.flush()
+    with turn.stages.stage("session_save"):
+        await turn.log.flush()
 
 
 async def _answer(turn: Turn) -> str:

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
-from session.adapters.rows import Row, message_from, owned, owner_values
+from session.adapters.rows import Row, event_from, message_from, owned, owner_values
 from session.adapters.tables import blobs, runs
-from session.core.model import Message, NewMessage, Owner
+from session.core.model import Event, Message, NewMessage, Owner
 from session.core.pages import size_bytes
 
 T = TypeVar("T")
@@ -144,6 +144,16 @@ def messages_from(connection: Connection, owner: Owner, session: str, found: Seq
     contents = get(connection, owner, filter(None, named), PARTS_OF_SESSION, b_id=session)
     return [
         message_from(row) if blob is None else message_from(row, *split(contents[blob.digest]))
+        for row, blob in zip(found, named, strict=True)
+    ]
+
+
+def events_from(connection: Connection, owner: Owner, run: str, found: Sequence[Row]) -> list[Event]:
+    """Events of a run, with what is kept beside their rows."""
+    named = [blob_of(row) for row in found]
+    contents = get(connection, owner, filter(None, named), PARTS_OF_RUN, b_run=run)
+    return [
+        event_from(row) if blob is None else event_from(row, contents[blob.digest])
         for row, blob in zip(found, named, strict=True)
     ]
 

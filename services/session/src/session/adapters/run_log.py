@@ -7,7 +7,7 @@ so the cost does not grow with the length of a session or a log.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from servicekit.errors import InvalidArgument
-from session.adapters import rows
+from session.adapters import blobs, rows
 from session.adapters.log_events import FIRST_SEQUENCE, run_started
 from session.adapters.records import (
     ACQUIRED,
@@ -35,6 +35,7 @@ from session.core.model import (
     AcquiredRun,
     AppendedEvents,
     BegunRun,
+    Event,
     Lease,
     NewEvent,
     NewRun,
@@ -160,8 +161,10 @@ _STORED = sa.select(run_events.c.sequence, run_events.c.kind, run_events.c.membe
     run_events.c.sequence <= sa.bindparam("b_last"),
 )
 _INSERT_SESSION = sa.insert(sessions)
-_STARTED = sa.select(*EVENT).where(
-    run_events.c.run_id == sa.bindparam("b_run"), owned(run_events), run_events.c.sequence == FIRST_SEQUENCE
+_EVENT = sa.select(*EVENT).where(
+    run_events.c.run_id == sa.bindparam("b_run"),
+    owned(run_events),
+    run_events.c.sequence == sa.bindparam("b_sequence"),
 )
 # A run of which its owner cannot know more than what it was told at its
 # beginning, perhaps in vain: the same lease, and nothing appended.
@@ -252,7 +255,7 @@ class BeginRun:
         if row is None:
             return None
         found = acquired(connection, row)
-        started = connection.execute(_STARTED, values).one()
+        started = connection.execute(_EVENT, values | {"b_sequence": FIRST_SEQUENCE}).one()
         return BegunRun(
             run=found.run,
             created=True,
@@ -380,12 +383,16 @@ class AppendEvents:
         # All were stored. That renews the lease too, unless the run has ended.
         values |= {"b_token": token, "b_before": last, "b_last": last, "b_now": to_us(self.now)}
         connection.execute(_ADVANCE, values)
-        next_run = None
+        next_run, finished = None, None
         if state.terminal and self.events[-1].end is not None:
             values |= {"b_id": found[4], "b_lease_owner": found[5]}
             row = connection.execute(_NEXT_AGAIN, values).one_or_none()
             next_run = None if row is None else acquired(connection, row)
-        return AppendedEvents(last_sequence=last, cancel_requested=found[3], next_run=next_run)
+            found_end = connection.execute(_EVENT, values | {"b_sequence": last}).all()
+            [finished] = blobs.events_from(connection, self.owner, run, found_end)
+        return AppendedEvents(
+            last_sequence=last, cancel_requested=found[3], next_run=next_run, run_finished=finished
+        )
 
     def _append(self, connection: Connection, events: Sequence[NewEvent]) -> AppendedEvents:
         last, end, now_us = events[-1].event.sequence, events[-1].end, to_us(self.now)
@@ -408,15 +415,21 @@ class AppendEvents:
             "b_before": events[0].event.sequence - 1,
             "b_last": last,
         }
+        stored = [new.event for new in events]
+        finished: Event | None = None
         if end is None:
             row = connection.execute(_ADVANCE, values).one_or_none()
         else:
-            values |= {"b_state": int(end.state), "b_summary": end.summary, "b_status": end.status}
+            finished, summary = stored[-1], end.summary
+            if end.saved is not None:
+                payload, summary = end.saved()
+                stored[-1] = finished = replace(finished, payload=payload)
+            values |= {"b_state": int(end.state), "b_summary": summary, "b_status": end.status}
             row = connection.execute(_FINISH, values).one_or_none()
         if row is None:
             raise Missed
         session, cancel_requested = row[0], row[1]
-        insert_events(connection, self.owner, self.run, [new.event for new in events], session=session)
+        insert_events(connection, self.owner, self.run, stored, session=session)
         if answers:
             insert_messages(
                 connection, self.owner, session, self.run, answers, first=first_answer, now=self.now
@@ -425,6 +438,7 @@ class AppendEvents:
             last_sequence=last,
             cancel_requested=cancel_requested,
             next_run=None if end is None or not row[2] else self._begin_next(connection, row),
+            run_finished=finished,
         )
 
     def _begin_next(self, connection: Connection, ended: rows.Row) -> AcquiredRun | None:

@@ -12,7 +12,7 @@ from servicekit.clock import Clock
 from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
 from session.adapters.access import Bypass
-from session.adapters.blobs import BlobMissing, blob_of
+from session.adapters.blobs import BlobMissing
 from session.adapters.database import Database, Duplicate
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
 from session.adapters.memories import MemoryRows
@@ -291,12 +291,7 @@ class SqlSessionStore(UserRows, MemoryRows):
         def look(connection: Connection) -> tuple[Event, ...]:
             found = connection.execute(_EVENTS_AFTER, values).all()
             fit = oldest_within(found, PAGE_BYTES, blobs.event_bytes)
-            named = [blob_of(row) for row in fit]
-            contents = blobs.get(connection, owner, filter(None, named), blobs.PARTS_OF_RUN, b_run=run)
-            return tuple(
-                rows.event_from(row) if blob is None else rows.event_from(row, contents[blob.digest])
-                for row, blob in zip(fit, named, strict=True)
-            )
+            return tuple(blobs.events_from(connection, owner, run, fit))
 
         events = await self._whole(look, owner)
         if not events:

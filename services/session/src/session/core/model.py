@@ -4,6 +4,7 @@ Bytes (`payload`, `citations`, `summary`, `status`) are serialised messages
 that the store keeps and returns as they are; it never looks inside.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -114,11 +115,20 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended. `status`, `summary`: serialised, empty when absent."""
+    """How a run ended.
+
+    Attributes:
+        state: SUCCEEDED, FAILED or CANCELLED.
+        status: Serialised, empty when absent.
+        summary: Serialised.
+        saved: Called once, when the row is about to be written: the event and its
+            summary, with the time that storing took until then. None: as they are.
+    """
 
     state: RunState
     status: bytes
     summary: bytes
+    saved: Callable[[], tuple[bytes, bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,11 +252,13 @@ class AppendedEvents:
         cancel_requested: Somebody asked the run to stop.
         next_run: The next one of the session, now under the lease of the run
             that the events ended; None if none waited.
+        run_finished: The run's last event as it is stored; None if it has not ended.
     """
 
     last_sequence: int
     cancel_requested: bool
     next_run: AcquiredRun | None = None
+    run_finished: Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
