@@ -236,6 +236,7 @@ class FakeStore:
     schemas: dict[str, Schema | None] = field(default_factory=dict)
     inputs: dict[str, tuple[Message, ...]] = field(default_factory=dict)
     requests: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, tuple[int, timedelta | None]] = field(default_factory=dict)  # history, retention
     history: tuple[Message, ...] = ()
     failures: deque[Exception] = field(default_factory=deque)  # of the next appends
     failing: Exception | None = None  # of every append
@@ -263,6 +264,7 @@ class FakeStore:
         team_revision: str,
         on_busy: BusyPolicy,
         answer_schema: Schema | None = None,
+        retention: timedelta | None,
     ) -> Begun:
         """See SessionLog."""
         self.beginning.set()
@@ -281,6 +283,7 @@ class FakeStore:
         self.requests[request_id], self.revisions[name] = name, team_revision
         self.rows[name], self.owners[name], self.tokens[name] = row, current_caller(), 0
         self.inputs[name], self.log[name] = tuple(messages), []
+        self.asked[name] = (history_messages, retention)
         if before:
             if on_busy == "INTERRUPT":
                 self.asked_to_stop.update(row.name for row in before if row.state == "RUNNING")

@@ -35,6 +35,13 @@ async def test_evidence_in_the_question_is_used_without_a_search() -> None:
     assert "The gateway listens on port 8080. [1]" in text
 
 
+async def test_what_others_reported_is_not_taken_for_the_question() -> None:
+    report = '<report by="analyst">\nThe gateway listens on port 8080, the gateway port.\n</report>'
+    text, _ = await ask(user(f"{EVIDENCE}\n\n{report}\n\nQuestion of the user: {QUESTION}"))
+    assert "rotated every 30 days. [2]" in text
+    assert "8080" not in text
+
+
 async def test_a_leader_asks_the_first_then_the_last_then_passes_on() -> None:
     _, first = await ask(user(QUESTION), tools=[SEARCH, DELEGATE])
     assert first == ToolDecision(name="delegate_task", arguments={"member": "analyst", "task": QUESTION})

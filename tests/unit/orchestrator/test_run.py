@@ -184,7 +184,7 @@ async def test_what_members_see_of_one_another(
         says("Done."),
     )
     ben = bench.models.calls[3].last
-    assert ("ann reported: Ann's report" in ben) is reports
+    assert ('<report by="ann">\nAnn\'s report\n</report>' in ben) is reports
     assert ("<evidence>" in ben) is evidence
 
 

@@ -165,6 +165,7 @@ _MODEL_SETTINGS = (
     "AGENTTEAMS_CHAT_MODEL_PATH",
     "AGENTTEAMS_CHAT_MODEL_SHA256",
 )
+_LOCAL_CONTEXT_TOKENS = 4096  # of one slot of the local model's server
 # Threads that wait by spinning starve every other process on a small machine.
 _PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
@@ -189,9 +190,13 @@ def _tokenizer_env(config: StackConfig) -> dict[str, str]:
 def _chat_env(config: StackConfig, targets: Mapping[str, str]) -> dict[str, str]:
     if isinstance(config.chat, Endpoint):
         url, model, key = config.chat.url, config.chat.model, config.chat.api_key
-    else:
-        url, model, key = f"http://{targets['chat']}/v1", config.chat_model or "local", ""
-    return {"BUILTIN_CHAT_URL": url, "BUILTIN_CHAT_MODEL": model, "BUILTIN_CHAT_API_KEY": key}
+        return {"BUILTIN_CHAT_URL": url, "BUILTIN_CHAT_MODEL": model, "BUILTIN_CHAT_API_KEY": key}
+    return {
+        "BUILTIN_CHAT_URL": f"http://{targets['chat']}/v1",
+        "BUILTIN_CHAT_MODEL": config.chat_model or "local",
+        "BUILTIN_CHAT_API_KEY": "",
+        "BUILTIN_CHAT_CONTEXT_TOKENS": str(_LOCAL_CONTEXT_TOKENS),
+    }
 
 
 def _base_env(state: StateFolder) -> dict[str, str]:

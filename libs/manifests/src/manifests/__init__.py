@@ -8,10 +8,10 @@ from manifests.json_schema import schema_problem
 from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
 from manifests.model import ModelConfig, ModelConfigSpec
-from manifests.nesting import MAX_TEAM_DEPTH
 from manifests.problems import Problem
 from manifests.references import check_references
 from manifests.secrets import HeaderFrom, SecretKeyRef
+from manifests.session import SessionPolicy, SummaryPolicy, UserMemory
 from manifests.team import (
     AgentTeam,
     AgentTeamSpec,
@@ -19,17 +19,14 @@ from manifests.team import (
     Knowledge,
     Limits,
     Member,
-    SessionPolicy,
     Sharing,
 )
-from manifests.team_ref import TeamRef
 from manifests.tools import Approvals, McpServer, PythonModule, ToolSource
 
 __all__ = [
     "API_VERSION",
     "DEFAULT_NAMESPACE",
     "KINDS",
-    "MAX_TEAM_DEPTH",
     "AgentTeam",
     "AgentTeamSpec",
     "AnswerFormat",
@@ -57,8 +54,9 @@ __all__ = [
     "SecretKeyRef",
     "SessionPolicy",
     "Sharing",
-    "TeamRef",
+    "SummaryPolicy",
     "ToolSource",
+    "UserMemory",
     "check_references",
     "fallback_chain",
     "load_file",

@@ -23,7 +23,7 @@ from manifests.base import (
     refuse,
 )
 from manifests.knowledge import SearchModeName
-from manifests.team_ref import TeamRef, team_member_rules
+from manifests.session import SessionPolicy
 from manifests.tools import Approvals, ToolSource, tool_violations
 
 Text = Annotated[str, StringConstraints(max_length=32_768)]
@@ -46,11 +46,6 @@ class Member(Model):
     )
     tools: tuple[Name, ...] = Field(
         default=(), max_length=16, description="What it may do: names of spec.tools."
-    )
-    team_ref: TeamRef | None = Field(
-        default=None,
-        description="The member is another team, which does its tasks in its own mode, within the same run "
-        "and its limits. Instead of instructions, modelConfigRef, knowledge and tools.",
     )
 
 
@@ -79,13 +74,6 @@ class Sharing(Model):
         default="AnswersAndEvidence",
         description="What a member is shown of the members before it: nothing, their answers, or also the "
         "evidence that they found.",
-    )
-    max_interactions: int = Field(
-        default=4,
-        ge=1,
-        le=32,
-        description="Most answers of other members that a member is shown, the latest. Those of tasks that "
-        "its own depends on (mode Tasks) are shown in any case.",
     )
 
 
@@ -147,24 +135,13 @@ class Limits(Model):
     )
 
 
-class SessionPolicy(Model):
-    """What a run knows of the conversation before it."""
-
-    history_runs: int = Field(
-        default=3, ge=0, le=100, description="Earlier questions with their answers that the model is shown."
-    )
-
-
 class AgentTeamSpec(Model):
     """What an AgentTeam asks for."""
 
     description: ShortText = Field(default="", description="What the team is for, shown in lists.")
-    mode: Literal["Coordinate", "Route", "Broadcast", "Tasks"] = Field(
+    mode: Literal["Coordinate"] = Field(
         default="Coordinate",
-        description="How members work together. Coordinate: a leader delegates tasks and writes the answer. "
-        "Route: a leader chooses one member, whose answer is the team's. Broadcast: all members answer side "
-        "by side, and a leader makes one answer of theirs. Tasks: a leader writes a list of tasks that may "
-        "depend on one another, members work it off, the leader answers.",
+        description="How members work together. Coordinate: a leader delegates tasks and writes the answer.",
     )
     model_config_ref: ModelConfigRef = Field(
         description="A ModelConfig of type Chat: the leader's, and the members' unless they name another."
@@ -186,7 +163,8 @@ class AgentTeamSpec(Model):
     )
     limits: Limits = Field(default_factory=Limits, description="Where a run is stopped.")
     session: SessionPolicy = Field(
-        default_factory=SessionPolicy, description="What a run knows of the conversation before it."
+        default_factory=SessionPolicy,
+        description="What the team knows of the conversation before a question, and of its user.",
     )
 
     @model_validator(mode="after")
@@ -198,7 +176,6 @@ class AgentTeamSpec(Model):
         yield from duplicates([m.name for m in self.members], "members")
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
         yield from tool_violations(self.tools, [m.tools for m in self.members])
-        yield from team_member_rules(self.members)
         known = [k.name for k in self.knowledge]
         for index, member in enumerate(self.members):
             for position, name in enumerate(member.knowledge):

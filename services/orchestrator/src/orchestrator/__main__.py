@@ -10,6 +10,7 @@ from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeCli
 from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.context.budget import Contexts
 from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
@@ -49,6 +50,7 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
         models=models,
         knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
         embedder=EmbeddingClient(rpc(settings.embedding_target)),
+        contexts=Contexts(built_in_tokens=settings.builtin_chat_context_tokens),
     )
     times = LeaseTimes(
         lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)

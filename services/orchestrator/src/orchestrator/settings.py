@@ -24,6 +24,9 @@ class Settings(ServerSettings):
     secrets_dir: Path | None = Field(None, description="Folder where Secrets are mounted, <name>/<key>.")
     builtin_chat_url: str | None = Field(None, description="What provider BuiltIn means: base URL with /v1.")
     builtin_chat_model: str = Field("", description="Model name at that URL.")
+    builtin_chat_context_tokens: int | None = Field(
+        None, ge=256, description="What that model can read and write in one call. Default: not known."
+    )
     builtin_chat_api_key: SecretStr = Field(SecretStr(""), description="Its API key, where it needs one.")
 
     @model_validator(mode="after")

@@ -16,6 +16,8 @@ SEARCH_TOOL = "search_knowledge"
 DELEGATE_TOOL = "delegate_task"
 
 _EVIDENCE = re.compile(r"<evidence>(.*?)(?:</evidence>|\Z)", re.DOTALL)
+# What is shown to an agent besides its question, marked as data in the same way.
+_DATA = re.compile(r"<(report|summary|memories)\b[^>\n]*>\n.*?\n</\1>", re.DOTALL)
 _CHUNK = re.compile(r"^\[(\d+)\] (?:\(([^)\n]*)\) ?)?", re.MULTILINE)
 
 
@@ -46,10 +48,10 @@ def current_turn(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def question(messages: Sequence[Message]) -> str:
-    """Returns the last user message without the evidence in it."""
+    """Returns the last user message without the data in it."""
     turn = current_turn(messages)
     text = turn[0].text if turn else ""
-    return _EVIDENCE.sub("", text).strip()
+    return _DATA.sub("", _EVIDENCE.sub("", text)).strip()
 
 
 def results(messages: Sequence[Message]) -> list[Result]:

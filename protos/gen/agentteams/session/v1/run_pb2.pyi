@@ -1582,12 +1582,18 @@ class ContextTrimmed(_message.Message):
     BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
     NEEDED_TOKENS_FIELD_NUMBER: _builtins.int
     TRIMMED_FIELD_NUMBER: _builtins.int
+    ESTIMATE_PERCENT_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """The model call, as in model_call_finished."""
     budget_tokens: _builtins.int
     """Tokens that the prompt may have."""
     needed_tokens: _builtins.int
     """Tokens before, by the same count."""
+    estimate_percent: _builtins.int
+    """What the counts rest on: an estimate of the text, times so many percent,
+    which the model's endpoint has taught (docs/context.md). An attempt that
+    makes the call again tells the model the same.
+    """
     @_builtins.property
     def trimmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trimmed]:
         """What was left out or cut, in the order in which it was."""
@@ -1599,10 +1605,11 @@ class ContextTrimmed(_message.Message):
         budget_tokens: _builtins.int = ...,
         needed_tokens: _builtins.int = ...,
         trimmed: _abc.Iterable[Global___Trimmed] | None = ...,
+        estimate_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "needed_tokens", b"needed_tokens", "step", b"step", "trimmed", b"trimmed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "estimate_percent", b"estimate_percent", "needed_tokens", b"needed_tokens", "step", b"step", "trimmed", b"trimmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1618,7 +1625,7 @@ class Trimmed(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """history, evidence, tool_result or report."""
+    """history, memory, summary, evidence, tool_result or report."""
     count: _builtins.int
     """How many pieces."""
     tokens: _builtins.int

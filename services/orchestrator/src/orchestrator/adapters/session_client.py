@@ -62,6 +62,7 @@ class SessionClient:
         team_revision: str,
         on_busy: BusyPolicy,
         answer_schema: Schema | None = None,
+        retention: timedelta | None,
     ) -> Begun:
         """See SessionLog."""
         request = pb.BeginRunRequest(
@@ -75,6 +76,7 @@ class SessionClient:
             history_messages=history_messages,
             team_revision=team_revision,
             on_busy=_POLICIES[on_busy],
+            retention=None if retention is None else as_duration(retention),
         )
         if answer_schema is not None:
             ParseDict(dict(answer_schema), request.answer_schema)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from manifests import ModelConfig
 from orchestrator.core.arguments import Arguments, BadArguments, read
+from orchestrator.core.context.assembly import complete
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
 from orchestrator.core.prompts import in_form
 from orchestrator.core.recorded import call_step, model_step
@@ -101,7 +102,8 @@ class Agent:
         for number in range(1, self._turn.limits.max_turns + 1):
             left = self._turn.limits.max_turns - number
             step = model_step(self._path, number)
-            completion = await self._turn.complete(
+            completion = await complete(
+                self._turn,
                 self._config,
                 prompts,
                 tools=self._tools,

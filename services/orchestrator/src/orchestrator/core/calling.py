@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,7 @@ class ModelCall:
                     FALLBACKS.labels(self._turn.world.gates.label(config.metadata.namespace, name)).inc()
             else:
                 self.answered_by = name
-                return done
+                return done if position == 0 else replace(done, counted=False)
         raise self._none_answered()
 
     async def _ask(self, config: ModelConfig, *, is_last: bool) -> Completion:
@@ -132,7 +133,7 @@ class ModelCall:
                     passed.tokens = done.input_tokens + done.output_tokens
                     self._count(config, gate, done)
                 if not done.text.strip() and not done.tool_calls:
-                    raise _empty(config, done)
+                    raise _empty(config)
             except ServiceError as error:
                 CALLS.labels(gate.label, _OUTCOMES.get(error.reason, "other")).inc()
                 if attempt > config.spec.limits.max_retries or not _worth_repeating(error):
@@ -221,7 +222,7 @@ class _Draft:
                 if self._text is None:
                     self._text = self._turn.begin_text(self._step, self._member)
                     if not self._member:
-                        self._turn.wrote(self._text)
+                        self._turn.answer = self._text
                 self._turn.log.grow(self._text, part.text)
             else:
                 done = part
@@ -251,10 +252,9 @@ def _worth_repeating(error: ServiceError) -> bool:
     return isinstance(error, Unavailable | ResourceExhausted) or error.reason == "MODEL_BAD_RESPONSE"
 
 
-def _empty(config: ModelConfig, done: Completion) -> Internal:
-    cut = " before its parameters.maxOutputTokens were used up" if done.finish_reason == "length" else ""
+def _empty(config: ModelConfig) -> Internal:
     return Internal(
-        f"the model of {config.metadata.name} answered with neither text nor a tool call{cut}",
+        f"the model of {config.metadata.name} answered with neither text nor a tool call",
         reason="MODEL_BAD_RESPONSE",
         metadata={"model": config.metadata.name},
     )

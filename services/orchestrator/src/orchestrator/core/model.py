@@ -91,12 +91,11 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """What a model may call. `parameters` is a JSON schema; `required`: it may not answer without a call."""
+    """What a model may call. `parameters` is a JSON schema."""
 
     name: str
     description: str
     parameters: Mapping[str, object]
-    required: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +107,22 @@ class ToolCall:
     arguments: str
 
 
+PromptKind = Literal["", "history", "memory", "summary"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One message to a model; `tool_call_id` makes it the answer of a tool."""
+    """One message to a model; `tool_call_id` makes it the answer of a tool.
+
+    What has a kind comes from before the question, and may be left out if the
+    prompt does not fit.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    kind: PromptKind = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +143,7 @@ class Completion:
     input_tokens: int
     output_tokens: int
     attempts: int = 1
+    counted: bool = True  # by the endpoint that was asked first; else a guess, or another model's count
 
 
 # --- the run's log ----------------------------------------------------------
@@ -275,32 +283,6 @@ class EvidenceRetrieved:
     reused_sequence: int = 0
 
 
-TaskState = Literal["PENDING", "RUNNING", "DONE", "FAILED", "SKIPPED"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeamTask:
-    """A task of a list, as the log tells of it."""
-
-    id: str
-    text: str
-    member: str
-    depends_on: tuple[str, ...]
-    state: TaskState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TasksChanged:
-    """The task list of a team in mode Tasks, whole."""
-
-    tasks: tuple[TeamTask, ...]
-
-    @property
-    def path(self) -> str:
-        """Of the team whose list it is: its tasks are named after it."""
-        return self.tasks[0].id.rpartition(":")[0]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageCompleted:
     """A message of the conversation is complete."""
@@ -317,6 +299,26 @@ class RunFinished:
     error: ServiceError | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trimmed:
+    """One kind of what was left out of a prompt, or cut: pieces and their tokens."""
+
+    kind: str
+    count: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextTrimmed:
+    """A prompt did not fit its budget. `percent` is what the count rests on (docs/context.md)."""
+
+    step: str
+    budget_tokens: int
+    needed_tokens: int
+    percent: int
+    trimmed: tuple[Trimmed, ...]
+
+
 Step = (
     RunStarted
     | RunResumed
@@ -326,8 +328,8 @@ Step = (
     | ToolCallStarted
     | ToolCallFinished
     | EvidenceRetrieved
-    | TasksChanged
     | MessageCompleted
+    | ContextTrimmed
     | RunFinished
 )
 

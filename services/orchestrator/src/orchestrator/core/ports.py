@@ -116,6 +116,7 @@ class SessionLog(Protocol):
         team_revision: str,
         on_busy: BusyPolicy,
         answer_schema: Schema | None = None,
+        retention: timedelta | None,
     ) -> Begun:
         """Stores a run, under this process' lease unless it waits. Raises as `BeginRun` says."""
         ...

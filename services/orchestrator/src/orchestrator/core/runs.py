@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 
 from manifests import AgentTeam
 from orchestrator.core.admission import ready_team, too_many_runs
+from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, LogUnavailable, RunLog
@@ -253,10 +254,11 @@ class Runs:
                     team=f"teams/{team.metadata.name}",
                     session=asked.session,
                     messages=asked.messages,
-                    history_messages=2 * team.spec.session.history_runs,
+                    history_messages=history_messages(team),
                     team_revision=team.revision,
                     on_busy=asked.on_busy,
                     answer_schema=asked.answer_schema,
+                    retention=retention(team),
                 )
         except asyncio.CancelledError:
             begun.cancel()

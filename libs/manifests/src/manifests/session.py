@@ -1,0 +1,49 @@
+"""What a team knows of the conversation before a question, and of its user."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from manifests.base import Model
+
+UserMemory = Literal["Off", "ReadOnly", "ReadWrite"]
+
+
+class SummaryPolicy(Model):
+    """When the older part of a conversation is summed up."""
+
+    enabled: bool = Field(
+        default=False,
+        description="Whether the model is shown the whole conversation, its older part as a summary. "
+        "Without, it is shown the last historyRuns questions and nothing of those before them.",
+    )
+    trigger_tokens: int = Field(
+        default=8000,
+        ge=200,
+        le=1_000_000,
+        description="How long the part before the last historyRuns questions may grow before it is summed "
+        "up; at most half of what the model can read.",
+    )
+
+
+class SessionPolicy(Model):
+    """What a team knows of the conversation before a question, and of its user."""
+
+    history_runs: int = Field(
+        default=3, ge=0, le=100, description="Earlier questions with their answers that the model is shown."
+    )
+    summary: SummaryPolicy = Field(
+        default_factory=SummaryPolicy, description="What becomes of the questions before those."
+    )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long a session is kept after its last question. A new value holds for a session "
+        "from its next question on. Default: until it is deleted.",
+    )
+    user_memory: UserMemory = Field(
+        default="Off",
+        description="What is remembered of a user beyond one session. Off: nothing is looked up. ReadOnly: "
+        "memories that fit the question are shown to the model. ReadWrite: it may also remember and forget.",
+    )

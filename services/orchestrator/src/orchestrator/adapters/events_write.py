@@ -1,0 +1,33 @@
+"""Steps of a run to their events: the kinds that came after the first ones of events_pb.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+from agentteams.session.v1 import run_pb2
+
+from orchestrator.core.model import ContextTrimmed, Step
+
+
+def write_step(out: run_pb2.RunEvent, step: Step) -> None:
+    """Puts the step into its event; does nothing with the kinds of events_pb.py."""
+    writer = _WRITERS.get(type(step))
+    if writer is not None:
+        writer(out, step)
+
+
+def _context_trimmed(out: run_pb2.RunEvent, step: ContextTrimmed) -> None:
+    out.ignorable = True
+    out.context_trimmed.CopyFrom(
+        run_pb2.ContextTrimmed(
+            step=step.step,
+            budget_tokens=step.budget_tokens,
+            needed_tokens=step.needed_tokens,
+            estimate_percent=step.percent,
+            trimmed=[run_pb2.Trimmed(kind=t.kind, count=t.count, tokens=t.tokens) for t in step.trimmed],
+        )
+    )
+
+
+_WRITERS: dict[type[Any], Callable[[run_pb2.RunEvent, Any], None]] = {
+    ContextTrimmed: _context_trimmed,
+}
