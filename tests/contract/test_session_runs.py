@@ -13,7 +13,7 @@ from agentteams.session.v1 import run_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from servicekit.errors import Conflict, FailedPrecondition, NotFound, ResourceExhausted
+from servicekit.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from servicekit.ids import new_id
 from servicekit.testing import FakeClock
 from session.adapters.store import SqlSessionStore
@@ -23,6 +23,7 @@ from session.core.model import (
     BegunRun,
     BusyPolicy,
     Lease,
+    NewInput,
     NewMessage,
     Owner,
     Role,
@@ -39,6 +40,7 @@ from tests.support.session_store import (
     all_events,
     all_messages,
     answer,
+    asks,
     finish,
     kit,
     new_session,
@@ -514,6 +516,7 @@ async def test_rows_that_revision_0001_wrote_work(kit: Kit) -> None:
 # Everything at once
 
 OPERATIONS = ["ask", "ask", "interrupt", "step", "finish", "cancel", "tick", "expire", "acquire", "give_back"]
+OPERATIONS += ["park", "say"]
 
 
 @dataclass(slots=True)
@@ -562,6 +565,22 @@ async def work(world: World, pick: int, *, last: bool) -> None:
         world.hold(owner, done.next_run.run, done.next_run.fencing_token)
 
 
+async def park(world: World, pick: int) -> None:
+    if not world.held:
+        return
+    run = sorted(world.held)[pick % len(world.held)]
+    owner, token = world.held[run]
+    last = (await world.store.get_run(owner, run)).last_sequence
+    until = world.clock.now() + timedelta(seconds=100 * pick)
+    done = await world.store.append_events(
+        owner, run, fencing_token=token, events=[asks(last + 1)], park_until=until
+    )
+    if done.parked:
+        del world.held[run]
+        assert not done.said
+        assert not done.cancel_requested
+
+
 async def acquire(world: World) -> None:
     for taken in await world.store.acquire_expired_runs(lease=LEASE, limit=50):
         owner = Owner(tenant=taken.run.tenant, user=taken.run.user)
@@ -581,6 +600,14 @@ async def play(world: World, script: Sequence[tuple[Owner, str, int]]) -> None:
                     whose, run = world.asked[pick % len(world.asked)]
                     await world.store.request_cancel(owner, run)
                     assert whose == owner
+                case "park":
+                    await park(world, pick)
+                case "say" if world.asked:
+                    whose, run = world.asked[pick % len(world.asked)]
+                    said = NewInput(call_id="0.0", body=b"yes", user="ada")
+                    await world.store.provide_input(owner, run, said, check=lambda _: None)
+                    assert whose == owner
+                    assert (await world.store.get_run(owner, run)).state is not RunState.WAITING
                 case "tick":
                     world.clock.advance(timedelta(seconds=pick % 7))
                 case "expire":
@@ -589,7 +616,7 @@ async def play(world: World, script: Sequence[tuple[Owner, str, int]]) -> None:
                     await acquire(world)
                 case "give_back":
                     await world.store.renew_leases(None, sorted(world.held) or ["none"], lease=GIVEN_BACK)
-        except (NotFound, FailedPrecondition, ResourceExhausted, Conflict):
+        except (NotFound, FailedPrecondition, ResourceExhausted, Conflict, InvalidArgument):
             continue
         await check(world)
 
@@ -598,7 +625,7 @@ async def check(world: World) -> None:
     for owner, sessions in world.sessions.items():
         for session in sessions:
             runs = await world.store.list_runs(owner, session=session, team="", before=None, limit=200)
-            assert sum(run.state is RunState.RUNNING for run in runs) <= 1
+            assert sum(run.state in (RunState.RUNNING, RunState.WAITING) for run in runs) <= 1
             assert {(run.tenant, run.user) for run in runs} == {(owner.tenant, owner.user)}
             messages = await all_messages(world.store, owner, session)
             assert [m.sequence for m in messages] == list(range(1, len(messages) + 1))
@@ -620,7 +647,7 @@ async def settle(world: World) -> None:
     """Whoever comes last finishes everything."""
     for _ in range(200):
         world.clock.advance(timedelta(seconds=95))
-        await acquire(world)
+        await acquire(world)  # also what waits for a person, in the end
         for run in sorted(world.held):
             owner, token = world.held.pop(run)
             last = (await world.store.get_run(owner, run)).last_sequence

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from servicekit.errors import ServiceError
 from session.memory_servicer import MemoryServicer
 from session.servicer import SessionServicer
 from session.user_data_servicer import UserDataMethods
-from tests.integration.test_session_service import begin
+from tests.integration.test_session_service import append, begin
 from tests.integration.test_session_user_data import BOB, EVE, Client, remember, served, turn, unique
+from tests.integration.test_session_waiting import asks
 from tests.support.sessions import BACKENDS, migrated_file, opened
 
 __all__ = ["migrated_file"]
@@ -47,6 +49,7 @@ _METHODS = {
     if _implemented(method.name)
 }
 SECRET = "ada's secret"
+CALL = "0.0"  # what her run asks about
 _NAMES = {"name", "parent", "session", "run", "runs", "message"}  # fields that name a resource
 
 
@@ -83,6 +86,10 @@ def _value(  # noqa: PLR0911  # one for each kind of field
     if field.name in ("page_token", "user", "team", "team_revision", "lease_owner", "query", "text"):
         known = {"team": "teams/helpdesk", "lease_owner": "orchestrator-1", "query": "secret", "text": "mine"}
         return known.get(field.name, "")
+    if field.name == "call_id":
+        return CALL
+    if field.name == "max_active_runs":
+        return 0  # a team's runs are counted over all its users: that one may learn of
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and field.name not in _NAMES:
         return "x"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
@@ -136,14 +143,18 @@ def test_no_rpc_shows_or_changes_anything_of_another(
 
 
 async def _adas(client: Client) -> dict[str, list[str]]:
-    """A finished and an active run, and a memory; their names and request ids."""
+    """A finished, an active and a waiting run, and a memory; their names and request ids."""
     request = begin(SECRET)
     active = (await client.BeginRun(request)).run
+    waiting = (await client.BeginRun(begin(SECRET))).run
+    asked = append(waiting.name, asks(2, CALL))
+    asked.park_until.FromDatetime(client.clock.now() + timedelta(hours=1))
+    assert (await client.AppendRunEvents(asked)).parked
     done = await turn(client, SECRET)
     memory = await remember(client, SECRET)
     return {
-        "sessions": [active.session, done.session],
-        "runs": [active.name, done.name],
+        "sessions": [active.session, waiting.session, done.session],
+        "runs": [active.name, waiting.name, done.name],
         "messages": [f"{done.session}/messages/1"],
         "memories": [memory.name],
         "request_id": [request.request_id],

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from session.core.model import (
     BegunRun,
     BusyPolicy,
     Event,
+    InputRequest,
     Lease,
     Message,
     NewEvent,
@@ -29,6 +30,7 @@ from session.core.model import (
     Role,
     RunEnd,
     RunState,
+    Summary,
 )
 from tests.support.sessions import Databases
 
@@ -99,6 +101,8 @@ def question(
     before: Sequence[NewMessage] = (),
     on_busy: BusyPolicy = BusyPolicy.ENQUEUE,
     retention: timedelta | None = None,
+    max_active_runs: int = 0,
+    answer_schema: bytes = b"",
 ) -> NewRun:
     return NewRun(
         request_id=request_id or str(uuid.uuid4()),
@@ -112,6 +116,8 @@ def question(
         history_messages=history,
         on_busy=on_busy,
         retention=retention,
+        max_active_runs=max_active_runs,
+        answer_schema=answer_schema,
     )
 
 
@@ -131,6 +137,24 @@ def answer(sequence: int, text: str = "because") -> NewEvent:
     return NewEvent(
         event=step(sequence, "message_completed", "").event,
         answer=NewMessage(role=Role.ASSISTANT, content=text, citations=b"cites"),
+    )
+
+
+def asks(sequence: int, call_id: str = "0.0", expire_time: datetime | None = None) -> NewEvent:
+    return NewEvent(
+        event=step(sequence, "input_requested").event,
+        asks=InputRequest(call_id=call_id, body=f"may {call_id}?".encode(), expire_time=expire_time),
+    )
+
+
+def told(sequence: int, call_id: str = "0.0") -> NewEvent:
+    return NewEvent(event=step(sequence, "input_provided").event, told=call_id)
+
+
+def sums_up(sequence: int, text: str, through: int) -> NewEvent:
+    return NewEvent(
+        event=step(sequence, "history_summarized", "").event,
+        summary=Summary(text=text, through_sequence=through),
     )
 
 

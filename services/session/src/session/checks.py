@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.errors import InvalidArgument
 from servicekit.ids import is_uuid4
-from session.core.model import Lease
+from session.core.model import Lease, RunState
 from session.core.ports import MAX_LEASE, MIN_LEASE
 from session.core.user_data import MAX_RETENTION, MIN_RETENTION
 
@@ -21,6 +21,11 @@ MAX_EVENTS = 256
 MAX_TOOL_RESULT = 2_000_000  # characters of four bytes at most: it always fits into an event
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024  # of an event: it must fit into a response
 MAX_RENEWED_RUNS = 1_000
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SUMMARY_BYTES = 32 * 1024  # with each of 50 runs of one response
+MAX_CALL_ID = 1_024
+MAX_ANSWER = 32_768
+MAX_REASON = 1_024
 # A run that is taken over comes with its input: it must fit into a response with all the rest.
 MAX_INPUT_BYTES = 8 * 1024 * 1024
 _MAX_NAME = 253  # as Kubernetes allows
@@ -91,15 +96,15 @@ def retention(field: str, parent: Message, name: str = "retention") -> timedelta
     return length
 
 
-def time(name: str, parent: Message) -> datetime | None:
-    """An optional Timestamp field of `parent`."""
+def time(name: str, parent: Message, field: str = "") -> datetime | None:
+    """An optional Timestamp field of `parent`; `field`: its whole path."""
     if not parent.HasField(name):
         return None
     stamp: Timestamp = getattr(parent, name)
     try:
         return stamp.ToDatetime(UTC)
     except (OverflowError, ValueError) as error:
-        raise InvalidArgument.field(name, "is not a time", stamp.seconds) from error
+        raise InvalidArgument.field(field or name, "is not a time", stamp.seconds) from error
 
 
 def message_name(field: str, name: str) -> tuple[str, int]:
@@ -186,8 +191,74 @@ def _run_event(field: str, event: run_pb2.RunEvent, *, last: bool) -> None:
             len(event.tool_call_finished.result),
         )
     _size(field, event)
+    if kind == "input_requested":
+        _input_requested(f"{field}.input_requested", event.input_requested)
+    if kind == "input_provided":
+        call_id = event.input_provided.input.call_id
+        text(f"{field}.input_provided.input.call_id", call_id, maximum=MAX_CALL_ID, required=True)
+    if kind == "history_summarized":
+        _history_summarized(f"{field}.history_summarized", event.history_summarized)
     if kind == "run_finished":
         _run_finished(f"{field}.run_finished", event.run_finished, last=last)
+
+
+def _input_requested(field: str, asked: run_pb2.InputRequested) -> None:
+    text(f"{field}.call_id", asked.call_id, maximum=MAX_CALL_ID, required=True)
+    if asked.WhichOneof("request") is None:
+        raise InvalidArgument.field(f"{field}.request", "is required: approval or question")
+    time("expire_time", asked, f"{field}.expire_time")
+
+
+def _history_summarized(field: str, summarized: run_pb2.HistorySummarized) -> None:
+    size = len(summarized.text.encode())
+    if not 1 <= size <= MAX_SUMMARY_BYTES:
+        raise InvalidArgument.field(
+            f"{field}.text", f"must have 1 to {MAX_SUMMARY_BYTES} bytes in UTF-8", size
+        )
+    number(f"{field}.through_message_sequence", summarized.through_message_sequence, minimum=1)
+
+
+def run_input(said: run_pb2.RunInput) -> None:
+    """The field input of ProvideRunInput."""
+    text("input.call_id", said.call_id, maximum=MAX_CALL_ID, required=True)
+    kind = said.WhichOneof("input")
+    if kind is None:
+        raise InvalidArgument.field("input", "is required: decision or answer, as was asked for")
+    if kind == "answer":
+        text("input.answer", said.answer, maximum=MAX_ANSWER, required=True)
+    else:
+        text("input.decision.reason", said.decision.reason, maximum=MAX_REASON)
+
+
+def answers(request: run_pb2.InputRequested, said: run_pb2.RunInput) -> None:
+    """Whether it says what was asked for."""
+    asked = "decision" if request.HasField("approval") else "answer"
+    given = said.WhichOneof("input")
+    if given != asked:
+        raise InvalidArgument.field("input", f"the run asks for the field {asked}", given)
+    choices = list(request.question.choices)
+    if choices and said.answer not in choices:
+        raise InvalidArgument.field("input.answer", f"must be one of: {', '.join(choices)}", said.answer)
+
+
+def answer_schema(schema: Message) -> None:
+    """The field answer_schema of BeginRun."""
+    size = schema.ByteSize()
+    if size > MAX_SCHEMA_BYTES:
+        raise InvalidArgument.field(
+            "answer_schema", f"has {size} bytes, at most {MAX_SCHEMA_BYTES} are allowed"
+        )
+
+
+def run_state(state: "run_pb2.RunState.ValueType") -> RunState | None:
+    """The field state of ListRuns; unspecified: any."""
+    if state == run_pb2.RUN_STATE_UNSPECIFIED:
+        return None
+    try:
+        return RunState(state)
+    except ValueError as error:
+        known = ", ".join(f"RUN_STATE_{one.name}" for one in RunState)
+        raise InvalidArgument.field("state", f"must be one of {known}", state) from error
 
 
 def _run_finished(field: str, end: run_pb2.RunFinished, *, last: bool) -> None:

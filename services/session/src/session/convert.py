@@ -2,25 +2,31 @@
 
 import hashlib
 import time
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 
 from agentteams.session.v1 import run_pb2, session_pb2, session_service_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.errors import InvalidArgument
+from session import checks
 from session.core.model import (
     AcquiredRun,
     BusyPolicy,
     Event,
+    InputRequest,
     Message,
     NewEvent,
+    NewInput,
     NewMessage,
     Role,
     Run,
     RunEnd,
+    RunInput,
     RunState,
     Session,
+    Summary,
 )
 
 _SAVE = "session_save"  # the stage of a turn that only this service can measure
@@ -84,6 +90,8 @@ def run_to_pb(run: Run) -> run_pb2.Run:
     )
     if run.end_time is not None:
         result.end_time.CopyFrom(timestamp(run.end_time))
+    if run.wait_expire_time is not None:
+        result.wait_expire_time.CopyFrom(timestamp(run.wait_expire_time))
     if run.state.terminal:
         result.summary.MergeFromString(run.summary)
     if run.state is RunState.FAILED:
@@ -93,13 +101,37 @@ def run_to_pb(run: Run) -> run_pb2.Run:
 
 def acquired_to_pb(acquired: AcquiredRun) -> session_service_pb2.AcquiredRun:
     """A run for its new owner."""
-    return session_service_pb2.AcquiredRun(
+    result = session_service_pb2.AcquiredRun(
         run=run_to_pb(acquired.run),
         fencing_token=acquired.fencing_token,
         tenant=acquired.run.tenant,
         history=map(message_to_pb, acquired.history),
         input=map(message_to_pb, acquired.input),
+        inputs=map(input_to_pb, acquired.said),
+        history_summary=acquired.summary.text,
+        summary_through_sequence=acquired.summary.through_sequence,
     )
+    if acquired.answer_schema:
+        result.answer_schema.MergeFromString(acquired.answer_schema)
+    return result
+
+
+def input_to_pb(said: RunInput) -> run_pb2.RunInput:
+    """What a person said."""
+    result = run_pb2.RunInput.FromString(said.body)
+    result.user = said.user
+    result.create_time.CopyFrom(timestamp(said.create_time))
+    return result
+
+
+def new_input(said: run_pb2.RunInput, *, user: str) -> NewInput:
+    """What a person says; who and when is no part of it."""
+    body = run_pb2.RunInput(call_id=said.call_id)
+    if said.HasField("decision"):
+        body.decision.CopyFrom(said.decision)
+    else:
+        body.answer = said.answer
+    return NewInput(call_id=said.call_id, body=body.SerializeToString(deterministic=True), user=user)
 
 
 def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
@@ -107,18 +139,14 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
     kind = event.WhichOneof("event")
     answer: NewMessage | None = None
     end: RunEnd | None = None
+    asks: InputRequest | None = None
+    told = ""
+    summary: Summary | None = None
     if kind == "message_completed" and not event.member:
         message = event.message_completed.message
         if message.role == session_pb2.ROLE_ASSISTANT:
             answer = new_message(message)
-            if "\0" in answer.content:
-                # Postgres has no NUL in texts, and a model's slip must not
-                # cost the answer; the event keeps it as it was.
-                answer = NewMessage(
-                    role=answer.role,
-                    content=answer.content.replace("\0", "\N{REPLACEMENT CHARACTER}"),
-                    citations=answer.citations,
-                )
+            answer = replace(answer, content=_storable(answer.content))
     elif kind == "run_finished":
         finished = event.run_finished
         end = RunEnd(
@@ -127,12 +155,22 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
             summary=finished.summary.SerializeToString(),
             saved=partial(_saved, event, time.monotonic()),
         )
-    try:
-        create_time = event.create_time.ToDatetime(UTC)
-    except (OverflowError, ValueError) as error:
-        raise InvalidArgument.field(
-            f"{field}.create_time", "is not a time", event.create_time.seconds
-        ) from error
+    elif kind == "input_requested":
+        asked = event.input_requested
+        asks = InputRequest(
+            call_id=asked.call_id,
+            body=asked.SerializeToString(),
+            expire_time=checks.time("expire_time", asked),
+        )
+    elif kind == "input_provided":
+        told = event.input_provided.input.call_id
+    elif kind == "history_summarized":
+        summarized = event.history_summarized
+        summary = Summary(
+            text=_storable(summarized.text), through_sequence=summarized.through_message_sequence
+        )
+    create_time = checks.time("create_time", event, f"{field}.create_time")
+    assert create_time is not None  # checks.run_events
     stored = Event(
         sequence=event.sequence,
         kind=str(kind),
@@ -140,7 +178,12 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
         create_time=create_time,
         payload=event.SerializeToString(),
     )
-    return NewEvent(event=stored, answer=answer, end=end)
+    return NewEvent(event=stored, answer=answer, end=end, asks=asks, told=told, summary=summary)
+
+
+def _storable(text: str) -> str:
+    """Postgres has no NUL in texts, and a model's slip must not cost the answer; the event keeps it."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _saved(event: run_pb2.RunEvent, began: float) -> tuple[bytes, bytes]:
@@ -197,6 +240,8 @@ def run_hash(request: session_service_pb2.BeginRunRequest) -> bytes:
     body = session_service_pb2.BeginRunRequest(
         team=request.team, session=request.session, input=request.input
     )
+    if request.HasField("answer_schema"):
+        body.answer_schema.CopyFrom(request.answer_schema)
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
 
 

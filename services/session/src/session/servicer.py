@@ -19,7 +19,7 @@ from servicekit.server import Service
 from session import checks, convert
 from session.callers import current_owner as _owner
 from session.callers import owner_named
-from session.core.model import NewRun, NewSession, title_of
+from session.core.model import NewRun, NewSession, Owner, title_of
 from session.core.ports import SessionStore
 from session.user_data_servicer import UserDataMethods, session_times
 
@@ -143,6 +143,8 @@ class SessionServicer(UserDataMethods):
             fencing_token=begun.fencing_token,
             history=map(convert.message_to_pb, begun.history),
             run_started=None if begun.started is None else convert.event_to_pb(begun.started),
+            history_summary=begun.summary.text,
+            summary_through_sequence=begun.summary.through_sequence,
         )
 
     async def AppendRunEvents(
@@ -155,8 +157,11 @@ class SessionServicer(UserDataMethods):
         checks.number("fencing_token", request.fencing_token, minimum=1)
         checks.run_events(request.events)
         events = [convert.new_event(f"events[{i}]", event) for i, event in enumerate(request.events)]
+        park_until = checks.time("park_until", request)
+        if park_until is not None and events[-1].end is not None:
+            raise InvalidArgument.field("park_until", "a run that ends does not wait", park_until.isoformat())
         appended = await self._store.append_events(
-            _owner(), run, fencing_token=request.fencing_token, events=events
+            _owner(), run, fencing_token=request.fencing_token, events=events, park_until=park_until
         )
         next_run, end = appended.next_run, appended.run_finished
         return session_service_pb2.AppendRunEventsResponse(
@@ -164,6 +169,8 @@ class SessionServicer(UserDataMethods):
             cancel_requested=appended.cancel_requested,
             next_run=None if next_run is None else convert.acquired_to_pb(next_run),
             run_finished=None if end is None else convert.event_to_pb(end),
+            parked=appended.parked,
+            inputs=map(convert.input_to_pb, appended.said),
         )
 
     async def RenewRunLeases(
@@ -180,6 +187,10 @@ class SessionServicer(UserDataMethods):
         return session_service_pb2.RenewRunLeasesResponse(
             lost_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.lost],
             cancelled_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.cancelled],
+            inputs=[
+                session_service_pb2.RunInputs(run=f"runs/{run}", inputs=map(convert.input_to_pb, said))
+                for run, said in renewed.said.items()
+            ],
         )
 
     async def AcquireExpiredRuns(
@@ -202,10 +213,18 @@ class SessionServicer(UserDataMethods):
         context: grpc.aio.ServicerContext[object, object],
     ) -> run_pb2.Run:
         """Stores what a person says to a run that asked for it."""
-        run = await self._store.get_run(_owner(), checks.resource_id("run", request.run, "runs"))
-        raise InvalidArgument(
-            f"runs/{run.id} has asked nobody about {request.input.call_id!r}", reason="INPUT_NOT_REQUESTED"
-        )
+        run = checks.resource_id("run", request.run, "runs")
+        said = request.input
+        checks.run_input(said)
+        owner, user = await self._owner_of(run), current_caller().user
+        if not user:  # an orchestrator speaks for whoever may
+            user = checks.text("input.user", said.user, required=True)
+
+        def check(asked: bytes) -> None:
+            checks.answers(run_pb2.InputRequested.FromString(asked), said)
+
+        new = convert.new_input(said, user=user)
+        return convert.run_to_pb(await self._store.provide_input(owner, run, new, check=check))
 
     async def RequestRunCancel(
         self,
@@ -223,7 +242,7 @@ class SessionServicer(UserDataMethods):
     ) -> run_pb2.Run:
         """Returns a run."""
         run = checks.resource_id("name", request.name, "runs")
-        return convert.run_to_pb(await self._store.get_run(_owner(), run))
+        return convert.run_to_pb(await self._store.get_run(await self._owner_of(run), run))
 
     async def ListRuns(
         self,
@@ -232,7 +251,7 @@ class SessionServicer(UserDataMethods):
     ) -> session_service_pb2.ListRunsResponse:
         """Lists runs, newest first."""
         owner = _owner()
-        bound = ("runs", owner.tenant, owner.user, request.session, request.team)
+        bound = ("runs", owner.tenant, owner.user, request.session, request.team, str(request.state))
         limit = page_size(request.page_size, default=50, maximum=200)
         found = await self._store.list_runs(
             owner,
@@ -240,6 +259,7 @@ class SessionServicer(UserDataMethods):
             team=checks.optional_id("team", request.team, "teams"),
             before=self._place(bound, request.page_token),
             limit=limit + 1,
+            state=checks.run_state(request.state),
         )
         response = session_service_pb2.ListRunsResponse(
             runs=[convert.run_to_pb(run) for run in found[:limit]]
@@ -263,6 +283,13 @@ class SessionServicer(UserDataMethods):
         )
         return session_service_pb2.ListRunEventsResponse(events=map(convert.event_to_pb, events))
 
+    async def _owner_of(self, run: str) -> Owner:
+        """The caller; if that is an orchestrator on nobody's behalf, whoever of its tenant has the run."""
+        caller = current_caller()
+        if caller.service == _ORCHESTRATOR and caller.tenant and not caller.user:
+            return await self._store.owner_of_run(caller.tenant, run)
+        return _owner()
+
     def _place(self, bound: tuple[str, ...], token: str) -> tuple[datetime, str] | None:
         return convert.place(self._tokens.decode(bound, token)) if token else None
 
@@ -281,6 +308,8 @@ def _display_name(session: session_pb2.Session) -> str:
 
 def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
     checks.input_messages(request.input, new_session=not request.session)
+    schema = request.answer_schema
+    checks.answer_schema(schema)
     return NewRun(
         request_id=checks.request_id(request.request_id),
         body_hash=convert.run_hash(request),
@@ -293,4 +322,6 @@ def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
         history_messages=checks.number("history_messages", request.history_messages, maximum=200),
         on_busy=convert.busy_policy(request.on_busy),
         retention=checks.retention("retention", request),
+        max_active_runs=checks.number("max_active_runs", request.max_active_runs),
+        answer_schema=schema.SerializeToString(deterministic=True),
     )

@@ -135,3 +135,6 @@ async def _records_of_run(store: SessionStore, owner: Owner, run: Run) -> AsyncI
         for event in events:
             yield UserRecord(run_event=convert.event_to_pb(event))
         last = events[-1].sequence
+    if not run.state.terminal:
+        for said in await store.inputs_of_run(owner, run.id):
+            yield UserRecord(run_input=convert.input_to_pb(said))

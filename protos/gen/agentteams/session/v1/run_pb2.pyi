@@ -1237,7 +1237,9 @@ class RunInput(_message.Message):
     answer: _builtins.str
     """The answer to the question; at most 32,768 characters."""
     user: _builtins.str
-    """Output only. Who said so."""
+    """Who said so: the caller. Only an orchestrator that calls on nobody's behalf
+    sets it.
+    """
     @_builtins.property
     def decision(self) -> Global___ToolDecision:
         """May the tool be called?"""
@@ -1654,7 +1656,9 @@ class HistorySummarized(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     THROUGH_MESSAGE_SEQUENCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The summary of all messages up to `through_message_sequence`."""
+    """The summary of all messages up to `through_message_sequence`. At most 32 KiB
+    in UTF-8.
+    """
     through_message_sequence: _builtins.int
     """Sequence (in the session) of the last message that it covers."""
     def __init__(

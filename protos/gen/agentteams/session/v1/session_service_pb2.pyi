@@ -366,6 +366,7 @@ class UserRecord(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     RUN_EVENT_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    RUN_INPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """A session."""
@@ -386,6 +387,10 @@ class UserRecord(_message.Message):
     def memory(self) -> _memory_pb2.Memory:
         """A memory."""
 
+    @_builtins.property
+    def run_input(self) -> _run_pb2.RunInput:
+        """What was said to the run before, while its log does not hold it yet."""
+
     def __init__(
         self,
         *,
@@ -394,12 +399,13 @@ class UserRecord(_message.Message):
         run: _run_pb2.Run | None = ...,
         run_event: _run_pb2.RunEvent | None = ...,
         memory: _memory_pb2.Memory | None = ...,
+        run_input: _run_pb2.RunInput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["session", "message", "run", "run_event", "memory"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["session", "message", "run", "run_event", "memory", "run_input"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -506,7 +512,8 @@ class BeginRunRequest(_message.Message):
     """
     max_active_runs: _builtins.int
     """Optional. Refuse the run (TOO_MANY_RUNS) if so many of the team are RUNNING,
-    wherever they run; 0: no bound. Runs that wait do not count.
+    wherever they run; 0: no bound. Runs that wait do not count; one that waited
+    goes on in any case, so that there can be more for a while.
     """
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Message]:
@@ -527,7 +534,7 @@ class BeginRunRequest(_message.Message):
 
     @_builtins.property
     def answer_schema(self) -> _struct_pb2.Struct:
-        """Optional. Stored with the run, and in its first event."""
+        """Optional. Stored with the run, and in its first event. At most 64 KiB."""
 
     def __init__(
         self,
@@ -638,7 +645,8 @@ class AppendRunEventsRequest(_message.Message):
     def park_until(self) -> _timestamp_pb2.Timestamp:
         """Optional. The run has nothing to do until a person answers what its log asks
         (input_requested): it becomes WAITING, until this time at most, and its lease
-        ends. Not if something was answered already: see `inputs` and `parked`.
+        ends. Not if something was answered already, or somebody asked it to stop: see
+        `inputs`, `cancel_requested` and `parked`.
         """
 
     def __init__(
@@ -886,6 +894,7 @@ class AcquiredRun(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     HISTORY_SUMMARY_FIELD_NUMBER: _builtins.int
     SUMMARY_THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """The new owner's token."""
     tenant: _builtins.str
@@ -912,6 +921,10 @@ class AcquiredRun(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunInput]:
         """What people said that the log does not hold yet as input_provided."""
 
+    @_builtins.property
+    def answer_schema(self) -> _struct_pb2.Struct:
+        """As in BeginRunRequest; absent if it was not set."""
+
     def __init__(
         self,
         *,
@@ -923,10 +936,11 @@ class AcquiredRun(_message.Message):
         inputs: _abc.Iterable[_run_pb2.RunInput] | None = ...,
         history_summary: _builtins.str = ...,
         summary_through_sequence: _builtins.int = ...,
+        answer_schema: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "input", b"input", "inputs", b"inputs", "run", b"run", "summary_through_sequence", b"summary_through_sequence", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "input", b"input", "inputs", b"inputs", "run", b"run", "summary_through_sequence", b"summary_through_sequence", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

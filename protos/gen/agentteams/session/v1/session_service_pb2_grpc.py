@@ -223,7 +223,8 @@ class SessionServiceServicer:
         waits is stored with its messages, which get their places in the
         conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-        ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
+        ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
+        INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,9 +254,10 @@ class SessionServiceServicer:
 
     def AcquireExpiredRuns(self, request, context):
         """Takes over runs, of every tenant, whose leases have expired for as long as
-        their attempts ask for (docs/durability.md), and queued runs that nobody
-        has begun although their session is free. For orchestrators only:
-        PERMISSION_DENIED for anybody else.
+        their attempts ask for (docs/durability.md), runs that have waited for a
+        person as long as they may, and queued runs that nobody has begun although
+        their session is free. For orchestrators only: PERMISSION_DENIED for anybody
+        else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,8 +266,9 @@ class SessionServiceServicer:
     def ProvideRunInput(self, request, context):
         """Stores what a person says to a run that asked for it (input_requested). A
         WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
-        Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
-        INVALID_FIELD.
+        An orchestrator that calls on nobody's behalf reaches every run of its
+        tenant, and says in `input.user` who spoke. Reasons: RUN_NOT_FOUND,
+        RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,8 +276,9 @@ class SessionServiceServicer:
 
     def RequestRunCancel(self, request, context):
         """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-        that is worked on is told by its next append or renewal. Safe to repeat: a
-        run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+        that is worked on is told by its next append or renewal; one that is WAITING
+        becomes RUNNING, with an expired lease, for somebody to end it. Safe to
+        repeat: a run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
         RUN_FINISHED (it has succeeded or failed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -282,7 +286,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Returns a run. Reasons: RUN_NOT_FOUND.
+        """Returns a run; to an orchestrator that calls on nobody's behalf, any of its
+        tenant. Reasons: RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

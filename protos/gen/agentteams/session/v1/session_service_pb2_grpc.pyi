@@ -85,7 +85,8 @@ class SessionServiceStub:
     waits is stored with its messages, which get their places in the
     conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-    ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
+    ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     AppendRunEvents: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -103,24 +104,29 @@ class SessionServiceStub:
     """
     AcquireExpiredRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]
     """Takes over runs, of every tenant, whose leases have expired for as long as
-    their attempts ask for (docs/durability.md), and queued runs that nobody
-    has begun although their session is free. For orchestrators only:
-    PERMISSION_DENIED for anybody else.
+    their attempts ask for (docs/durability.md), runs that have waited for a
+    person as long as they may, and queued runs that nobody has begun although
+    their session is free. For orchestrators only: PERMISSION_DENIED for anybody
+    else.
     """
     ProvideRunInput: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ProvideRunInputRequest, _run_pb2.Run]
     """Stores what a person says to a run that asked for it (input_requested). A
     WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
-    Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
-    INVALID_FIELD.
+    An orchestrator that calls on nobody's behalf reaches every run of its
+    tenant, and says in `input.user` who spoke. Reasons: RUN_NOT_FOUND,
+    RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED, INVALID_FIELD.
     """
     RequestRunCancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-    that is worked on is told by its next append or renewal. Safe to repeat: a
-    run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+    that is worked on is told by its next append or renewal; one that is WAITING
+    becomes RUNNING, with an expired lease, for somebody to end it. Safe to
+    repeat: a run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
     RUN_FINISHED (it has succeeded or failed).
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]
-    """Returns a run. Reasons: RUN_NOT_FOUND."""
+    """Returns a run; to an orchestrator that calls on nobody's behalf, any of its
+    tenant. Reasons: RUN_NOT_FOUND.
+    """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListRunsRequest, _session_service_pb2.ListRunsResponse]
     """Lists runs, newest first. Reasons: INVALID_FIELD."""
     ListRunEvents: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListRunEventsRequest, _session_service_pb2.ListRunEventsResponse]
@@ -182,7 +188,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     waits is stored with its messages, which get their places in the
     conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-    ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
+    ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     AppendRunEvents: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]  # type: ignore[assignment]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -200,24 +207,29 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     AcquireExpiredRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]  # type: ignore[assignment]
     """Takes over runs, of every tenant, whose leases have expired for as long as
-    their attempts ask for (docs/durability.md), and queued runs that nobody
-    has begun although their session is free. For orchestrators only:
-    PERMISSION_DENIED for anybody else.
+    their attempts ask for (docs/durability.md), runs that have waited for a
+    person as long as they may, and queued runs that nobody has begun although
+    their session is free. For orchestrators only: PERMISSION_DENIED for anybody
+    else.
     """
     ProvideRunInput: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ProvideRunInputRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Stores what a person says to a run that asked for it (input_requested). A
     WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
-    Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
-    INVALID_FIELD.
+    An orchestrator that calls on nobody's behalf reaches every run of its
+    tenant, and says in `input.user` who spoke. Reasons: RUN_NOT_FOUND,
+    RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED, INVALID_FIELD.
     """
     RequestRunCancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RequestRunCancelRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-    that is worked on is told by its next append or renewal. Safe to repeat: a
-    run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+    that is worked on is told by its next append or renewal; one that is WAITING
+    becomes RUNNING, with an expired lease, for somebody to end it. Safe to
+    repeat: a run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
     RUN_FINISHED (it has succeeded or failed).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
-    """Returns a run. Reasons: RUN_NOT_FOUND."""
+    """Returns a run; to an orchestrator that calls on nobody's behalf, any of its
+    tenant. Reasons: RUN_NOT_FOUND.
+    """
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListRunsRequest, _session_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first. Reasons: INVALID_FIELD."""
     ListRunEvents: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListRunEventsRequest, _session_service_pb2.ListRunEventsResponse]  # type: ignore[assignment]
@@ -336,7 +348,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         waits is stored with its messages, which get their places in the
         conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
-        ended), SESSION_QUEUE_FULL (likewise), INVALID_FIELD, REQUEST_ID_REUSED.
+        ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
+        INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -372,9 +385,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.AcquireExpiredRunsResponse, _abc.Awaitable[_session_service_pb2.AcquireExpiredRunsResponse]]:
         """Takes over runs, of every tenant, whose leases have expired for as long as
-        their attempts ask for (docs/durability.md), and queued runs that nobody
-        has begun although their session is free. For orchestrators only:
-        PERMISSION_DENIED for anybody else.
+        their attempts ask for (docs/durability.md), runs that have waited for a
+        person as long as they may, and queued runs that nobody has begun although
+        their session is free. For orchestrators only: PERMISSION_DENIED for anybody
+        else.
         """
 
     @_abc_1.abstractmethod
@@ -385,8 +399,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Stores what a person says to a run that asked for it (input_requested). A
         WAITING run becomes RUNNING, with an expired lease: whoever asks next has it.
-        Reasons: RUN_NOT_FOUND, RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED,
-        INVALID_FIELD.
+        An orchestrator that calls on nobody's behalf reaches every run of its
+        tenant, and says in `input.user` who spoke. Reasons: RUN_NOT_FOUND,
+        RUN_FINISHED, INPUT_NOT_REQUESTED, INPUT_PROVIDED, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
@@ -396,8 +411,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Asks a run to stop. A queued run ends CANCELLED at once; the owner of one
-        that is worked on is told by its next append or renewal. Safe to repeat: a
-        run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
+        that is worked on is told by its next append or renewal; one that is WAITING
+        becomes RUNNING, with an expired lease, for somebody to end it. Safe to
+        repeat: a run that is CANCELLED already is returned as it is. Reasons: RUN_NOT_FOUND,
         RUN_FINISHED (it has succeeded or failed).
         """
 
@@ -407,7 +423,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
-        """Returns a run. Reasons: RUN_NOT_FOUND."""
+        """Returns a run; to an orchestrator that calls on nobody's behalf, any of its
+        tenant. Reasons: RUN_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListRuns(

@@ -48,11 +48,21 @@ class Duplicate(Exception):
     """A unique constraint was violated; the store says what that means."""
 
 
+class BoundReached(Exception):
+    """As many runs as allowed are running."""
+
+
 class Database(Protocol):
     """Where transactions run. `access` says whose rows they may see (on Postgres; see access.py)."""
 
     async def write(self, work: Callable[[Connection], T], access: Access = None) -> T:
-        """Runs `work` in one transaction, committed unless it raises. Raises Duplicate, Unavailable."""
+        """Runs `work` in one transaction, committed unless it raises.
+
+        Raises:
+            Duplicate: A unique constraint was violated.
+            BoundReached: Too many runs would run.
+            Unavailable: The database does not answer.
+        """
         ...
 
     async def read(self, work: Callable[[Connection], T], access: Access = None) -> T:
@@ -229,6 +239,7 @@ def _sqlite_engine(url: URL, *, connections: int, readonly: bool) -> sa.Engine:
 
 
 _UNIQUE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, "23505"}
+_BOUND_REACHED = "AT001"  # of the trigger of migration 0006
 # Classes of SQLSTATE that mean "not now": connection, rollback (deadlock),
 # resources, object state (lock timeout), operator intervention (shutdown,
 # statement timeout), system.
@@ -249,6 +260,7 @@ def map_errors() -> Iterator[None]:
 
     Raises:
         Duplicate: A unique constraint was violated.
+        BoundReached: Too many runs would run.
         Unavailable: The database does not answer, is too busy or out of space.
     """
     try:
@@ -260,6 +272,8 @@ def map_errors() -> Iterator[None]:
             raise Duplicate from error
         raise
     except exc.DBAPIError as error:
+        if _code(error.orig) == _BOUND_REACHED:
+            raise BoundReached from error
         if error.connection_invalidated or _transient(error.orig):
             raise _unavailable() from error
         raise

@@ -1,7 +1,7 @@
 """Leases: renewed, given back, and taken over when they have expired."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -9,14 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from session.adapters import rows
+from session.adapters.inputs import WAKE_EXPIRED, said
 from session.adapters.records import ACQUIRED, acquired
-from session.adapters.rows import RUN, RUNNING, duration_us, owned, owner_values, to_us
+from session.adapters.rows import GIVEN_BACK, RUN, RUNNING, duration_us, owned, owner_values, to_us
 from session.adapters.tables import runs
 from session.core.model import AcquiredRun, Lease, Owner, RenewedLeases, back_off
 from session.core.pages import REPLY_BYTES, sizes_bytes
 
-# Longer ago than any back-off.
-_GIVEN_BACK = 0
 _STEPS = 7  # after so many lost attempts the back-off grows no more
 _BACK_OFF_US = sa.case(
     *((runs.c.lost_attempts == lost, duration_us(back_off(lost))) for lost in range(_STEPS)),
@@ -43,7 +42,7 @@ _GIVE_BACK = (
     .values(
         lease_owner="",
         lease_address="",
-        lease_expire_time_us=_GIVEN_BACK,
+        lease_expire_time_us=GIVEN_BACK,
         fencing_token=runs.c.fencing_token + 1,
     )
     .returning(runs.c.id, runs.c.cancel_requested)
@@ -62,8 +61,7 @@ _TAKE_OVER = (
     .values(
         fencing_token=runs.c.fencing_token + 1,
         attempt=runs.c.attempt + 1,
-        lost_attempts=runs.c.lost_attempts
-        + sa.case((runs.c.lease_expire_time_us == _GIVEN_BACK, 0), else_=1),
+        lost_attempts=runs.c.lost_attempts + sa.case((runs.c.lease_expire_time_us == GIVEN_BACK, 0), else_=1),
         lease_owner=sa.bindparam("b_lease_owner"),
         lease_address=sa.bindparam("b_lease_address"),
         lease_duration_us=sa.bindparam("b_duration"),
@@ -102,6 +100,7 @@ class RenewLeases:
         return RenewedLeases(
             lost=frozenset(self.names).difference(row[0] for row in kept),
             cancelled=frozenset(row[0] for row in kept if row[1]),
+            said=said(connection, [row[0] for row in kept]) if self.lease.duration else {},
         )
 
 
@@ -116,10 +115,14 @@ class AcquireExpired:
     def __call__(self, connection: Connection) -> tuple[AcquiredRun, ...]:
         """As many as fit into one response, and one at least if there is one."""
         now_us, duration = to_us(self.now), duration_us(self.lease.duration)
+        connection.execute(WAKE_EXPIRED, {"b_now": now_us, "b_limit": self.limit})
         found: dict[str, AcquiredRun] = {}
         left = REPLY_BYTES
-        for row in connection.execute(_EXPIRED, {"b_now": now_us, "b_limit": self.limit}).all():
+        expired = connection.execute(_EXPIRED, {"b_now": now_us, "b_limit": self.limit}).all()
+        said_to = said(connection, [row[0] for row in expired])
+        for row in expired:
             one = acquired(connection, row)
+            one = replace(one, said=said_to.get(one.run.id, ()))
             left -= reply_bytes(one)
             if found and left < 0:
                 break
@@ -135,16 +138,12 @@ class AcquireExpired:
         }
         taken = {row[0]: row for row in connection.execute(_TAKE_OVER, values)}
         return tuple(
-            AcquiredRun(
-                run=rows.run_from(taken[run]),
-                fencing_token=taken[run][-1],
-                history=one.history,
-                input=one.input,
-            )
+            replace(one, run=rows.run_from(taken[run]), fencing_token=taken[run][-1])
             for run, one in found.items()
         )
 
 
 def reply_bytes(run: AcquiredRun) -> int:
-    """How much of a response it takes."""
-    return sizes_bytes(run.history) + sizes_bytes(run.input)
+    """How much of a response it takes, but for its summary: those fit beside REPLY_BYTES."""
+    said_bytes = sum(len(one.body) + 256 for one in run.said)
+    return sizes_bytes(run.history) + sizes_bytes(run.input) + said_bytes + len(run.answer_schema)

@@ -9,13 +9,17 @@ from session.core.model import Event, RunEnd, RunState
 FIRST_SEQUENCE = 1
 
 
-def run_started(session: str, first_input: int, inputs: int, *, revision: str, now: datetime) -> Event:
+def run_started(
+    session: str, first_input: int, inputs: int, *, revision: str, answer_schema: bytes, now: datetime
+) -> Event:
     """Event 1: the run answers `inputs` messages of the session from `first_input` on."""
     event = _event(FIRST_SEQUENCE, now)
     event.run_started.team_revision = revision
     event.run_started.input_messages.extend(
         f"sessions/{session}/messages/{n}" for n in range(first_input, first_input + inputs)
     )
+    if answer_schema:
+        event.run_started.answer_schema.MergeFromString(answer_schema)
     return _stored(event, now)
 
 

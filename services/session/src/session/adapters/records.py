@@ -1,16 +1,28 @@
 """What the transactions on runs share: rows to insert, and the texts that an owner of a run needs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
-from session.adapters.rows import MESSAGE, RUN, owned, owner_values, to_us
+from session.adapters.log_events import FIRST_SEQUENCE
+from session.adapters.rows import EVENT, MESSAGE, RUN, RUNNING, owned, owner_values, to_us
 from session.adapters.tables import messages, run_events, runs, sessions
-from session.core.model import AcquiredRun, Event, Message, NewMessage, Owner, Role
+from session.core.model import (
+    NO_SUMMARY,
+    AcquiredRun,
+    Event,
+    Message,
+    NewMessage,
+    Owner,
+    Role,
+    Summary,
+)
 from session.core.pages import PAGE_BYTES, newest_within, size_bytes, sizes_bytes
 
 INSERT_RUN = sa.insert(runs)
@@ -18,19 +30,20 @@ _INSERT_MESSAGES = sa.insert(messages)
 _INSERT_EVENTS = sa.insert(run_events)
 
 # The columns of a run that was acquired, in the order in which `acquired` reads them.
-ACQUIRED = [*RUN, runs.c.fencing_token, runs.c.history_messages, runs.c.first_input, runs.c.input_count]
+ACQUIRED = [
+    *RUN,
+    runs.c.fencing_token,
+    runs.c.history_messages,
+    runs.c.first_input,
+    runs.c.input_count,
+    runs.c.answer_schema,
+]
 
-# Before its run: whoever locks both rows does it in this order.
-LOCK_SESSION_OF_RUN = (
-    sa.select(sessions.c.id)
-    .where(
-        sessions.c.id
-        == sa.select(runs.c.session_id)
-        .where(runs.c.id == sa.bindparam("b_run"), owned(runs))
-        .scalar_subquery()
-    )
-    .with_for_update()
+_SESSION_OF_RUN = (
+    sa.select(runs.c.session_id).where(runs.c.id == sa.bindparam("b_run"), owned(runs)).scalar_subquery()
 )
+# Before its run: whoever locks both rows does it in this order.
+LOCK_SESSION_OF_RUN = sa.select(sessions.c.id).where(sessions.c.id == _SESSION_OF_RUN).with_for_update()
 _HISTORY = (
     sa.select(*MESSAGE)
     .where(
@@ -60,6 +73,42 @@ _ALL_OF_RUN = (
 )
 
 
+_SUMMARIES = sa.select(sessions.c.id, sessions.c.history_summary, sessions.c.summary_through).where(
+    sessions.c.id.in_(sa.bindparam("b_ids", expanding=True)), owned(sessions), sessions.c.summary_through > 0
+)
+_COVERS_MORE = sessions.c.summary_through <= sa.bindparam("b_through", type_=sa.BigInteger)
+_KEEP_SUMMARY = (
+    sa.update(sessions)
+    .where(sessions.c.id == _SESSION_OF_RUN)
+    .values(
+        history_summary=sa.case(
+            (_COVERS_MORE, sa.bindparam("b_text", type_=sa.Text)), else_=sessions.c.history_summary
+        ),
+        summary_through=sa.case(
+            (_COVERS_MORE, sa.bindparam("b_through", type_=sa.BigInteger)), else_=sessions.c.summary_through
+        ),
+    )
+    .returning(sessions.c.message_count)
+)
+
+
+EVENT_OF_RUN = sa.select(*EVENT).where(
+    run_events.c.run_id == sa.bindparam("b_run"),
+    owned(run_events),
+    run_events.c.sequence == sa.bindparam("b_sequence"),
+)
+# A run of which its owner cannot know more than what it was told at its
+# beginning, perhaps in vain: the same lease, and nothing appended.
+UNTOUCHED = sa.and_(
+    owned(runs),
+    RUNNING,
+    runs.c.lease_owner == sa.bindparam("b_lease_owner"),
+    runs.c.attempt == 1,
+    runs.c.last_sequence == FIRST_SEQUENCE,
+)
+RENEWED: dict[str, Any] = {"lease_expire_time_us": sa.bindparam("b_now") + runs.c.lease_duration_us}
+
+
 class Missed(Exception):
     """A hot statement met no row; the transaction is undone and the reason looked up."""
 
@@ -76,10 +125,10 @@ def history_before(
     return tuple(blobs.messages_from(connection, owner, session, fit))
 
 
-def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
+def acquired(connection: Connection, row: rows.Row, summary: Summary = NO_SUMMARY) -> AcquiredRun:
     """A run of the columns ACQUIRED with its texts."""
     run = rows.run_from(row)
-    token, limit, first, count = row[len(RUN) :]
+    token, limit, first, count, schema = row[len(RUN) :]
     owner = Owner(tenant=run.tenant, user=run.user)
     values = owner_values(owner) | {"b_id": run.session}
     if first is None:
@@ -98,7 +147,53 @@ def acquired(connection: Connection, row: rows.Row) -> AcquiredRun:
         limit=limit,
         budget_bytes=PAGE_BYTES - sizes_bytes(input_),
     )
-    return AcquiredRun(run=run, fencing_token=token, history=history, input=input_)
+    return AcquiredRun(
+        run=run,
+        fencing_token=token,
+        history=history,
+        input=input_,
+        answer_schema=schema or b"",
+        summary=summary,
+    )
+
+
+def acquired_by_owner(connection: Connection, owner: Owner, row: rows.Row) -> AcquiredRun:
+    """As `acquired`, with the session's summary; in a transaction of the owner."""
+    run = acquired(connection, row)
+    found = summaries(connection, owner, [run.run.session])
+    return replace(run, summary=found.get(run.run.session, NO_SUMMARY))
+
+
+def summaries(connection: Connection, owner: Owner, names: Sequence[str]) -> dict[str, Summary]:
+    """By session, the summaries of those that have one."""
+    values = owner_values(owner) | {"b_ids": sorted(names)}
+    return {
+        row[0]: Summary(text=row[1], through_sequence=row[2])
+        for row in connection.execute(_SUMMARIES, values)
+    }
+
+
+def keep_summary(connection: Connection, owner: Owner, run: str, summary: Summary) -> None:
+    """Makes it that of the run's session, whose row is locked then, unless that has one which covers more.
+
+    Raises:
+        Missed: No such run.
+        InvalidArgument: INVALID_FIELD: it covers messages that are not there.
+    """
+    values = owner_values(owner) | {
+        "b_run": run,
+        "b_text": summary.text,
+        "b_through": summary.through_sequence,
+    }
+    count = connection.execute(_KEEP_SUMMARY, values).scalar_one_or_none()
+    if count is None:
+        raise Missed
+    if count < summary.through_sequence:
+        raise InvalidArgument.field(
+            "events.history_summarized.through_message_sequence",
+            f"the session has {count} messages",
+            summary.through_sequence,
+        )
 
 
 def insert_messages(

@@ -51,6 +51,7 @@ RUN = [
     runs.c.lost_attempts,
     runs.c.cancel_requested,
     runs.c.lease_address,
+    runs.c.wait_expire_time_us,
 ]
 EVENT = [
     run_events.c.sequence,
@@ -70,8 +71,18 @@ def in_state(table: sa.FromClause, state: RunState) -> sa.ColumnElement[bool]:
     return table.c.state == sa.literal_column(str(int(state)))
 
 
+def active(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Its session belongs to it: RUNNING or WAITING."""
+    return sa.or_(in_state(table, RunState.RUNNING), in_state(table, RunState.WAITING))
+
+
 RUNNING = in_state(runs, RunState.RUNNING)
 PENDING = in_state(runs, RunState.PENDING)
+WAITING = in_state(runs, RunState.WAITING)
+ACTIVE = active(runs)
+
+# The end of a lease that was given back: longer ago than any back-off.
+GIVEN_BACK = 0
 
 
 def owned(table: sa.Table) -> sa.ColumnElement[bool]:
@@ -165,6 +176,7 @@ def run_from(row: Row) -> Run:
         lost_attempts=row[12],
         cancel_requested=row[13],
         owner_address=row[14] if state is RunState.RUNNING else "",
+        wait_expire_time=None if row[15] is None else from_us(row[15]),
     )
 
 
@@ -211,6 +223,17 @@ def session_queue_full(session: str, waiting: int) -> ResourceExhausted:
         f"{waiting} questions wait in sessions/{session} already; try again when one has been answered",
         reason="SESSION_QUEUE_FULL",
         metadata={"session": f"sessions/{session}", "waiting": str(waiting)},
+        retry_after=timedelta(seconds=2),
+    )
+
+
+def too_many_runs(team: str, limit: int) -> ResourceExhausted:
+    """As many runs of the team as allowed are RUNNING."""
+    return ResourceExhausted(
+        f"teams/{team} has {limit} active runs already, as many as it may "
+        f"(limits.maxConcurrentRuns: {limit}); try again when one has ended",
+        reason="TOO_MANY_RUNS",
+        metadata={"team": team, "limit": str(limit)},
         retry_after=timedelta(seconds=2),
     )
 

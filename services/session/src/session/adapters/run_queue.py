@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from session.adapters import rows
+from session.adapters.inputs import STOP
 from session.adapters.log_events import FIRST_SEQUENCE, run_cancelled, run_started
 from session.adapters.records import (
     ACQUIRED,
@@ -22,7 +23,7 @@ from session.adapters.records import (
     insert_events,
     insert_messages,
 )
-from session.adapters.rows import PENDING, RUN, RUNNING, owned, owner_values, to_us
+from session.adapters.rows import ACTIVE, PENDING, RUN, owned, owner_values, to_us
 from session.adapters.tables import queued_messages, runs, sessions
 from session.core.model import (
     MAX_WAITING_RUNS,
@@ -34,19 +35,20 @@ from session.core.model import (
     Role,
     Run,
     RunState,
+    Summary,
 )
 
 _OF_SESSION = sa.and_(runs.c.session_id == sa.bindparam("b_id"), owned(runs))
-# Two partial indexes; `state IN (1, 2)` would use neither of them.
+# Two partial indexes; `state IN (1, 2, 6)` would use neither of them.
 UNFINISHED = sa.union_all(
-    sa.select(runs.c.id, runs.c.state, runs.c.queue_position).where(_OF_SESSION, RUNNING),
+    sa.select(runs.c.id, runs.c.state, runs.c.queue_position).where(_OF_SESSION, ACTIVE),
     sa.select(runs.c.id, runs.c.state, runs.c.queue_position).where(_OF_SESSION, PENDING),
 )
-_INTERRUPT = sa.update(runs).where(_OF_SESSION, RUNNING).values(cancel_requested=True)
+_INTERRUPT = sa.update(runs).where(_OF_SESSION, ACTIVE).values(STOP)
 _INSERT_QUEUED = sa.insert(queued_messages)
 
 _NEXT = (
-    sa.select(runs.c.id, runs.c.team_revision)
+    sa.select(runs.c.id, runs.c.team_revision, runs.c.answer_schema)
     .where(_OF_SESSION, PENDING)
     .order_by(runs.c.queue_position)
     .limit(1)
@@ -66,7 +68,7 @@ _ADD_QUEUED = (
         message_count=sessions.c.message_count + sa.bindparam("b_count"),
         update_time_us=sa.bindparam("b_now"),
     )
-    .returning(sessions.c.message_count)
+    .returning(sessions.c.message_count, sessions.c.history_summary, sessions.c.summary_through)
 )
 _PROMOTE = (
     sa.update(runs)
@@ -91,14 +93,12 @@ _LOCK_FREE_SESSION = (
     .where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
     .with_for_update(skip_locked=True)
 )
-_running = runs.alias("running")
+_active = runs.alias("active")
 IDLE_SESSIONS = (
     sa.select(runs.c.session_id, runs.c.tenant, runs.c.owner)
     .where(
         PENDING,
-        ~sa.exists().where(
-            _running.c.session_id == runs.c.session_id, rows.in_state(_running, RunState.RUNNING)
-        ),
+        ~sa.exists().where(_active.c.session_id == runs.c.session_id, rows.active(_active)),
     )
     .group_by(runs.c.session_id, runs.c.tenant, runs.c.owner)
     .order_by(sa.func.min(runs.c.create_time_us))
@@ -106,8 +106,8 @@ IDLE_SESSIONS = (
 )
 _REQUEST_CANCEL = (
     sa.update(runs)
-    .where(runs.c.id == sa.bindparam("b_run"), owned(runs), RUNNING)
-    .values(cancel_requested=True)
+    .where(runs.c.id == sa.bindparam("b_run"), owned(runs), ACTIVE)
+    .values(STOP)
     .returning(*RUN)
 )
 _CANCEL_WAITING = (
@@ -119,7 +119,7 @@ _CANCEL_WAITING = (
         last_sequence=FIRST_SEQUENCE + 1,
         end_time_us=sa.bindparam("b_now"),
     )
-    .returning(*RUN, runs.c.team_revision)
+    .returning(*RUN, runs.c.team_revision, runs.c.answer_schema)
 )
 _SET_SUMMARY = (
     sa.update(runs)
@@ -140,8 +140,8 @@ def place_in_queue(connection: Connection, owner: Owner, session: str, policy: B
     values = owner_values(owner) | {"b_id": session}
     found = connection.execute(UNFINISHED, values).all()
     positions = [row[2] for row in found if row[1] == RunState.PENDING]
-    running = len(found) > len(positions)
-    if not running and (not positions or policy is BusyPolicy.INTERRUPT):
+    active = len(found) > len(positions)
+    if not active and (not positions or policy is BusyPolicy.INTERRUPT):
         return None
     if policy is BusyPolicy.REJECT:
         raise rows.session_busy(session, found[0][0])
@@ -180,11 +180,11 @@ def begin_next(
     head = connection.execute(_NEXT, values).one_or_none()
     if head is None:
         return None
-    run, revision = head
+    run, revision, schema = head
     values |= {"b_run": run, "b_now": to_us(now)}
     waiting = connection.execute(_QUEUED, values).all()
     new = [NewMessage(role=Role(row[0]), content=row[1], citations=row[2]) for row in waiting]
-    last = connection.execute(_ADD_QUEUED, values | {"b_count": len(new)}).scalar_one()
+    last, text, through = connection.execute(_ADD_QUEUED, values | {"b_count": len(new)}).one()
     first = int(last) - len(new) + 1
     insert_messages(connection, owner, session, run, new, first=first, now=now)
     connection.execute(_DELETE_QUEUED, values)
@@ -197,9 +197,9 @@ def begin_next(
         "b_after": after_run,
     }
     row = connection.execute(_PROMOTE, values).one()
-    event = run_started(session, first, len(new), revision=revision, now=now)
+    event = run_started(session, first, len(new), revision=revision, answer_schema=schema or b"", now=now)
     insert_events(connection, owner, run, [event])
-    return acquired(connection, row)
+    return acquired(connection, row, Summary(text=text, through_sequence=through))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ class BeginWaiting:
         values = owner_values(self.owner) | {"b_id": self.session}
         if connection.execute(_LOCK_FREE_SESSION, values).one_or_none() is None:
             return None
-        if any(row[1] == RunState.RUNNING for row in connection.execute(UNFINISHED, values)):
+        if any(row[1] != RunState.PENDING for row in connection.execute(UNFINISHED, values)):
             return None
         return begin_next(connection, self.owner, self.session, lease=self.lease, after_run="", now=self.now)
 
@@ -230,7 +230,7 @@ class RequestCancel:
     now: datetime
 
     def __call__(self, connection: Connection) -> Run | None:
-        """For a run that is worked on; None for any other.
+        """For a run that is worked on, or waits for a person; None for any other.
 
         Alone in its transaction: it may not hold the run's row when it asks
         for the session's.
@@ -238,8 +238,8 @@ class RequestCancel:
         row = connection.execute(_REQUEST_CANCEL, self._values()).one_or_none()
         return None if row is None else rows.run_from(row)
 
-    def unless_running(self, connection: Connection) -> Run:
-        """For a run that was not RUNNING a moment ago.
+    def unless_active(self, connection: Connection) -> Run:
+        """For a run that was neither a moment ago.
 
         Raises:
             ServiceError: As SessionStore.request_cancel.
@@ -248,7 +248,7 @@ class RequestCancel:
         connection.execute(LOCK_SESSION_OF_RUN, values)
         row = connection.execute(_CANCEL_WAITING, values).one_or_none()
         if row is not None:
-            return self._end_waiting(connection, rows.run_from(row), revision=row[-1])
+            return self._end_waiting(connection, rows.run_from(row), revision=row[-2], schema=row[-1])
         run = self(connection)
         if run is not None:
             return run
@@ -260,10 +260,10 @@ class RequestCancel:
             raise rows.run_finished(self.run, run.state)
         return run
 
-    def _end_waiting(self, connection: Connection, run: Run, *, revision: str) -> Run:
+    def _end_waiting(self, connection: Connection, run: Run, *, revision: str, schema: bytes | None) -> Run:
         values = self._values()
         connection.execute(_DELETE_QUEUED, values)
-        started = run_started(run.session, 0, 0, revision=revision, now=self.now)
+        started = run_started(run.session, 0, 0, revision=revision, answer_schema=schema or b"", now=self.now)
         finished, end = run_cancelled(self.now - run.create_time, self.now)
         insert_events(connection, self.owner, self.run, [started, finished])
         row = connection.execute(_SET_SUMMARY, values | {"b_summary": end.summary}).one()

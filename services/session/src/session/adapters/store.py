@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -12,17 +13,20 @@ from servicekit.clock import Clock
 from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
 from session.adapters.access import Bypass
+from session.adapters.begin_run import BeginRun, session_row
 from session.adapters.blobs import BlobMissing
-from session.adapters.database import Database, Duplicate
+from session.adapters.database import BoundReached, Database, Duplicate
+from session.adapters.inputs import ProvideInput, said
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
 from session.adapters.memories import MemoryRows
-from session.adapters.records import Missed
+from session.adapters.records import Missed, summaries
 from session.adapters.rows import EVENT, MESSAGE, RUN, SESSION, owned, owner_values, to_us
-from session.adapters.run_log import AppendEvents, BeginRun, session_row
+from session.adapters.run_log import AppendEvents
 from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, RequestCancel
 from session.adapters.tables import messages, run_events, runs, sessions
 from session.adapters.user_rows import UserRows, within
 from session.core.model import (
+    NO_SUMMARY,
     AcquiredRun,
     AppendedEvents,
     BegunRun,
@@ -30,12 +34,16 @@ from session.core.model import (
     Lease,
     Message,
     NewEvent,
+    NewInput,
     NewRun,
     NewSession,
     Owner,
     RenewedLeases,
     Run,
+    RunInput,
+    RunState,
     Session,
+    Summary,
 )
 from session.core.pages import PAGE_BYTES, REPLY_BYTES, Page, oldest_within
 from session.core.user_data import ANY_TIME, SessionTimes
@@ -198,17 +206,21 @@ class SqlSessionStore(UserRows, MemoryRows):
         )
         try:
             return await self._database.write(transaction, owner)
-        except (Missed, Duplicate) as error:
+        except (Missed, Duplicate, BoundReached) as error:
             # In this order: a repeated request must get its first answer
             # whatever has become of the session since.
             known = await self._begun_before(transaction, error)
             if known is not None:
                 return known
+            if isinstance(error, BoundReached):
+                raise rows.too_many_runs(new.team, new.max_active_runs) from error
             if not new.session:
                 raise
             await self._check_team(owner, new)
         try:
             return await self._database.write(transaction.unless_free, owner)
+        except BoundReached as error:
+            raise rows.too_many_runs(new.team, new.max_active_runs) from error
         except (Missed, Duplicate) as error:
             # The same request at the same time, the session deleted, or a run
             # begun by code of revision 0001, which looks at nobody's queue.
@@ -219,11 +231,22 @@ class SqlSessionStore(UserRows, MemoryRows):
             raise rows.session_busy(new.session, None) from error
 
     async def append_events(
-        self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
+        self,
+        owner: Owner,
+        run: str,
+        *,
+        fencing_token: int,
+        events: Sequence[NewEvent],
+        park_until: datetime | None = None,
     ) -> AppendedEvents:
         """See SessionStore."""
         transaction = AppendEvents(
-            owner=owner, run=run, fencing_token=fencing_token, events=events, now=self._clock.now()
+            owner=owner,
+            run=run,
+            fencing_token=fencing_token,
+            events=events,
+            park_until=park_until,
+            now=self._clock.now(),
         )
         try:
             return await self._database.write(transaction, owner)
@@ -239,7 +262,7 @@ class SqlSessionStore(UserRows, MemoryRows):
         """See SessionStore."""
         now = self._clock.now()
         expired = AcquireExpired(lease=lease, limit=limit, now=now)
-        taken = list(await self._database.write(expired, Bypass.LEASES))
+        taken = await self._with_summaries(await self._database.write(expired, Bypass.LEASES))
         if len(taken) == limit:
             return tuple(taken)
         # Looked for without a lock, and then looked at again under one.
@@ -258,10 +281,29 @@ class SqlSessionStore(UserRows, MemoryRows):
     async def request_cancel(self, owner: Owner, run: str) -> Run:
         """See SessionStore."""
         transaction = RequestCancel(owner=owner, run=run, now=self._clock.now())
-        running = await self._database.write(transaction, owner)
-        if running is not None:
-            return running
-        return await self._database.write(transaction.unless_running, owner)
+        active = await self._database.write(transaction, owner)
+        if active is not None:
+            return active
+        return await self._database.write(transaction.unless_active, owner)
+
+    async def owner_of_run(self, tenant: str, run: str) -> Owner:
+        """See SessionStore."""
+        query = sa.select(runs.c.owner).where(runs.c.id == run, runs.c.tenant == tenant)
+        user = await self._database.read(lambda c: c.execute(query).scalar_one_or_none(), Bypass.LEASES)
+        if user is None:
+            raise rows.run_not_found(run)
+        return Owner(tenant=tenant, user=user)
+
+    async def provide_input(
+        self, owner: Owner, run: str, new: NewInput, *, check: Callable[[bytes], None]
+    ) -> Run:
+        """See SessionStore."""
+        transaction = ProvideInput(owner=owner, run=run, new=new, check=check, now=self._clock.now())
+        return await self._database.write(transaction, owner)
+
+    async def inputs_of_run(self, owner: Owner, run: str) -> tuple[RunInput, ...]:
+        """See SessionStore."""
+        return (await self._database.read(lambda c: said(c, [run]), owner)).get(run, ())
 
     async def get_run(self, owner: Owner, run: str) -> Run:
         """See SessionStore."""
@@ -271,7 +313,14 @@ class SqlSessionStore(UserRows, MemoryRows):
         return rows.run_from(row)
 
     async def list_runs(
-        self, owner: Owner, *, session: str, team: str, before: tuple[datetime, str] | None, limit: int
+        self,
+        owner: Owner,
+        *,
+        session: str,
+        team: str,
+        before: tuple[datetime, str] | None,
+        limit: int,
+        state: RunState | None = None,
     ) -> tuple[Run, ...]:
         """See SessionStore."""
         query = sa.select(*RUN).where(owned(runs))
@@ -279,6 +328,8 @@ class SqlSessionStore(UserRows, MemoryRows):
             query = query.where(runs.c.session_id == session)
         if team:
             query = query.where(runs.c.team == team)
+        if state is not None:
+            query = query.where(rows.in_state(runs, state))
         query = _newest_first(query, runs.c.create_time_us, runs.c.id, before, limit)
         return tuple(map(rows.run_from, await self._all(query, owner)))
 
@@ -336,12 +387,24 @@ class SqlSessionStore(UserRows, MemoryRows):
         again = await self._database.write(replace(transaction, run=run.id).again, owner)
         return again or BegunRun(run=run, created=False, fencing_token=0, history=())
 
+    async def _with_summaries(self, taken: Sequence[AcquiredRun]) -> list[AcquiredRun]:
+        """The bypass for leases does not see sessions, so this reads as each owner."""
+        found: dict[str, Summary] = {}
+        for owner in {_owner_of(one.run) for one in taken}:
+            ids = [one.run.session for one in taken if owner == _owner_of(one.run)]
+            found |= await self._database.read(partial(summaries, owner=owner, names=ids), owner)
+        return [replace(one, summary=found.get(one.run.session, NO_SUMMARY)) for one in taken]
+
     async def _check_team(self, owner: Owner, new: NewRun) -> None:
         session = await self.get_session(owner, new.session)
         if session.team != new.team:
             raise InvalidArgument.field(
                 "team", f"sessions/{session.id} is a conversation with teams/{session.team}", new.team
             )
+
+
+def _owner_of(run: Run) -> Owner:
+    return Owner(tenant=run.tenant, user=run.user)
 
 
 def _newest_first(

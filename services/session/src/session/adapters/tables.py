@@ -53,6 +53,9 @@ sessions = Table(
     # When the sweeper looks at it next, NULL with the above: at its end or
     # before, so that using a session need not move it.
     Column("sweep_time_us", BigInteger),
+    # The newest summary of the older messages, and the last message that it covers; empty and 0: none.
+    Column("history_summary", Text, nullable=False, server_default=""),
+    Column("summary_through", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "update_time_us", "id"),
     Index(
@@ -121,18 +124,39 @@ runs = Table(
     Column("queue_position", BigInteger),
     # The run whose end began this one; empty: no run's.
     Column("after_run", String(64), nullable=False, server_default=""),
+    # As its caller gave it; NULL: none.
+    Column("answer_schema", LargeBinary),
+    # How many runs of the team might run when this one began, itself included; 0: any number. On
+    # Postgres a trigger holds the run's commit to it (migration 0006), on SQLite begin_run does.
+    Column("max_active_runs", Integer, nullable=False, server_default="0"),
+    # Until when it waits for a person; NULL unless it is WAITING.
+    Column("wait_expire_time_us", BigInteger),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "create_time_us", "id"),
     Index(None, "session_id", "create_time_us", "id"),
-    # One running run a session, whatever the code does. It is also how
-    # expired leases are found: it holds only what runs right now, and no
-    # column of it changes at an append, so appends stay cheap (HOT updates).
+    # One active run a session, whatever the code does.
     Index(
-        "uq_runs_running_session_id",
+        "uq_runs_active_session_id",
         "session_id",
         unique=True,
+        sqlite_where=text("state = 2 OR state = 6"),
+        postgresql_where=text("state = 2 OR state = 6"),
+    ),
+    # Counts what runs. It is also how expired leases are found: it holds only
+    # what runs right now, and no column of it changes at an append, so appends
+    # stay cheap (HOT updates).
+    Index(
+        "ix_runs_running_tenant_team",
+        "tenant",
+        "team",
         sqlite_where=text("state = 2"),
         postgresql_where=text("state = 2"),
+    ),
+    Index(
+        "ix_runs_waiting_wait_expire_time_us",
+        "wait_expire_time_us",
+        sqlite_where=text("state = 6"),
+        postgresql_where=text("state = 6"),
     ),
     Index(
         "ix_runs_pending_session_id_queue_position",
@@ -155,6 +179,26 @@ queued_messages = Table(
     Column("role", SmallInteger, nullable=False),
     Column("content", Text, nullable=False),
     Column("citations", LargeBinary, nullable=False),
+)
+
+# What runs ask of people, and what those say.
+run_inputs = Table(
+    "run_inputs",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    # A path of call ids: as deep as teams are nested.
+    Column("call_id", String(1024), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    # A serialised InputRequested.
+    Column("request", LargeBinary, nullable=False),
+    Column("expire_time_us", BigInteger),
+    # A serialised RunInput; NULL until somebody has said something.
+    Column("input", LargeBinary),
+    Column("provided_by", Text, nullable=False, server_default=""),
+    Column("provided_time_us", BigInteger),
+    # The log holds input_provided: there is nothing more to do about it.
+    Column("in_log", Boolean, nullable=False, server_default=false()),
 )
 
 run_events = Table(

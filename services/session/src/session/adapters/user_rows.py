@@ -26,9 +26,13 @@ UNFINISHED = runs.c.state.in_(
     [sa.literal_column(str(int(state))) for state in RunState if not state.terminal]
 )
 
-_SOURCE = sa.select(sessions.c.team, sessions.c.display_name, sessions.c.retention_us).where(
-    sessions.c.id == sa.bindparam("b_id"), owned(sessions)
-)
+_SOURCE = sa.select(
+    sessions.c.team,
+    sessions.c.display_name,
+    sessions.c.retention_us,
+    sessions.c.history_summary,
+    sessions.c.summary_through,
+).where(sessions.c.id == sa.bindparam("b_id"), owned(sessions))
 _UP_TO = sa.and_(
     messages.c.session_id == sa.bindparam("b_id"),
     owned(messages),
@@ -143,6 +147,7 @@ def _fork(connection: Connection, owner: Owner, new: NewFork, id_: str, now_us: 
             "message", f"at most {MAX_FORK_MESSAGES} messages are copied; fork earlier", new.sequence
         )
     retention_us = source.retention_us
+    covered = source.summary_through <= new.sequence
     row: dict[str, Any] = {
         "id": id_,
         "tenant": owner.tenant,
@@ -156,6 +161,9 @@ def _fork(connection: Connection, owner: Owner, new: NewFork, id_: str, now_us: 
         "body_hash": new.body_hash,
         "retention_us": retention_us,
         "sweep_time_us": None if retention_us is None else now_us + retention_us,
+        # A summary of messages that the fork does not have would tell it what was never said there.
+        "history_summary": source.history_summary if covered else "",
+        "summary_through": source.summary_through if covered else 0,
     }
     connection.execute(sa.insert(sessions), row)
     connection.execute(_COPY, values | {"b_new": id_})

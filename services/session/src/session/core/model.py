@@ -4,8 +4,8 @@ Bytes (`payload`, `citations`, `summary`, `status`) are serialised messages
 that the store keeps and returns as they are; it never looks inside.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 
@@ -18,11 +18,12 @@ class RunState(IntEnum):
     SUCCEEDED = 3
     FAILED = 4
     CANCELLED = 5
+    WAITING = 6
 
     @property
     def terminal(self) -> bool:
         """Whether nothing can happen any more."""
-        return self >= RunState.SUCCEEDED
+        return RunState.SUCCEEDED <= self <= RunState.CANCELLED
 
 
 class BusyPolicy(IntEnum):
@@ -94,6 +95,7 @@ class Run:
         lost_attempts: How often its owner was lost.
         cancel_requested: Somebody asked it to stop.
         owner_address: Where its owner can be called; empty unless RUNNING.
+        wait_expire_time: Until when it waits for a person; None unless WAITING.
     """
 
     id: str
@@ -111,6 +113,7 @@ class Run:
     lost_attempts: int
     cancel_requested: bool
     owner_address: str
+    wait_expire_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +146,62 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """What a run asks of a person. `body`: serialised, for whoever checks the answer."""
+
+    call_id: str
+    body: bytes
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewInput:
+    """What a person says. `body`: serialised, the same for the same words."""
+
+    call_id: str
+    body: bytes
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """What a person has said, as it is stored."""
+
+    body: bytes
+    user: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the messages of a session up to one say in short."""
+
+    text: str
+    through_sequence: int
+
+
+NO_SUMMARY = Summary(text="", through_sequence=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """An event to append, with what it means for the session and the run."""
+    """An event to append, with what it means for the session and the run.
+
+    Attributes:
+        event: The event.
+        answer: It becomes a message of the session.
+        end: The run has ended.
+        asks: A person is asked.
+        told: The tool call for which the log now holds what a person said.
+        summary: The session's summary from now on, unless it has one that covers more.
+    """
 
     event: Event
     answer: NewMessage | None = None
     end: RunEnd | None = None
+    asks: InputRequest | None = None
+    told: str = ""
+    summary: Summary | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +245,9 @@ class NewRun:
         lease: The caller's.
         history_messages: How many earlier messages to return.
         on_busy: What to do while another run of the session is not finished.
+        retention: How long the session is kept; None: as before.
+        max_active_runs: How many runs of the team may run then, this one included; 0: any number.
+        answer_schema: Serialised; empty: none.
     """
 
     request_id: str
@@ -205,6 +261,8 @@ class NewRun:
     history_messages: int
     on_busy: BusyPolicy = BusyPolicy.ENQUEUE
     retention: timedelta | None = None
+    max_active_runs: int = 0
+    answer_schema: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +275,7 @@ class BegunRun:
         fencing_token: Proves the lease; 0 unless created, and while the run waits.
         history: The messages before the input, oldest first; none while it waits.
         started: The log's first event; None unless created, and while it waits.
+        summary: Of the session's older messages.
     """
 
     run: Run
@@ -224,6 +283,7 @@ class BegunRun:
     fencing_token: int
     history: tuple[Message, ...]
     started: Event | None = None
+    summary: Summary = NO_SUMMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,12 +295,18 @@ class AcquiredRun:
         fencing_token: The new owner's.
         history: The messages before the input, oldest first.
         input: The messages that it answers.
+        said: What people said that the log does not hold yet.
+        answer_schema: As in NewRun.
+        summary: Of the session's older messages.
     """
 
     run: Run
     fencing_token: int
     history: tuple[Message, ...]
     input: tuple[Message, ...]
+    said: tuple[RunInput, ...] = ()
+    answer_schema: bytes = b""
+    summary: Summary = NO_SUMMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,20 +319,31 @@ class AppendedEvents:
         next_run: The next one of the session, now under the lease of the run
             that the events ended; None if none waited.
         run_finished: The run's last event as it is stored; None if it has not ended.
+        parked: The run is WAITING, and nobody's.
+        said: What people said that the log does not hold yet.
     """
 
     last_sequence: int
     cancel_requested: bool
     next_run: AcquiredRun | None = None
     run_finished: Event | None = None
+    parked: bool = False
+    said: tuple[RunInput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewedLeases:
-    """What has become of leases. `lost`: they are not the caller's; `cancelled`: somebody asked to stop."""
+    """What has become of leases.
+
+    Attributes:
+        lost: They are not the caller's.
+        cancelled: Somebody asked to stop.
+        said: By run, what people said that its log does not hold yet.
+    """
 
     lost: frozenset[str]
     cancelled: frozenset[str]
+    said: Mapping[str, tuple[RunInput, ...]] = field(default_factory=dict)
 
 
 MAX_WAITING_RUNS = 16  # in a session, besides the one that is worked on

@@ -1,6 +1,6 @@
 """What the servicer needs of a store. `tests/contract` holds every one to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,11 +12,14 @@ from session.core.model import (
     Lease,
     Message,
     NewEvent,
+    NewInput,
     NewRun,
     NewSession,
     Owner,
     RenewedLeases,
     Run,
+    RunInput,
+    RunState,
     Session,
 )
 from session.core.pages import Page
@@ -96,24 +99,34 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
         Raises:
             NotFound: SESSION_NOT_FOUND.
             FailedPrecondition: SESSION_BUSY: another run of the session is not finished.
-            ResourceExhausted: SESSION_QUEUE_FULL: MAX_WAITING_RUNS wait already.
+            ResourceExhausted: SESSION_QUEUE_FULL: MAX_WAITING_RUNS wait already;
+                TOO_MANY_RUNS: `new.max_active_runs` of the tenant's runs of the team run already.
             InvalidArgument: REQUEST_ID_REUSED, or INVALID_FIELD: the session is
                 another team's.
         """
         ...
 
     async def append_events(
-        self, owner: Owner, run: str, *, fencing_token: int, events: Sequence[NewEvent]
+        self,
+        owner: Owner,
+        run: str,
+        *,
+        fencing_token: int,
+        events: Sequence[NewEvent],
+        park_until: datetime | None = None,
     ) -> AppendedEvents:
         """Appends all or none; skips those stored already; renews the lease.
 
         The end of a run begins the next one that waits in its session.
+        `park_until`: the run becomes WAITING, unless somebody has said
+        something that the log does not hold yet, or asked it to stop.
 
         Raises:
             NotFound: RUN_NOT_FOUND.
             Conflict: LEASE_LOST: somebody else owns the run; stop.
             FailedPrecondition: SEQUENCE_GAP or RUN_FINISHED.
-            InvalidArgument: INVALID_FIELD: another event with that sequence is stored.
+            InvalidArgument: INVALID_FIELD: another event with that sequence is stored, the run is
+                to be parked and asks nobody, or a summary covers messages that are not there.
         """
         ...
 
@@ -128,13 +141,41 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
         """Takes over runs of every tenant that nobody works on.
 
         First those whose leases have expired and whose back-off is over,
-        longest expired first; then runs that wait although their session is
-        free. Fewer than there are if they would have more than REPLY_BYTES.
+        longest expired first, and those that have waited for a person as long
+        as they may; then runs that wait although their session is free. Fewer
+        than there are if they would have more than REPLY_BYTES.
         """
         ...
 
+    async def owner_of_run(self, tenant: str, run: str) -> Owner:
+        """Whose run it is, for a service of the tenant. Raises NotFound: RUN_NOT_FOUND."""
+        ...
+
+    async def provide_input(
+        self, owner: Owner, run: str, new: NewInput, *, check: Callable[[bytes], None]
+    ) -> Run:
+        """Stores what a person says; a WAITING run is RUNNING then, and whoever asks next has it.
+
+        `check` gets the request's `body`, and raises if the input does not answer it.
+        The same input again changes nothing.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            FailedPrecondition: RUN_FINISHED.
+            InvalidArgument: INPUT_NOT_REQUESTED: not asked for, or not any more.
+            AlreadyExists: INPUT_PROVIDED: something else was said before.
+        """
+        ...
+
+    async def inputs_of_run(self, owner: Owner, run: str) -> tuple[RunInput, ...]:
+        """What people said to a run that its log does not hold yet."""
+        ...
+
     async def request_cancel(self, owner: Owner, run: str) -> Run:
-        """Asks a run to stop; one that waits ends at once, one that is CANCELLED stays as it is.
+        """Asks a run to stop; one that is CANCELLED stays as it is.
+
+        One that is PENDING ends at once; one that is WAITING is RUNNING then,
+        for whoever asks next to end it.
 
         Raises:
             NotFound: RUN_NOT_FOUND.
@@ -147,9 +188,16 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
         ...
 
     async def list_runs(
-        self, owner: Owner, *, session: str, team: str, before: tuple[datetime, str] | None, limit: int
+        self,
+        owner: Owner,
+        *,
+        session: str,
+        team: str,
+        before: tuple[datetime, str] | None,
+        limit: int,
+        state: RunState | None = None,
     ) -> tuple[Run, ...]:
-        """Runs of the owner (of `session`, of `team` unless empty), newest first.
+        """Runs of the owner (of `session`, of `team` unless empty, in `state`), newest first.
 
         `before` is the place to go on after: (create time, id) of the
         last run seen.
