@@ -46,7 +46,7 @@ from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
 from servicekit.context import Caller, current_caller
-from servicekit.errors import Conflict, FailedPrecondition, NotFound, Unavailable
+from servicekit.errors import Conflict, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 ADA = Caller("default", "ada")
 LEASE_LOST = Conflict("somebody else owns it", reason="LEASE_LOST")
@@ -263,6 +263,7 @@ class FakeStore:
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        max_active_runs: int,
         answer_schema: Schema | None = None,
         retention: timedelta | None,
     ) -> Begun:
@@ -276,6 +277,9 @@ class FakeStore:
         before = [row for row in self.rows.values() if row.session == session and not row.is_over]
         if before and on_busy == "REJECT":
             raise FailedPrecondition("busy", reason="SESSION_BUSY")
+        running = sum(row.team == team and row.state == "RUNNING" for row in self.rows.values())
+        if not before and running >= max_active_runs:
+            raise ResourceExhausted("too many", reason="TOO_MANY_RUNS", retry_after=timedelta(seconds=2))
         number = len(self.rows) + 1
         name, session = f"runs/r{number}", session or f"sessions/s{number}"
         row = RunRow(name=name, team=team, session=session, state="PENDING", last_sequence=0, user="ada")

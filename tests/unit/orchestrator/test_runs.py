@@ -110,6 +110,20 @@ async def test_a_team_has_a_limit_of_runs_however_fast_they_come(bench: Bench) -
         assert (await process.ended((await process.start("q3")).name)).state == "SUCCEEDED"
 
 
+async def test_the_limit_counts_the_runs_of_other_processes(bench: Bench) -> None:
+    async with working(bench) as one, working(bench) as other:
+        for process in (one, one):
+            process.hang()
+        rows = [await one.start(f"q{n}") for n in range(2)]
+        with pytest.raises(ResourceExhausted) as caught:
+            await other.start("q3")
+        assert (caught.value.reason, caught.value.retry_after) == ("TOO_MANY_RUNS", timedelta(seconds=2))
+        await one.runs.cancel(rows[0].name)
+        await one.ended(rows[0].name)
+        bench.models.add(says("ok"))
+        assert (await other.ended((await other.start("q3")).name)).state == "SUCCEEDED"
+
+
 async def test_a_begin_that_fails_takes_no_place(bench: Bench) -> None:
     async with working(bench) as process:
         bench.store.begin_gate = asyncio.Event()

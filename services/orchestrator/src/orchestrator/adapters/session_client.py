@@ -61,6 +61,7 @@ class SessionClient:
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        max_active_runs: int,
         answer_schema: Schema | None = None,
         retention: timedelta | None,
     ) -> Begun:
@@ -77,6 +78,7 @@ class SessionClient:
             team_revision=team_revision,
             on_busy=_POLICIES[on_busy],
             retention=None if retention is None else as_duration(retention),
+            max_active_runs=max_active_runs,
         )
         if answer_schema is not None:
             ParseDict(dict(answer_schema), request.answer_schema)

@@ -115,6 +115,7 @@ class SessionLog(Protocol):
         history_messages: int,
         team_revision: str,
         on_busy: BusyPolicy,
+        max_active_runs: int,
         answer_schema: Schema | None = None,
         retention: timedelta | None,
     ) -> Begun:

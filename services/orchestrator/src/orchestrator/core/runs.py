@@ -257,6 +257,7 @@ class Runs:
                     history_messages=history_messages(team),
                     team_revision=team.revision,
                     on_busy=asked.on_busy,
+                    max_active_runs=team.spec.limits.max_concurrent_runs,
                     answer_schema=asked.answer_schema,
                     retention=retention(team),
                 )
