@@ -25,6 +25,7 @@ from orchestrator.core.model import (
     Completion,
     Event,
     EvidenceRetrieved,
+    MemberFinished,
     Message,
     MessageCompleted,
     ModelCallFinished,
@@ -223,6 +224,7 @@ async def cut_anywhere(scene: Scene, whole: Sequence[Event]) -> None:
     than in the whole history, or if the answer is another.
     """
     answer = next(n for n, event in enumerate(whole) if isinstance(event.step, MessageCompleted))
+    in_one_go = [request.body for request in (await play(scene)).asked]
     for kept in range(1, answer + 1):
         played = await play(scene, whole[:kept])
         where = f"{scene.name}, taken over after {kept} of {len(whole)} events"
@@ -230,6 +232,7 @@ async def cut_anywhere(scene: Scene, whole: Sequence[Event]) -> None:
         assert steps(played.events) == steps(whole), where
         asked = sum(isinstance(event.step, ModelCallFinished) for event in whole[kept:])
         assert len(played.asked) == asked, where
+        assert all(request.body in in_one_go for request in played.asked), where
         end = played.events[-1].step
         assert isinstance(end, RunFinished), where
         assert end.summary.usage == whole[-1].step.summary.usage, where  # type: ignore[union-attr]
@@ -246,6 +249,8 @@ def steps(events: Iterable[Event]) -> list[str]:
                 done.append(f"tool {call_id}: {result}")
             case EvidenceRetrieved(step=step, outcome=outcome):
                 done.append(f"search {step}: {outcome}")
+            case MemberFinished(call_id=call_id, answer=answer):
+                done.append(f"member {call_id}: {answer}")
             case MessageCompleted(message=Message(content=content)):
                 done.append(f"answer: {content}")
     return sorted(done)

@@ -100,8 +100,8 @@ CASES = [
     (
         TEAM,
         "  members:",
-        "  mode: Route\n  members:",
-        '7: spec.mode: must be Coordinate (got "Route")',
+        "  mode: Roam\n  members:",
+        '7: spec.mode: must be one of Coordinate, Route, Broadcast, Tasks (got "Roam")',
     ),
     (
         TEAM,

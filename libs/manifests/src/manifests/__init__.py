@@ -8,6 +8,7 @@ from manifests.json_schema import schema_problem
 from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
 from manifests.model import ModelConfig, ModelConfigSpec
+from manifests.nesting import MAX_TEAM_DEPTH
 from manifests.problems import Problem
 from manifests.references import check_references
 from manifests.secrets import HeaderFrom, SecretKeyRef
@@ -21,12 +22,14 @@ from manifests.team import (
     Member,
     Sharing,
 )
+from manifests.team_ref import TeamRef
 from manifests.tools import Approvals, McpServer, PythonModule, ToolSource
 
 __all__ = [
     "API_VERSION",
     "DEFAULT_NAMESPACE",
     "KINDS",
+    "MAX_TEAM_DEPTH",
     "AgentTeam",
     "AgentTeamSpec",
     "AnswerFormat",
@@ -55,6 +58,7 @@ __all__ = [
     "SessionPolicy",
     "Sharing",
     "SummaryPolicy",
+    "TeamRef",
     "ToolSource",
     "UserMemory",
     "check_references",

@@ -14,6 +14,7 @@ from manifests.fallbacks import reachable_models
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import FileContent, Key, LoadedObject, duplicate, load_file
 from manifests.model import ModelConfig
+from manifests.nesting import nested_teams
 from manifests.problems import Problem
 from manifests.references import check_references
 from manifests.team import AgentTeam
@@ -108,9 +109,12 @@ class Catalogue:
         if team is None or not isinstance(team.resource, AgentTeam):
             return []
         keys: list[Key] = [team.key]
-        keys += [
-            ("KnowledgeBase", namespace, k.knowledge_base_ref.name) for k in team.resource.spec.knowledge
-        ]
+        keys += [("AgentTeam", namespace, nested) for nested in nested_teams(team.resource, state.objects)]
+        for key in list(keys):
+            loaded = state.objects.get(key)
+            if loaded is not None and isinstance(loaded.resource, AgentTeam):
+                uses = loaded.resource.spec.knowledge
+                keys += [("KnowledgeBase", namespace, use.knowledge_base_ref.name) for use in uses]
         keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
         texts = []
         for key in dict.fromkeys(keys):

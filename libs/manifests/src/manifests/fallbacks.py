@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from manifests.loader import Key, LoadedObject
 from manifests.model import ModelConfig
+from manifests.nesting import nested_teams
+from manifests.problems import Complaint, Place
 from manifests.team import AgentTeam
-
-Place = tuple[str | int, ...]
-Complaint = tuple[Place, str, str]
-"""A field, what is wrong with it, and the fix."""
 
 
 def fallback_chain(first: ModelConfig, find: Callable[[str], ModelConfig | None]) -> Iterator[str]:
@@ -30,7 +28,12 @@ def reachable_models(team: AgentTeam, objects: Mapping[Key, LoadedObject]) -> di
     """Every ModelConfig that a run of the team may call, there or not, with the field that leads to it."""
     find = _finder(objects, team.metadata.namespace)
     found: dict[str, Place] = {}
-    for at, name in _named_models(team):
+    named = list(_named_models(team))
+    for nested, at in nested_teams(team, objects).items():
+        inner = objects.get(("AgentTeam", team.metadata.namespace, nested))
+        if inner is not None and isinstance(inner.resource, AgentTeam):
+            named += [(at, name) for _, name in _named_models(inner.resource)]
+    for at, name in named:
         found.setdefault(name, at)
         config = find(name)
         if config is not None:

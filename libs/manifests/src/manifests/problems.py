@@ -50,6 +50,11 @@ class Finding:
     value: str | None = None
 
 
+Place = tuple[str | int, ...]
+Complaint = tuple[Place, str, str]
+"""A field, what is wrong with it, and the fix."""
+
+
 def shown(value: object) -> str:
     """A value as a short single line."""
     text = json.dumps(value, ensure_ascii=False, default=str)

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from manifests.base import dotted
-from manifests.fallbacks import Complaint, cycles, price_rules
+from manifests.fallbacks import cycles, price_rules
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import Key, LoadedObject
 from manifests.model import ModelConfig, ModelType
-from manifests.problems import Problem, closest
+from manifests.nesting import nesting_rules
+from manifests.problems import Complaint, Problem, closest
 from manifests.team import AgentTeam
 
 
@@ -34,9 +35,14 @@ def _problems_of(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> I
             if member.model_config_ref is not None:
                 at_member = ("spec", "members", index, "modelConfigRef", "name")
                 yield from check.model(member.model_config_ref.name, "Chat", *at_member)
+            if member.team_ref is not None:
+                yield from check.exists(
+                    "AgentTeam", member.team_ref.name, "spec", "members", index, "teamRef", "name"
+                )
         for index, knowledge in enumerate(spec.knowledge):
             at_knowledge = ("spec", "knowledge", index, "knowledgeBaseRef", "name")
             yield from check.exists("KnowledgeBase", knowledge.knowledge_base_ref.name, *at_knowledge)
+        yield from check.told(nesting_rules(resource, objects))
         yield from check.told(price_rules(resource, objects))
     else:
         for index, ref in enumerate(resource.spec.fallback_refs):

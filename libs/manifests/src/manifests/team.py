@@ -24,6 +24,7 @@ from manifests.base import (
 )
 from manifests.knowledge import SearchModeName
 from manifests.session import SessionPolicy
+from manifests.team_ref import TeamRef, team_member_rules
 from manifests.tools import Approvals, ToolSource, tool_violations
 
 Text = Annotated[str, StringConstraints(max_length=32_768)]
@@ -46,6 +47,11 @@ class Member(Model):
     )
     tools: tuple[Name, ...] = Field(
         default=(), max_length=16, description="What it may do: names of spec.tools."
+    )
+    team_ref: TeamRef | None = Field(
+        default=None,
+        description="The member is another team, which does its tasks in its own mode, within the same run "
+        "and its limits. Instead of instructions, modelConfigRef, knowledge and tools.",
     )
 
 
@@ -74,6 +80,13 @@ class Sharing(Model):
         default="AnswersAndEvidence",
         description="What a member is shown of the members before it: nothing, their answers, or also the "
         "evidence that they found.",
+    )
+    max_interactions: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="Most answers of other members that a member is shown, the latest. Those of tasks that "
+        "its own depends on (mode Tasks) are shown in any case.",
     )
 
 
@@ -139,9 +152,12 @@ class AgentTeamSpec(Model):
     """What an AgentTeam asks for."""
 
     description: ShortText = Field(default="", description="What the team is for, shown in lists.")
-    mode: Literal["Coordinate"] = Field(
+    mode: Literal["Coordinate", "Route", "Broadcast", "Tasks"] = Field(
         default="Coordinate",
-        description="How members work together. Coordinate: a leader delegates tasks and writes the answer.",
+        description="How members work together. Coordinate: a leader delegates tasks and writes the answer. "
+        "Route: a leader chooses one member, whose answer is the team's. Broadcast: all members answer side "
+        "by side, and a leader makes one answer of theirs. Tasks: a leader writes a list of tasks that may "
+        "depend on one another, members work it off, the leader answers.",
     )
     model_config_ref: ModelConfigRef = Field(
         description="A ModelConfig of type Chat: the leader's, and the members' unless they name another."
@@ -176,6 +192,7 @@ class AgentTeamSpec(Model):
         yield from duplicates([m.name for m in self.members], "members")
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
         yield from tool_violations(self.tools, [m.tools for m in self.members])
+        yield from team_member_rules(self.members)
         known = [k.name for k in self.knowledge]
         for index, member in enumerate(self.members):
             for position, name in enumerate(member.knowledge):

@@ -7,6 +7,7 @@ from agentteams.session.v1 import run_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 
 from orchestrator.adapters.events_read import step_from_pb
 from orchestrator.adapters.events_write import write_step
@@ -25,12 +26,13 @@ from orchestrator.core.model import (
     RunResumed,
     StoredEvent,
     Summary,
+    TasksChanged,
     TextDelta,
     ToolCallFinished,
     ToolCallStarted,
 )
 from orchestrator.core.ports import RunRow
-from servicekit.errors import status_from_error
+from servicekit.errors import ServiceError, status_from_error
 
 _ROLES: dict[Role, "session_pb2.Role.ValueType"] = {
     "system": session_pb2.ROLE_SYSTEM,
@@ -116,8 +118,7 @@ def event_to_pb(event: Event) -> run_pb2.RunEvent:
             out.member_started.call_id, out.member_started.task = step.call_id, step.task
         case MemberFinished():
             out.member_finished.call_id, out.member_finished.answer = step.call_id, step.answer
-            if step.error is not None:
-                out.member_finished.error.CopyFrom(status_from_error(step.error))
+            _write_error(step.error, out.member_finished.error)
         case ModelCallFinished():
             out.model_call_finished.CopyFrom(_model_call_to_pb(step))
         case ToolCallStarted():
@@ -126,18 +127,24 @@ def event_to_pb(event: Event) -> run_pb2.RunEvent:
             ParseDict(dict(step.arguments), out.tool_call_started.arguments)
         case ToolCallFinished():
             out.tool_call_finished.call_id, out.tool_call_finished.result = step.call_id, step.result
-            if step.error is not None:
-                out.tool_call_finished.error.CopyFrom(status_from_error(step.error))
+            _write_error(step.error, out.tool_call_finished.error)
         case EvidenceRetrieved():
             out.evidence_retrieved.CopyFrom(_evidence_retrieved_to_pb(step))
+        case TasksChanged():
+            out.ignorable = True
+            out.tasks_changed.CopyFrom(_tasks_to_pb(step))
         case MessageCompleted():
             out.message_completed.message.CopyFrom(message_to_pb(step.message))
         case RunFinished():
             out.run_finished.state = run_pb2.RunState.Value(f"RUN_STATE_{step.state}")
             out.run_finished.summary.CopyFrom(summary_to_pb(step.summary))
-            if step.error is not None:
-                out.run_finished.status.CopyFrom(status_from_error(step.error))
+            _write_error(step.error, out.run_finished.status)
     return out
+
+
+def _write_error(error: ServiceError | None, out: status_pb2.Status) -> None:
+    if error is not None:
+        out.CopyFrom(status_from_error(error))
 
 
 def _model_call_to_pb(step: ModelCallFinished) -> run_pb2.ModelCallFinished:
@@ -184,6 +191,22 @@ def _evidence_retrieved_to_pb(step: EvidenceRetrieved) -> run_pb2.EvidenceRetrie
         reused_sequence=step.reused_sequence,
         step=step.step,
         ready_documents=step.ready_documents,
+    )
+
+
+def _tasks_to_pb(step: TasksChanged) -> run_pb2.TasksChanged:
+    pb = run_pb2.TeamTask
+    return run_pb2.TasksChanged(
+        tasks=[
+            pb(
+                id=task.id,
+                text=_storable(task.text),
+                member=task.member,
+                depends_on=task.depends_on,
+                state=pb.State.Value(f"STATE_{task.state}"),
+            )
+            for task in step.tasks
+        ]
     )
 
 

@@ -28,6 +28,9 @@ from orchestrator.core.model import (
     State,
     Step,
     Summary,
+    TasksChanged,
+    TaskState,
+    TeamTask,
     ToolCall,
     ToolCallFinished,
     ToolCallStarted,
@@ -149,6 +152,22 @@ def _evidence_retrieved(found: run_pb2.EvidenceRetrieved) -> EvidenceRetrieved:
     )
 
 
+def _tasks_changed(event: run_pb2.TasksChanged) -> TasksChanged:
+    pb = run_pb2.TeamTask
+    return TasksChanged(
+        tasks=tuple(
+            TeamTask(
+                id=task.id,
+                text=task.text,
+                member=task.member,
+                depends_on=tuple(task.depends_on),
+                state=cast(TaskState, pb.State.Name(task.state).removeprefix("STATE_")),
+            )
+            for task in event.tasks
+        )
+    )
+
+
 def _context_trimmed(event: run_pb2.ContextTrimmed) -> ContextTrimmed:
     return ContextTrimmed(
         step=event.step,
@@ -191,6 +210,7 @@ _READERS: dict[str, Callable[..., Step]] = {
     "tool_call_started": _tool_call_started,
     "tool_call_finished": _tool_call_finished,
     "evidence_retrieved": _evidence_retrieved,
+    "tasks_changed": _tasks_changed,
     "message_completed": _message_completed,
     "context_trimmed": _context_trimmed,
     "run_finished": _run_finished,

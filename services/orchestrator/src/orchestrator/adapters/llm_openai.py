@@ -80,7 +80,8 @@ class OpenAIChatModel:
         }
         if tools:
             body["tools"] = [_tool(tool) for tool in tools]
-            body["tool_choice"] = "none" if must_answer else "auto"
+            may_answer = not any(tool.required for tool in tools)
+            body["tool_choice"] = "none" if must_answer else "auto" if may_answer else "required"
         if answer_schema is not None:
             body["response_format"] = _response_format(answer_schema)
         assembly = Assembly(name=self._name, model=self._model)

@@ -12,8 +12,9 @@ import openai
 import structlog
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from manifests import ModelConfig, ModelConfigSpec
+from manifests import ModelConfig, ModelConfigSpec, SecretKeyRef
 from orchestrator.adapters.llm_openai import OpenAIChatModel, idle_s
+from orchestrator.adapters.secrets import read_secret
 from orchestrator.core.ports import ChatModel
 from servicekit.errors import FailedPrecondition
 
@@ -32,6 +33,8 @@ class Endpoint:
     url: str
     api_key: str
     model: str
+    headers: tuple[tuple[str, str], ...] = ()
+    authorities: str = ""  # certificates (PEM) of those that may vouch for it; empty: the system's
 
 
 @dataclass(slots=True)
@@ -63,7 +66,8 @@ class EndpointModels:
         key = (endpoint, config.metadata.namespace, config.metadata.name, config.spec)
         opened = self._open.get(key)
         if opened is None:
-            opened = self._open[key] = _Open(_client(endpoint, config, self._tls))
+            tls = _trusting(endpoint.authorities, config) if endpoint.authorities else self._tls
+            opened = self._open[key] = _Open(_client(endpoint, config, tls))
         self._open.move_to_end(key)
         opened.users += 1
         try:
@@ -99,23 +103,51 @@ class EndpointModels:
                 )
             return self._built_in
         url = _OPENAI_URL if spec.endpoint is None else spec.endpoint.url
-        return Endpoint(url=url, api_key=self._secret(config), model=spec.model or "")
-
-    def _secret(self, config: ModelConfig) -> str:
-        reference = config.spec.credentials_secret_key_ref
-        if reference is None:
-            return _NO_KEY
-        problem = "no secrets folder is configured (AGENTTEAMS_SECRETS_DIR)"
-        if self._secrets_dir is not None:
-            try:
-                return (self._secrets_dir / reference.name / reference.key).read_text().strip()
-            except OSError as error:
-                problem = str(error.strerror)
-        raise FailedPrecondition(
-            f"ModelConfig {config.metadata.name}: secret {reference.name}, key {reference.key}: {problem}",
-            reason="MODEL_REJECTED",
-            metadata={"model": config.metadata.name, "secret": reference.name, "key": reference.key},
+        return Endpoint(
+            url=url,
+            api_key=self._header(config, spec.credentials_secret_key_ref) or _NO_KEY,
+            model=spec.model or "",
+            headers=tuple(
+                (header.name, self._header(config, header.value_from.secret_key_ref))
+                for header in spec.headers_from
+            ),
+            authorities="" if spec.tls is None else self._secret(config, spec.tls.ca_secret_key_ref),
         )
+
+    def _header(self, config: ModelConfig, reference: SecretKeyRef | None) -> str:
+        value = "" if reference is None else self._secret(config, reference)
+        # Nothing else can be sent, and the error of the HTTP library would show it.
+        if reference is not None and not (value.isascii() and value.isprintable()):
+            what = f"secret {reference.name}, key {reference.key} holds characters that no header can have"
+            raise _unusable(config, reference, what)
+        return value
+
+    def _secret(self, config: ModelConfig, reference: SecretKeyRef) -> str:
+        try:
+            return read_secret(self._secrets_dir, reference)
+        except LookupError as error:
+            raise _unusable(config, reference, str(error)) from error
+
+
+def _unusable(config: ModelConfig, reference: SecretKeyRef, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"ModelConfig {config.metadata.name}: {why}",
+        reason="MODEL_REJECTED",
+        metadata={"model": config.metadata.name, "secret": reference.name, "key": reference.key},
+    )
+
+
+def _trusting(authorities: str, config: ModelConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=authorities)
+    except ssl.SSLError as error:
+        if config.spec.tls is None:
+            raise AssertionError("only tls.caSecretKeyRef names authorities") from error
+        reference = config.spec.tls.ca_secret_key_ref
+        what = f"secret {reference.name}, key {reference.key} holds no certificates (PEM)"
+        raise _unusable(config, reference, what) from error
+    return context
 
 
 def _client(endpoint: Endpoint, config: ModelConfig, tls: ssl.SSLContext) -> AsyncOpenAI:
@@ -125,5 +157,6 @@ def _client(endpoint: Endpoint, config: ModelConfig, tls: ssl.SSLContext) -> Asy
         base_url=endpoint.url,
         max_retries=0,
         timeout=timeout,
+        default_headers=dict(endpoint.headers),
         http_client=DefaultAioHttpClient(timeout=timeout, verify=tls),
     )

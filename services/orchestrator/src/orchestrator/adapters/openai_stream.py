@@ -26,6 +26,9 @@ class _ToolCallDelta(msgspec.Struct):
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    # What a reasoning model thinks, under the names in use: counted, and no part of the answer.
+    reasoning_content: object = None
+    reasoning: object = None
     tool_calls: list[_ToolCallDelta] | None = None
 
 
@@ -37,6 +40,14 @@ class _Choice(msgspec.Struct):
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+    @property
+    def output_tokens(self) -> int | None:
+        """With those of the reasoning, which some endpoints count in the total only."""
+        if self.completion_tokens is None or self.prompt_tokens is None or self.total_tokens is None:
+            return self.completion_tokens
+        return max(self.completion_tokens, self.total_tokens - self.prompt_tokens)
 
 
 class _Failure(msgspec.Struct):
@@ -68,6 +79,7 @@ class Assembly:
         self._rest = b""
         self._texts: list[str] = []
         self._chars = 0
+        self._reasoning_chars = 0
         self._calls: dict[int, list[str]] = {}  # index -> id, name, arguments
         self._finish_reason = ""
         self._usage: _Usage | None = None
@@ -119,7 +131,11 @@ class Assembly:
             )
         text = "".join(self._texts)
         usage = self._usage or _Usage()
-        written = len(text) + sum(len(arguments) for _, _, arguments in self._calls.values())
+        written = (
+            self._reasoning_chars
+            + len(text)
+            + sum(len(arguments) for _, _, arguments in self._calls.values())
+        )
         calls = tuple(
             ToolCall(id=call_id or f"call_{index}", name=name, arguments=arguments)
             for index, (call_id, name, arguments) in sorted(self._calls.items())
@@ -130,7 +146,7 @@ class Assembly:
             finish_reason=self._finish_reason or "stop",
             model=self._model,
             input_tokens=_tokens(usage.prompt_tokens, prompt_chars),
-            output_tokens=_tokens(usage.completion_tokens, written),
+            output_tokens=_tokens(usage.output_tokens, written),
             counted=usage.prompt_tokens is not None,
         )
 
@@ -152,6 +168,7 @@ class Assembly:
             self._finish_reason = choice.finish_reason
         if choice.delta is None:
             return ""
+        self._add_reasoning(choice.delta)
         for delta in choice.delta.tool_calls or ():
             self._add_call(delta)
         return choice.delta.content or ""
@@ -171,6 +188,13 @@ class Assembly:
             self._chars += len(delta.function.arguments or "")
             if self._chars > _MAX_ANSWER_CHARS:
                 raise self._bad(f"tool arguments of more than {_MAX_ANSWER_CHARS} characters")
+
+    def _add_reasoning(self, delta: _Delta) -> None:
+        thought = delta.reasoning_content or delta.reasoning
+        if isinstance(thought, str):
+            self._reasoning_chars += len(thought)
+            if self._reasoning_chars > _MAX_ANSWER_CHARS:
+                raise self._bad(f"reasoning of more than {_MAX_ANSWER_CHARS} characters")
 
     def _fail(self, error: _Failure | str) -> None:
         message = error if isinstance(error, str) else (error.message or "no reason given")

@@ -133,7 +133,7 @@ class ModelCall:
                     passed.tokens = done.input_tokens + done.output_tokens
                     self._count(config, gate, done)
                 if not done.text.strip() and not done.tool_calls:
-                    raise _empty(config)
+                    raise _empty(config, done)
             except ServiceError as error:
                 CALLS.labels(gate.label, _OUTCOMES.get(error.reason, "other")).inc()
                 if attempt > config.spec.limits.max_retries or not _worth_repeating(error):
@@ -222,7 +222,7 @@ class _Draft:
                 if self._text is None:
                     self._text = self._turn.begin_text(self._step, self._member)
                     if not self._member:
-                        self._turn.answer = self._text
+                        self._turn.wrote(self._text)
                 self._turn.log.grow(self._text, part.text)
             else:
                 done = part
@@ -252,9 +252,10 @@ def _worth_repeating(error: ServiceError) -> bool:
     return isinstance(error, Unavailable | ResourceExhausted) or error.reason == "MODEL_BAD_RESPONSE"
 
 
-def _empty(config: ModelConfig) -> Internal:
+def _empty(config: ModelConfig, done: Completion) -> Internal:
+    cut = " before its parameters.maxOutputTokens were used up" if done.finish_reason == "length" else ""
     return Internal(
-        f"the model of {config.metadata.name} answered with neither text nor a tool call",
+        f"the model of {config.metadata.name} answered with neither text nor a tool call{cut}",
         reason="MODEL_BAD_RESPONSE",
         metadata={"model": config.metadata.name},
     )

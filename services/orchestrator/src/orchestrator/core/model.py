@@ -91,11 +91,12 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """What a model may call. `parameters` is a JSON schema."""
+    """What a model may call. `parameters` is a JSON schema; `required`: it may not answer without a call."""
 
     name: str
     description: str
     parameters: Mapping[str, object]
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +284,32 @@ class EvidenceRetrieved:
     reused_sequence: int = 0
 
 
+TaskState = Literal["PENDING", "RUNNING", "DONE", "FAILED", "SKIPPED"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeamTask:
+    """A task of a list, as the log tells of it."""
+
+    id: str
+    text: str
+    member: str
+    depends_on: tuple[str, ...]
+    state: TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksChanged:
+    """The task list of a team in mode Tasks, whole."""
+
+    tasks: tuple[TeamTask, ...]
+
+    @property
+    def path(self) -> str:
+        """Of the team whose list it is: its tasks are named after it."""
+        return self.tasks[0].id.rpartition(":")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageCompleted:
     """A message of the conversation is complete."""
@@ -328,6 +355,7 @@ Step = (
     | ToolCallStarted
     | ToolCallFinished
     | EvidenceRetrieved
+    | TasksChanged
     | MessageCompleted
     | ContextTrimmed
     | RunFinished

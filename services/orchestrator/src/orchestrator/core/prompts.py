@@ -16,6 +16,9 @@ from orchestrator.core.structured import Schema
 
 SEARCH = "search_knowledge"
 DELEGATE = "delegate_task"
+CHOOSE = "choose_member"
+ADD_TASKS = "add_tasks"
+LEADER_TOOLS = (DELEGATE, ADD_TASKS)
 
 _GROUNDING = (
     "Answer from the evidence only and mark each statement with the number of its chunk, like [1]. "
@@ -30,6 +33,23 @@ REPAIR = "You bring an answer into the form that is asked for, and change nothin
 _LEADER = (
     "You lead a team. Give each member that can help a task with {tool}, then write the final answer "
     "from what they report. Keep their marks like [1]. Do not add facts of your own.\nMembers:\n{members}"
+)
+
+_ROUTE = (
+    "You lead a team. Choose the one member that can answer the user best, with {tool}. You do not answer "
+    "yourself.\nMembers:\n{members}"
+)
+_BROADCAST = (
+    "You lead a team. All members have worked on the user's question. Write one answer from what they "
+    "report: what they agree on, and where they differ, who says what. Keep their marks like [1]. Do not "
+    "add facts of your own.\nMembers:\n{members}"
+)
+_TASKS = (
+    "You lead a team. Write the tasks that lead to the answer with {tool}, each for one member. They are "
+    "numbered 1, 2, 3 in the order in which you add them; depends_on names those whose results a task "
+    "needs. Members do side by side what depends on nothing unfinished, and you are given the results. Add "
+    "tasks while something is missing, then write the final answer from the results. Keep their marks like "
+    "[1]. Do not add facts of your own.\nMembers:\n{members}"
 )
 
 
@@ -64,6 +84,45 @@ def delegate_tool(members: Sequence[Member]) -> Tool:
     )
 
 
+def choose_tool(members: Sequence[Member]) -> Tool:
+    """The tool by which a leader says who answers."""
+    return Tool(
+        name=CHOOSE,
+        description="Has a member of the team answer the user.",
+        parameters={
+            "type": "object",
+            "properties": {"member": {"type": "string", "enum": [member.name for member in members]}},
+            "required": ["member"],
+            "additionalProperties": False,
+        },
+        required=True,
+    )
+
+
+def tasks_tool(members: Sequence[Member]) -> Tool:
+    """The tool by which a leader writes the list of tasks."""
+    task = {
+        "type": "object",
+        "properties": {
+            "member": {"type": "string", "enum": [member.name for member in members]},
+            "text": {"type": "string", "description": "What to do, with all that the member must know."},
+            "depends_on": {"type": "array", "items": {"type": "integer"}, "description": "Task numbers."},
+        },
+        "required": ["member", "text"],
+        "additionalProperties": False,
+    }
+    return Tool(
+        name=ADD_TASKS,
+        description="Adds tasks to the team's list and returns their results.",
+        parameters={
+            "type": "object",
+            "properties": {"tasks": {"type": "array", "items": task, "minItems": 1}},
+            "required": ["tasks"],
+            "additionalProperties": False,
+        },
+    )
+
+
 def agent_system(instructions: str, role: str, *, has_knowledge: bool) -> str:
     """An agent's system prompt."""
     parts = [instructions.strip() or _DEFAULT_AGENT]
@@ -74,24 +133,52 @@ def agent_system(instructions: str, role: str, *, has_knowledge: bool) -> str:
     return "\n".join(parts)
 
 
+_LEADERS = {
+    "Coordinate": (_LEADER, DELEGATE),
+    "Route": (_ROUTE, CHOOSE),
+    "Broadcast": (_BROADCAST, ""),
+    "Tasks": (_TASKS, ADD_TASKS),
+}
+
+
 def leader_system(team: AgentTeam) -> str:
-    """A leader's system prompt."""
+    """The system prompt of a team's leader, by the team's mode."""
     members = "\n".join(f"- {m.name}: {m.role or m.instructions[:120] or 'agent'}" for m in team.spec.members)
     own = team.spec.instructions.strip()
-    leader = _LEADER.format(tool=DELEGATE, members=members)
+    text, tool = _LEADERS[team.spec.mode]
+    leader = text.format(tool=tool, members=members)
     return f"{leader}\n{own}" if own else leader
 
 
 def task(
-    question: str, work: str, *, evidence: str, reports: Sequence[tuple[str, str]], shared: str = ""
+    question: str,
+    work: str,
+    *,
+    evidence: str = "",
+    reports: Sequence[tuple[str, str]] = (),
+    shared: str = "",
+    team_task: str = "",
 ) -> str:
-    """What a member is asked: evidence, what others reported, the question, and its own task."""
+    """What a member is asked: evidence, what others reported, the question, its team's task, and its own."""
     parts = [part for part in (evidence, shared) if part]
     parts.extend(report_block(name, report) for name, report in reports)
     parts.append(f"Question of the user: {question}")
-    if work and work.strip() != question.strip():
+    if team_task and team_task.strip() != question.strip():
+        parts.append(f"Task of your team: {team_task}")
+    if work and work.strip() not in (question.strip(), team_task.strip()):
         parts.append(f"Your task: {work}")
     return "\n\n".join(parts)
+
+
+def could_not(reason: str) -> str:
+    """What a leader is told instead of a member's report."""
+    return f"could not do it: {reason}"
+
+
+def choose_again(members: Sequence[Member]) -> str:
+    """What a leader is told that chose nobody."""
+    names = ", ".join(member.name for member in members)
+    return f"You have not chosen a member. Call {CHOOSE} with one of: {names}."
 
 
 def evidence_block(evidence: Sequence[Evidence]) -> str:

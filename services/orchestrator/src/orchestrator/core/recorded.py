@@ -1,5 +1,6 @@
 """What earlier attempts of a run have stored, by step (docs/durability.md)."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -15,13 +16,16 @@ from orchestrator.core.model import (
     ModelCallFinished,
     RunStarted,
     StoredEvent,
+    TasksChanged,
     ToolCallFinished,
     ToolCallStarted,
     Usage,
 )
-from orchestrator.core.prompts import DELEGATE
+from orchestrator.core.prompts import LEADER_TOOLS
 
 What = TypeVar("What")
+
+_TASK = re.compile(r"#\d+\.\d+/\d+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,7 @@ class Recorded:
         searches: Searches that ended, by step.
         member_starts: Delegations that began, by call id.
         member_ends: Delegations that ended, by call id.
+        tasks: The task list as it was told last, of each team in mode Tasks, by the team's path.
         trimmed: What was left out of prompts, by the model call's step.
         answer: The answer; the run needs nothing but its end.
     """
@@ -58,6 +63,7 @@ class Recorded:
     searches: dict[str, Logged[EvidenceRetrieved]] = field(default_factory=dict)
     member_starts: dict[str, Logged[MemberStarted]] = field(default_factory=dict)
     member_ends: dict[str, Logged[MemberFinished]] = field(default_factory=dict)
+    tasks: dict[str, TasksChanged] = field(default_factory=dict)
     trimmed: dict[str, Logged[ContextTrimmed]] = field(default_factory=dict)
     answer: Message | None = None
 
@@ -78,7 +84,7 @@ class Recorded:
             output_tokens=sum(call.output_tokens for call in models),
             model_calls=len(models),
             # What began beyond the limit was refused, and does not count.
-            tool_calls=min(len(self.calls), max_tool_calls),
+            tool_calls=min(len(self.calls) + sum(map(is_task, self.member_starts)), max_tool_calls),
             searches=searches.count("SEARCH"),
             searches_saved=len(searches) - searches.count("SEARCH"),
             cost_micros=sum(call.cost_micros for call in models),
@@ -101,25 +107,47 @@ class Recorded:
         return tuple(
             call_id
             for call_id, logged in self.calls.items()
-            if call_id not in self.results and logged.step.tool != DELEGATE
+            if call_id not in self.results and logged.step.tool not in LEADER_TOOLS
         )
 
-    def misfit(self, team: AgentTeam) -> str:
-        """Why these steps cannot be those of a run of this team; empty if they can."""
+    def searches_of(self, team: AgentTeam, path: str) -> dict[str, Logged[EvidenceRetrieved]]:
+        """The searches of a team that stands at that path; not those of the teams within it."""
+        within = {member.name for member in team.spec.members if member.team_ref is not None}
+        started = self.member_starts.items()
+        foreign = [c for c, logged in started if parent(c) == path and _name(logged.member) in within]
+        return {
+            step: logged
+            for step, logged in self.searches.items()
+            if _is_below(step, path) and not any(_is_below(step, other) for other in foreign)
+        }
+
+    def misfit(self, team: AgentTeam, path: str = "") -> str:
+        """Why the steps at a path cannot be those of this team; empty if they can."""
         members = {member.name for member in team.spec.members}
-        gone = sorted({logged.member for logged in self.member_starts.values()} - members)
+        started = {c: _name(logged.member) for c, logged in self.member_starts.items() if parent(c) == path}
+        gone = sorted(set(started.values()) - members)
         if gone:
             return f"it has no member {', '.join(gone)} any more"
         uses = {use.name for use in team.spec.knowledge}
-        gone = sorted({knowledge_of(step) for step in self.searches} - uses)
+        gone = sorted({knowledge_of(step) for step in self.searches_of(team, path)} - uses)
         if gone:
             return f"it has no knowledge {', '.join(gone)} any more"
-        if self.member_starts and len(members) == 1:
+        if started and len(members) == 1:
             return "it has no leader any more"
-        alone = any(is_of_leader(call_id) and c.step.tool != DELEGATE for call_id, c in self.calls.items())
-        if alone and len(members) > 1:
+        own = [logged.step.tool for call_id, logged in self.calls.items() if parent(call_id) == path]
+        if len(members) > 1 and any(tool not in LEADER_TOOLS for tool in own):
             return "it has a leader now"
+        if any(team.spec.mode not in self._modes(call_id) for call_id in started):
+            return f"its mode is {team.spec.mode} now"
         return ""
+
+    def _modes(self, delegation: str) -> tuple[str, ...]:
+        """The modes that delegate under such a call id."""
+        if delegation[len(parent(delegation)) :].startswith("@"):
+            return ("Broadcast", "Workflow")
+        if is_task(delegation):
+            return ("Tasks",)
+        return ("Coordinate",) if delegation in self.calls else ("Route",)
 
     def _add(self, event: StoredEvent) -> None:
         step, sequence, member = event.step, event.sequence, event.member
@@ -139,6 +167,8 @@ class Recorded:
                 self.member_starts[step.call_id] = Logged(sequence=sequence, member=member, step=step)
             case MemberFinished():
                 self.member_ends[step.call_id] = Logged(sequence=sequence, member=member, step=step)
+            case TasksChanged():
+                self.tasks[step.path] = step
             case ContextTrimmed():
                 self.trimmed[step.step] = Logged(sequence=sequence, member=member, step=step)
             case MessageCompleted():
@@ -173,6 +203,30 @@ def knowledge_of(search: str) -> str:
     return search.rpartition("?")[2]
 
 
-def is_of_leader(call_id: str) -> bool:
-    """Whether a tool call was asked for by the team itself."""
-    return call_id.count("#") == 1
+def member_step(path: str, member: str) -> str:
+    """The call id of a delegation that no tool call asked for: to a member of the team at that path."""
+    return f"{path}@{member}"
+
+
+def task_step(call_id: str, number: int) -> str:
+    """The call id of a task that a tool call put into the list."""
+    return f"{call_id}/{number}"
+
+
+def is_task(call_id: str) -> bool:
+    """Whether a delegation is a task of a list."""
+    return _TASK.search(call_id) is not None
+
+
+def parent(call_id: str) -> str:
+    """The path of the agent or team that called, or delegated."""
+    return call_id[: max(call_id.rfind("#"), call_id.rfind("@"), 0)]
+
+
+def _is_below(step: str, path: str) -> bool:
+    return not path or step.startswith((f"{path}#", f"{path}@", f"{path}?"))
+
+
+def _name(member: str) -> str:
+    """A member's name in its own team."""
+    return member.rpartition("/")[2]

@@ -88,10 +88,15 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
 
 
 def restore(turn: Turn) -> None:
-    """Fills the ledger with what earlier attempts of the run have found."""
+    """Fills the ledger with what earlier attempts of the run have found.
+
+    What a team within the team has found is there at once, with its numbers; that
+    team's own turn says by which queries.
+    """
     uses = {use.name: use for use in turn.team.spec.knowledge}
-    for step, logged in turn.recorded.searches.items():
-        found, use = _found(logged.step), uses.get(knowledge_of(step))
+    own = turn.recorded.searches_of(turn.team, turn.path)
+    for step, logged in (own if turn.outer else turn.recorded.searches).items():
+        found, use = _found(logged.step), uses.get(knowledge_of(step)) if step in own else None
         query = None if use is None else _query(turn, use, logged.step.query)
         turn.ledger.restore(query, found, logged.step.knowledge_base, logged.sequence)
 
@@ -128,13 +133,13 @@ def _report(turn: Turn, text: str, found: Found) -> Report:
 
 
 async def search_before_answer(turn: Turn, uses: list[KnowledgeUse], *, path: str, member: str) -> str:
-    """Searches all knowledge bases for the user's question; returns what the prompt says about it.
+    """Searches all knowledge bases for what the team is asked; returns what the prompt says about it.
 
     Raises:
         NoDocuments: None of them has a document.
         NothingFound: Nothing was found, and each says `onEmpty: Refuse`.
     """
-    reports = await together([search(turn, use, turn.question, asked_by=path, member=member) for use in uses])
+    reports = await together([search(turn, use, turn.sought, asked_by=path, member=member) for use in uses])
     if all(report.outcome == "EMPTY" and report.ready_documents == 0 for report in reports):
         raise NoDocuments([use.knowledge_base_ref.name for use in uses])
     if all(r.outcome == "EMPTY" and use.on_empty == "Refuse" for r, use in zip(reports, uses, strict=True)):

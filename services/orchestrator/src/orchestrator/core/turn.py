@@ -1,6 +1,7 @@
 """What the agents of one run share: its log, ledger, clock, limits and usage."""
 
 import asyncio
+import copy
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -55,14 +56,42 @@ class End:
     error: ServiceError | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer:
+    """What a team that is a member of another was given by it.
+
+    Attributes:
+        turn: The other team's.
+        path: The delegation: what the steps of the team within begin with.
+        member: Whose its events are, with the names of the teams around it: `desk/clerk`.
+        speaks_as: Whose its leader's texts are; empty if they may become the run's answer.
+        task: What it was asked to do; empty for the user's question.
+        since: Sequence of the event that it began with.
+        reports: What it is shown of the other team's members.
+    """
+
+    turn: "Turn"
+    path: str
+    member: str
+    speaks_as: str
+    task: str
+    since: int
+    reports: tuple[tuple[str, str], ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """One run while it is worked on.
+    """One run while it is worked on; or the part of it that a team within the team does.
+
+    The turn of a team within another is a copy with its own `team`, `history`
+    and `outer`: whatever else changes during a run is shared, and so is kept in
+    objects, never in a field that is set anew.
 
     Attributes:
         attempt: Which of the run's; 1 for the first.
         answer_schema: What the answer must satisfy; None: it is any text.
         recorded: What the attempts before have done, which is not done again.
+        outer: Of a team that is a member of another; None for the team that was asked.
     """
 
     team: AgentTeam
@@ -80,6 +109,7 @@ class Turn:
     end: End | None = None  # set when the run begins to end: nothing may end it otherwise
     deadline: float = math.inf  # when the run's time is up, on the event loop's clock
     concluded: bool = False  # its last event is in the log, stored or not
+    outer: Outer | None = None
 
     def __post_init__(self) -> None:
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
@@ -88,10 +118,55 @@ class Turn:
                 text = self.begin_text(logged.step.step, logged.member)
                 self.log.grow(text, logged.step.text)
 
+    def nested(self, team: AgentTeam, outer: Outer, history: Sequence[Message]) -> "Turn":
+        """The part of the run that another team does, as a member of this one."""
+        inner = copy.copy(self)
+        inner.team, inner.outer, inner.history = team, outer, history
+        return inner
+
     @property
     def limits(self) -> Limits:
-        """The team's limits."""
-        return self.team.spec.limits
+        """The limits of the team that was asked; a team within it may have fewer turns."""
+        own = self.team.spec.limits
+        if self.outer is None:
+            return own
+        outer = self.outer.turn.limits
+        return outer.model_copy(update={"max_turns": min(own.max_turns, outer.max_turns)})
+
+    @property
+    def path(self) -> str:
+        """What the steps of this team begin with."""
+        return self.outer.path if self.outer else ""
+
+    @property
+    def speaks_as(self) -> str:
+        """Whose the texts of this team are; empty for those that may become the run's answer."""
+        return self.outer.speaks_as if self.outer else ""
+
+    @property
+    def since(self) -> int:
+        """Sequence of the event that this team began with."""
+        return self.outer.since if self.outer else 0
+
+    @property
+    def sought(self) -> str:
+        """What the team is to answer: its task, or the user's question."""
+        return (self.outer.task if self.outer else "") or self.question
+
+    @property
+    def teams(self) -> list[str]:
+        """The names of the teams around this one, and its own: the outermost first."""
+        return [*(self.outer.turn.teams if self.outer else ()), self.team.metadata.name]
+
+    def event_member(self, member: str) -> str:
+        """What the events of a member of this team are filed under."""
+        return f"{self.outer.member}/{member}" if self.outer else member
+
+    def wrote(self, text: Text) -> None:
+        """Remembers what the team itself writes: it may become the run's answer."""
+        self.answer = text
+        if self.outer is not None:
+            self.outer.turn.wrote(text)
 
     def find_model(self, name: str) -> ModelConfig | None:
         """The ModelConfig of that name in the team's namespace, or None."""
@@ -190,7 +265,7 @@ class Turn:
 
     def _completed_before(self, call: ModelCallFinished, member: str) -> Completion:
         if call.text and not member:
-            self.answer = self.log.text(text_id(call.step))
+            self.wrote(self.log.text(text_id(call.step)))
         self.check_limits()
         return Completion(
             text=call.text,

@@ -2,7 +2,10 @@
 
 from orchestrator.core.context.conversation import history_prompts
 from orchestrator.core.members import Members
+from orchestrator.core.modes.broadcast import Broadcast
 from orchestrator.core.modes.coordinate import Coordinate
+from orchestrator.core.modes.route import Route
+from orchestrator.core.modes.tasks import Tasks
 from orchestrator.core.turn import Turn
 
 
@@ -13,10 +16,23 @@ async def answer(turn: Turn) -> str:
         NoDocuments: A member must search first and has nothing to search in.
         ServiceError: The run's limits, or a model that cannot be had.
     """
-    spec, members = turn.team.spec, Members(turn)
+    spec, members = turn.team.spec, Members(turn, team_answers=answer)
     history = history_prompts(turn.history)
     if len(spec.members) == 1:
-        return await members.work(spec.members[0], path="", speaks_as="", task="", since=0, history=history)
+        return await members.work(
+            spec.members[0],
+            path=turn.path,
+            speaks_as=turn.speaks_as,
+            task="",
+            since=turn.since,
+            history=history,
+        )
     match spec.mode:
         case "Coordinate":
             return await Coordinate(turn, members).answer(history)
+        case "Route":
+            return await Route(turn, members).answer(history)
+        case "Broadcast":
+            return await Broadcast(turn, members).answer(history)
+        case "Tasks":
+            return await Tasks(turn, members).answer(history)
