@@ -32,6 +32,7 @@ from orchestrator.core.model import (
     Prompt,
     RunFinished,
     SearchResult,
+    StepFinished,
     TextPart,
     Tool,
     ToolCall,
@@ -251,6 +252,8 @@ def steps(events: Iterable[Event]) -> list[str]:
                 done.append(f"search {step}: {outcome}")
             case MemberFinished(call_id=call_id, answer=answer):
                 done.append(f"member {call_id}: {answer}")
+            case StepFinished(path=path, attempt=attempt, output=output):
+                done.append(f"step {path} {attempt}: {output}")
             case MessageCompleted(message=Message(content=content)):
                 done.append(f"answer: {content}")
     return sorted(done)

@@ -101,7 +101,7 @@ CASES = [
         TEAM,
         "  members:",
         "  mode: Roam\n  members:",
-        '7: spec.mode: must be one of Coordinate, Route, Broadcast, Tasks (got "Roam")',
+        '7: spec.mode: must be one of Coordinate, Route, Broadcast, Tasks, Workflow (got "Roam")',
     ),
     (
         TEAM,

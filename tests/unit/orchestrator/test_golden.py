@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.support import scenes_modes
+from tests.support import scenes_modes, scenes_workflow
 from tests.support.golden import GOLDEN, Scene, compare, cut_anywhere, golden_events, play
 
 pytestmark = pytest.mark.looptime
 
-SCENES = [*scenes_modes.SCENES]
+SCENES = [*scenes_modes.SCENES, *scenes_workflow.SCENES]
 
 
 @pytest.fixture(params=SCENES, ids=lambda scene: scene.name)

@@ -22,10 +22,13 @@ CURRENCY_PATTERN = r"^[A-Z]{3}$"
 PATH_PATTERN = r"^/[A-Za-z0-9._~/-]{0,1023}$"
 TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
 MODULE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+# Expressions name steps: a '-' would be a minus there.
+STEP_NAME_PATTERN = r"^[a-z][A-Za-z0-9_]{0,39}$"
 
 PATTERN_WORDS = {
     NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
     DECIMAL_PATTERN: 'must be a decimal in quotes, such as "0.92"',
+    STEP_NAME_PATTERN: "must be letters, digits and '_', at most 40, a lower-case letter first",
     SECRET_NAME_PATTERN: "must be a secret's name: lower-case letters, digits, '-' and '.'",
     SECRET_KEY_PATTERN: "must be a key of a secret: letters, digits, '-', '_', '.', and no '.' first",
     HEADER_PATTERN: "must be the name of an HTTP header: letters, digits and '-'",

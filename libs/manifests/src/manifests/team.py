@@ -26,6 +26,8 @@ from manifests.knowledge import SearchModeName
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules
 from manifests.tools import Approvals, ToolSource, tool_violations
+from manifests.workflow import Workflow
+from manifests.workflow_check import workflow_violations
 
 Text = Annotated[str, StringConstraints(max_length=32_768)]
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
@@ -152,12 +154,13 @@ class AgentTeamSpec(Model):
     """What an AgentTeam asks for."""
 
     description: ShortText = Field(default="", description="What the team is for, shown in lists.")
-    mode: Literal["Coordinate", "Route", "Broadcast", "Tasks"] = Field(
+    mode: Literal["Coordinate", "Route", "Broadcast", "Tasks", "Workflow"] = Field(
         default="Coordinate",
         description="How members work together. Coordinate: a leader delegates tasks and writes the answer. "
         "Route: a leader chooses one member, whose answer is the team's. Broadcast: all members answer side "
         "by side, and a leader makes one answer of theirs. Tasks: a leader writes a list of tasks that may "
-        "depend on one another, members work it off, the leader answers.",
+        "depend on one another, members work it off, the leader answers. Workflow: the steps of "
+        "spec.workflow, in their order.",
     )
     model_config_ref: ModelConfigRef = Field(
         description="A ModelConfig of type Chat: the leader's, and the members' unless they name another."
@@ -170,6 +173,7 @@ class AgentTeamSpec(Model):
     knowledge: tuple[Knowledge, ...] = Field(
         default=(), max_length=16, description="Knowledge bases that members may search."
     )
+    workflow: Workflow | None = Field(default=None, description="With mode Workflow: the steps.")
     answer: AnswerFormat | None = Field(default=None, description="The form of answers. Default: text.")
     tools: tuple[ToolSource, ...] = Field(
         default=(), max_length=16, description="What members may do besides searching."
@@ -206,6 +210,7 @@ class AgentTeamSpec(Model):
                     )
                 elif name in member.knowledge[:position]:
                     yield Violation(at, f'"{name}" is listed twice', "remove one")
+        yield from workflow_violations(self.mode, self.workflow, [m.name for m in self.members])
 
 
 class AgentTeam(Model):

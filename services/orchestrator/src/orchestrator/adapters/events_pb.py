@@ -24,6 +24,8 @@ from orchestrator.core.model import (
     Role,
     RunFinished,
     RunResumed,
+    StepFinished,
+    StepStarted,
     StoredEvent,
     Summary,
     TasksChanged,
@@ -133,6 +135,10 @@ def event_to_pb(event: Event) -> run_pb2.RunEvent:
         case TasksChanged():
             out.ignorable = True
             out.tasks_changed.CopyFrom(_tasks_to_pb(step))
+        case StepStarted():
+            out.step_started.CopyFrom(_step_started_to_pb(step))
+        case StepFinished():
+            out.step_finished.CopyFrom(_step_finished_to_pb(step))
         case MessageCompleted():
             out.message_completed.message.CopyFrom(message_to_pb(step.message))
         case RunFinished():
@@ -208,6 +214,21 @@ def _tasks_to_pb(step: TasksChanged) -> run_pb2.TasksChanged:
             for task in step.tasks
         ]
     )
+
+
+def _step_started_to_pb(step: StepStarted) -> run_pb2.StepStarted:
+    out = run_pb2.StepStarted(path=step.path, kind=step.kind, attempt=step.attempt)
+    if step.input is not None:
+        ParseDict(step.input, out.input)  # type: ignore[arg-type]  # any JSON is a Value
+    return out
+
+
+def _step_finished_to_pb(step: StepFinished) -> run_pb2.StepFinished:
+    out = run_pb2.StepFinished(path=step.path, attempt=step.attempt, continued=step.continued)
+    if step.output is not None:
+        ParseDict(step.output, out.output)  # type: ignore[arg-type]  # likewise
+    _write_error(step.error, out.error)
+    return out
 
 
 def _storable(text: str) -> str:

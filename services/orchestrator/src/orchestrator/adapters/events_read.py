@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
+from manifests.expressions import canonical
 from orchestrator.core.model import (
     Chunk,
     ContextTrimmed,
@@ -27,6 +28,8 @@ from orchestrator.core.model import (
     Source,
     State,
     Step,
+    StepFinished,
+    StepStarted,
     Summary,
     TasksChanged,
     TaskState,
@@ -96,6 +99,21 @@ def _tool_call_started(event: run_pb2.ToolCallStarted) -> ToolCallStarted:
 def _tool_call_finished(event: run_pb2.ToolCallFinished) -> ToolCallFinished:
     error = error_from_status(event.error) if event.HasField("error") else None
     return ToolCallFinished(call_id=event.call_id, result=event.result, error=error)
+
+
+def _step_started(event: run_pb2.StepStarted) -> StepStarted:
+    value = canonical(MessageToDict(event.input)) if event.HasField("input") else None
+    return StepStarted(path=event.path, kind=event.kind, input=value, attempt=event.attempt)
+
+
+def _step_finished(event: run_pb2.StepFinished) -> StepFinished:
+    return StepFinished(
+        path=event.path,
+        output=canonical(MessageToDict(event.output)) if event.HasField("output") else None,
+        attempt=event.attempt,
+        error=error_from_status(event.error) if event.HasField("error") else None,
+        continued=event.continued,
+    )
 
 
 def _message_completed(event: run_pb2.MessageCompleted) -> MessageCompleted:
@@ -211,6 +229,8 @@ _READERS: dict[str, Callable[..., Step]] = {
     "tool_call_finished": _tool_call_finished,
     "evidence_retrieved": _evidence_retrieved,
     "tasks_changed": _tasks_changed,
+    "step_started": _step_started,
+    "step_finished": _step_finished,
     "message_completed": _message_completed,
     "context_trimmed": _context_trimmed,
     "run_finished": _run_finished,

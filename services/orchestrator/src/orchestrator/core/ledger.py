@@ -41,10 +41,12 @@ class Ledger:
     Attributes:
         policy: Never, Exact or Semantic.
         min_similarity: Least cosine similarity of two queries that count as the same.
+        by_step: What each search came to, by its step.
     """
 
     policy: str
     min_similarity: float
+    by_step: dict[str, tuple[Evidence, ...]] = field(default_factory=dict)
     _entries: list[_Entry] = field(default_factory=list)
     _numbers: dict[tuple[str, str], Evidence] = field(default_factory=dict)
     _found_at: dict[int, int] = field(default_factory=dict)  # sequence of the event, by number

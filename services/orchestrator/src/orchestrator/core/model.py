@@ -265,6 +265,27 @@ class ToolCallFinished:
     error: ServiceError | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """A step of a workflow began, for the `attempt`th time."""
+
+    path: str
+    kind: str
+    input: object
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """A step of a workflow ended; `continued`: with an error that the workflow goes on after."""
+
+    path: str
+    output: object
+    attempt: int
+    error: ServiceError | None = None
+    continued: bool = False
+
+
 Source = Literal["SEARCH", "LEDGER_EXACT", "LEDGER_SEMANTIC"]
 
 
@@ -356,6 +377,8 @@ Step = (
     | ToolCallFinished
     | EvidenceRetrieved
     | TasksChanged
+    | StepStarted
+    | StepFinished
     | MessageCompleted
     | ContextTrimmed
     | RunFinished

@@ -15,6 +15,9 @@ from orchestrator.core.model import (
     MessageCompleted,
     ModelCallFinished,
     RunStarted,
+    Step,
+    StepFinished,
+    StepStarted,
     StoredEvent,
     TasksChanged,
     ToolCallFinished,
@@ -22,6 +25,7 @@ from orchestrator.core.model import (
     Usage,
 )
 from orchestrator.core.prompts import LEADER_TOOLS
+from orchestrator.core.workflow.paths import agent_path, has_step
 
 What = TypeVar("What")
 
@@ -52,6 +56,8 @@ class Recorded:
         member_ends: Delegations that ended, by call id.
         tasks: The task list as it was told last, of each team in mode Tasks, by the team's path.
         trimmed: What was left out of prompts, by the model call's step.
+        step_starts: Steps of a workflow that began, by path and attempt.
+        step_ends: Steps of a workflow that ended, likewise.
         answer: The answer; the run needs nothing but its end.
     """
 
@@ -65,6 +71,8 @@ class Recorded:
     member_ends: dict[str, Logged[MemberFinished]] = field(default_factory=dict)
     tasks: dict[str, TasksChanged] = field(default_factory=dict)
     trimmed: dict[str, Logged[ContextTrimmed]] = field(default_factory=dict)
+    step_starts: dict[tuple[str, int], Logged[StepStarted]] = field(default_factory=dict)
+    step_ends: dict[tuple[str, int], Logged[StepFinished]] = field(default_factory=dict)
     answer: Message | None = None
 
     @classmethod
@@ -99,7 +107,7 @@ class Recorded:
     @property
     def has_steps(self) -> bool:
         """Whether anything was done."""
-        return bool(self.models or self.calls or self.searches)
+        return bool(self.models or self.calls or self.searches or self.step_starts)
 
     @property
     def unfinished_calls(self) -> tuple[str, ...]:
@@ -115,6 +123,10 @@ class Recorded:
         within = {member.name for member in team.spec.members if member.team_ref is not None}
         started = self.member_starts.items()
         foreign = [c for c, logged in started if parent(c) == path and _name(logged.member) in within]
+        for (step, attempt), begun in self.step_starts.items():
+            made = agent_path(step, attempt)
+            if parent(made) == path and begun.member and _name(begun.member) in within:
+                foreign.append(made)
         return {
             step: logged
             for step, logged in self.searches.items()
@@ -139,7 +151,13 @@ class Recorded:
             return "it has a leader now"
         if any(team.spec.mode not in self._modes(call_id) for call_id in started):
             return f"its mode is {team.spec.mode} now"
-        return ""
+        return self._misfit_of_workflow(team, path)
+
+    def _misfit_of_workflow(self, team: AgentTeam, path: str) -> str:
+        steps = [logged.step for logged in self.step_starts.values()]
+        own = [(s.path.rpartition("@")[2], s.kind) for s in steps if parent(agent_path(s.path)) == path]
+        gone = sorted({name for name, kind in own if not has_step(team.spec, name, kind)})
+        return f"its workflow has no step {', '.join(gone)} any more" if gone else ""
 
     def _modes(self, delegation: str) -> tuple[str, ...]:
         """The modes that delegate under such a call id."""
@@ -174,6 +192,17 @@ class Recorded:
             case MessageCompleted():
                 if not member and step.message.role == "assistant":
                     self.answer = step.message
+            case _:
+                self._add_workflow(step, sequence, member)
+
+    def _add_workflow(self, step: Step | None, sequence: int, member: str) -> None:
+        match step:
+            case StepStarted():
+                begun = Logged(sequence=sequence, member=member, step=step)
+                self.step_starts[step.path, step.attempt] = begun
+            case StepFinished():
+                ended = Logged(sequence=sequence, member=member, step=step)
+                self.step_ends[step.path, step.attempt] = ended
             case _:
                 pass
 

@@ -83,6 +83,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
             return result
 
     found = await turn.ledger.find(query, embed=embed, search=ask)
+    turn.ledger.by_step[step] = found.evidence
     _log(turn, query, found, step, member)
     return _report(turn, text, found)
 
@@ -98,6 +99,7 @@ def restore(turn: Turn) -> None:
     for step, logged in (own if turn.outer else turn.recorded.searches).items():
         found, use = _found(logged.step), uses.get(knowledge_of(step)) if step in own else None
         query = None if use is None else _query(turn, use, logged.step.query)
+        turn.ledger.by_step[step] = found.evidence
         turn.ledger.restore(query, found, logged.step.knowledge_base, logged.sequence)
 
 

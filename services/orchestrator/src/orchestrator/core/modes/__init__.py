@@ -7,10 +7,11 @@ from orchestrator.core.modes.coordinate import Coordinate
 from orchestrator.core.modes.route import Route
 from orchestrator.core.modes.tasks import Tasks
 from orchestrator.core.turn import Turn
+from orchestrator.core.workflow.engine import Engine
 
 
 async def answer(turn: Turn) -> str:
-    """The team's answer. A team of one member is that agent alone, in every mode.
+    """The team's answer. A team of one member is that agent alone, in every mode but Workflow.
 
     Raises:
         NoDocuments: A member must search first and has nothing to search in.
@@ -18,7 +19,7 @@ async def answer(turn: Turn) -> str:
     """
     spec, members = turn.team.spec, Members(turn, team_answers=answer)
     history = history_prompts(turn.history)
-    if len(spec.members) == 1:
+    if len(spec.members) == 1 and spec.mode != "Workflow":
         return await members.work(
             spec.members[0],
             path=turn.path,
@@ -36,3 +37,5 @@ async def answer(turn: Turn) -> str:
             return await Broadcast(turn, members).answer(history)
         case "Tasks":
             return await Tasks(turn, members).answer(history)
+        case "Workflow":
+            return await Engine(turn, members, history).answer()

@@ -1,0 +1,1 @@
+"""Mode Workflow: the declared steps of a team."""
