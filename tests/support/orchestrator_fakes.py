@@ -44,6 +44,7 @@ from orchestrator.core.ports import (
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
+from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import Turn, World
 from servicekit.context import Caller, current_caller
 from servicekit.errors import Conflict, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -617,12 +618,17 @@ class Bench:
     store: FakeStore = field(default_factory=FakeStore)
     catalogue: FakeCatalogue = field(default_factory=FakeCatalogue)
     clock: LoopClock = field(default_factory=LoopClock)
+    tools: Tools = field(default_factory=NoTools)
 
     @property
     def world(self) -> World:
         """For runs."""
         return World(
-            catalogue=self.catalogue, models=self.models, knowledge=self.knowledge, embedder=self.embedder
+            catalogue=self.catalogue,
+            models=self.models,
+            knowledge=self.knowledge,
+            embedder=self.embedder,
+            tools=self.tools,
         )
 
     def run_log(self) -> RunLog:

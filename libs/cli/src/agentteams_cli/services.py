@@ -101,6 +101,7 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
             "EMBEDDING_TARGET": targets["embedding"],
             "MANIFESTS_DIR": str(state.manifests),
             "SECRETS_DIR": str(state.secrets),
+            "PYTHON_TOOLS_DIR": str(state.python_tools),
         }
         | _chat_env(config, targets),
         "gateway": {

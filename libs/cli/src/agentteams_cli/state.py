@@ -62,6 +62,11 @@ class StateFolder:
         return self.root / "secrets"
 
     @property
+    def python_tools(self) -> Path:
+        """Modules that teams may name as tools."""
+        return self.root / "python"
+
+    @property
     def milvus(self) -> Path:
         return self.root / "milvus"
 
@@ -102,7 +107,7 @@ class StateFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             folders = (self.manifests, self.milvus, self.databases, self.blobs, self.logs, self.cache)
-            for folder in folders:
+            for folder in (*folders, self.python_tools):
                 folder.mkdir(exist_ok=True)
             self.secrets.mkdir(exist_ok=True, mode=0o700)
             ignore = self.root / ".gitignore"

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -60,9 +60,16 @@ class Catalogue:
     when its document goes. Reading is safe from any thread; `load` is called by one at a time.
     """
 
-    def __init__(self, folder: Path, *, force_polling: bool | None = None) -> None:
-        """`force_polling=True` where there are no file events; None: WATCHFILES_FORCE_POLLING decides."""
+    def __init__(self, folder: Path, *, force_polling: bool | None = None, python_tools: bool = True) -> None:
+        """Knows no manifest before `load`.
+
+        Args:
+            folder: Where the manifests are.
+            force_polling: True where there are no file events; None: WATCHFILES_FORCE_POLLING decides.
+            python_tools: Whether teams may have tools that are Python modules.
+        """
         self._folder = folder
+        self._python_tools = python_tools
         self._force_polling = force_polling
         self._state = _State()
 
@@ -116,7 +123,7 @@ class Catalogue:
                 uses = loaded.resource.spec.knowledge
                 keys += [("KnowledgeBase", namespace, use.knowledge_base_ref.name) for use in uses]
         keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
-        texts = []
+        texts = [] if self._python_tools else list(_python_problems(team.resource))
         for key in dict.fromkeys(keys):
             for problem in state.reference_problems.get(key, []):
                 where = problem.field if key == team.key else f"{problem.object} {problem.field}"
@@ -209,6 +216,15 @@ class Catalogue:
                 field=problem.field,
                 problem=problem.message,
                 fix=problem.fix,
+            )
+
+
+def _python_problems(team: AgentTeam) -> Iterator[str]:
+    for index, source in enumerate(team.spec.tools):
+        if source.python is not None:
+            yield (
+                f"spec.tools[{index}].python: module {source.python.module} is not imported here, because "
+                "what it does this process would do; serve it as an MCP server, or run the team in local mode"
             )
 
 

@@ -7,9 +7,12 @@ from datetime import timedelta
 
 from manifests import Catalogue
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
+from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.peers import PeerClient
+from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
@@ -43,7 +46,10 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
     )
     models = EndpointModels(built_in=built_in or None, secrets_dir=settings.secrets_dir)
     stack.push_async_callback(models.close)
-    catalogue = Catalogue(settings.manifests_dir)
+    mcp = McpTools(secrets_dir=settings.secrets_dir, clock=SystemClock())
+    python = PythonTools(settings.python_tools_dir)
+    stack.callback(python.close)
+    catalogue = Catalogue(settings.manifests_dir, python_tools=settings.python_tools_dir is not None)
     catalogue.load()
     world = World(
         catalogue=catalogue,
@@ -51,6 +57,7 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
         knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
         embedder=EmbeddingClient(rpc(settings.embedding_target)),
         contexts=Contexts(built_in_tokens=settings.builtin_chat_context_tokens),
+        tools=ToolSources(mcp=mcp, python=python),
     )
     times = LeaseTimes(
         lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)
@@ -69,7 +76,7 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
     servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
     return Assembly(
         services=[orchestrator_service(servicer)],
-        tasks=[catalogue.watch, runs.work],
+        tasks=[catalogue.watch, mcp.work, runs.work],
         drain=lambda: runs.drain(timedelta(seconds=settings.grace_s)),
     )
 

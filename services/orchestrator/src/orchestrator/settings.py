@@ -22,6 +22,11 @@ class Settings(ServerSettings):
     renew_s: float = Field(1.0, gt=0, description="Seconds between renewals; less than half of LEASE_S.")
     manifests_dir: Path = Field(description="Folder of manifests, watched for changes.")
     secrets_dir: Path | None = Field(None, description="Folder where Secrets are mounted, <name>/<key>.")
+    python_tools_dir: Path | None = Field(
+        None,
+        description="Folder that teams may take Python modules from as tools. Only for local mode: what they "
+        "do, this process does. Default: no team may.",
+    )
     builtin_chat_url: str | None = Field(None, description="What provider BuiltIn means: base URL with /v1.")
     builtin_chat_model: str = Field("", description="Model name at that URL.")
     builtin_chat_context_tokens: int | None = Field(

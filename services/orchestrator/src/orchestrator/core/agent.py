@@ -9,23 +9,12 @@ from orchestrator.core.context.assembly import complete
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
 from orchestrator.core.prompts import in_form
 from orchestrator.core.recorded import call_step, model_step
+from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import LimitReached, Turn, together
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
 RESULT_LIMIT = 16_000  # characters of a tool's result that a model is given, and the log keeps
 _MAX_BAD_REPLIES = 3  # in a row, each with a call that was wrong or failed
-
-
-class ToolFailed(Exception):
-    """A tool could not do what it was called for; the text tells the model, which may do something else.
-
-    Attributes:
-        error: For the log, and for the run if it fails for it in the end.
-    """
-
-    def __init__(self, text: str, error: ServiceError) -> None:
-        super().__init__(text)
-        self.error = error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from manifests import MAX_TEAM_DEPTH, AgentTeam, Knowledge, Member
 from orchestrator.core import prompts
-from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
+from orchestrator.core.agent import Agent
 from orchestrator.core.arguments import BadArguments
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
 from orchestrator.core.recorded import parent
-from orchestrator.core.search import NoDocuments, NothingFound, restore, search, search_before_answer
+from orchestrator.core.search import NoDocuments, NothingFound, restore, search_before_answer
+from orchestrator.core.toolbox import abilities_for
 from orchestrator.core.turn import Outer, Turn
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 
@@ -142,7 +143,6 @@ class Members:
             return await self._team(member.team_ref.name, outer, has_history=bool(history))
         uses = self._uses(member)
         first = [k for k in uses if k.search == "Always"]
-        on_demand = [k for k in uses if k.search == "OnDemand"]
         try:
             found = ""
             if first:
@@ -162,7 +162,7 @@ class Members:
             path=path,
             member=speaks_as,
             config=self._turn.model_config(config),
-            abilities=[self._search_ability(speaks_as, on_demand)] if on_demand else [],
+            abilities=await abilities_for(self._turn, member),
         )
         return await agent.answer(conversation)
 
@@ -233,16 +233,6 @@ class Members:
         others = [report for report in before if report.call_id not in needs]
         latest = [] if sharing.member_interactions == "None" else others[-sharing.max_interactions :]
         return [(r.member, r.text) for r in before if r.call_id in needs or r in latest]
-
-    def _search_ability(self, member: str, uses: Sequence[Knowledge]) -> Ability:
-        async def call(made: Invocation) -> str:
-            query = text_argument(made.arguments, "query")
-            reports = [
-                await search(self._turn, use, query, asked_by=made.call_id, member=member) for use in uses
-            ]
-            return "\n\n".join(report.text for report in reports)
-
-        return Ability(tool=prompts.search_tool([use.name for use in uses]), call=call, side_effects=False)
 
 
 def leader_conversation(turn: Turn, history: Sequence[Prompt], asked: str = "") -> list[Prompt]:

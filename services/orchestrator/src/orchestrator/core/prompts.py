@@ -228,6 +228,26 @@ def repair(problems: Sequence[str]) -> str:
     return f"This is not the form that was asked for:\n{listed}\nAnswer again, with the corrected JSON only."
 
 
+def tool_result(text: str, limit: int) -> str:
+    """What a tool returned, marked as data, in at most `limit` characters."""
+    begin, end, cut = "<tool_result>\n", "\n</tool_result>", "\n[cut: the result was longer]"
+    room = limit - len(begin) - len(end)
+    text = neutral(text)
+    if len(text) > room:
+        text = text[: room - len(cut)] + cut
+    return f"{begin}{text}{end}"
+
+
+def tool_error(name: str, text: str) -> str:
+    """What a tool says went wrong."""
+    return f"{name} reports an error:\n{tool_result(text, 2000)}\nCorrect the call, or do without it."
+
+
+def tool_away(name: str, why: str) -> str:
+    """What a model is told of a tool that cannot be reached."""
+    return f"{name} could not be called: {why}. Do without it, or say that it is not available; do not guess."
+
+
 def no_documents(knowledge: Sequence[str]) -> str:
     """The answer when there is nothing to search in."""
     names = " and ".join(f'"{name}"' for name in knowledge)

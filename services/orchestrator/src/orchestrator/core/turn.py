@@ -27,6 +27,7 @@ from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
 from orchestrator.core.recorded import Recorded, text_id
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
+from orchestrator.core.tools import NoTools, Tools
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 
 Result = TypeVar("Result")
@@ -46,6 +47,7 @@ class World:
     embedder: Embedder
     gates: Gates = field(default_factory=Gates)
     contexts: Contexts = field(default_factory=Contexts)
+    tools: Tools = field(default_factory=NoTools)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_MARKS = re.compile(r"<(?=/?(?:evidence|report|summary|memories|conversation)\b)", re.IGNORECASE)
+_MARKS = re.compile(r"<(?=/?(?:evidence|report|tool_result|summary|memories|conversation)\b)", re.IGNORECASE)
 _CHUNK_HEAD = re.compile(r"^\[(?=\d+\] \()", re.MULTILINE)
 _EVIDENCE = re.compile(r"<evidence>\n(.*?)\n</evidence>", re.DOTALL)
 _REPORT = re.compile(r"<report by=\"[^\"\n]*\">\n(.*?)\n</report>", re.DOTALL)

@@ -1,0 +1,80 @@
+"""What one member can do: search, and the tools that its manifest names."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from manifests import Knowledge, Member, ToolSource
+from orchestrator.core import prompts
+from orchestrator.core.agent import RESULT_LIMIT, Ability, Invocation, text_argument
+from orchestrator.core.model import Tool
+from orchestrator.core.search import search
+from orchestrator.core.turn import Turn, together
+
+_MAX_NAME = 64  # as the OpenAI API has it, with the letters below
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OTHER = re.compile(r"[^A-Za-z0-9_-]")
+
+
+async def abilities_for(turn: Turn, member: Member) -> list[Ability]:
+    """All that a member may call.
+
+    Raises:
+        ServiceError: TOOL_FAILED: what a source offers cannot be found out.
+    """
+    spec = turn.team.spec
+    abilities = []
+    on_demand = [k for k in spec.knowledge if k.name in member.knowledge and k.search == "OnDemand"]
+    if on_demand:
+        abilities.append(_search(turn, on_demand))
+    sources = [source for source in spec.tools if source.name in member.tools]
+    if not sources:
+        return abilities
+    namespace = turn.team.metadata.namespace
+    with turn.stages.stage("context_assembly"):
+        offers = await together([turn.world.tools.offered(namespace, source) for source in sources])
+    found = [(source, tool) for source, tools in zip(sources, offers, strict=True) for tool in tools]
+    taken = [ability.tool.name for ability in abilities]
+    names = _names([(source.name, tool.name) for source, tool in found], taken)
+    abilities += [_tool(turn, source, tool, name) for (source, tool), name in zip(found, names, strict=True)]
+    return abilities
+
+
+def _search(turn: Turn, uses: Sequence[Knowledge]) -> Ability:
+    async def call(made: Invocation) -> str:
+        query = text_argument(made.arguments, "query")
+        reports = [await search(turn, use, query, asked_by=made.call_id, member=made.member) for use in uses]
+        return "\n\n".join(report.text for report in reports)
+
+    return Ability(tool=prompts.search_tool([use.name for use in uses]), call=call, side_effects=False)
+
+
+def _tool(turn: Turn, source: ToolSource, tool: Tool, shown_as: str) -> Ability:
+    async def call(made: Invocation) -> str:
+        text = await turn.world.tools.call(
+            turn.team.metadata.namespace,
+            source,
+            tool.name,
+            made.arguments,
+            idempotency_key=made.idempotency_key,
+        )
+        return prompts.tool_result(text, RESULT_LIMIT)
+
+    shown = Tool(name=shown_as, description=tool.description, parameters=tool.parameters)
+    return Ability(tool=shown, call=call)
+
+
+def _names(offered: Sequence[tuple[str, str]], taken: Sequence[str]) -> list[str]:
+    """A name for each tool (source, name), that models may be shown and that no other has."""
+    count = Counter([*taken, *(name for _, name in offered)])
+    used = set(taken)
+    names = []
+    for source, name in offered:
+        shown = name if count[name] == 1 and _NAME.fullmatch(name) else _OTHER.sub("_", f"{source}_{name}")
+        if len(shown) > _MAX_NAME or shown in used:
+            mark = hashlib.sha256(f"{source}/{name}".encode()).hexdigest()[:8]
+            shown = f"{shown[: _MAX_NAME - 9]}_{mark}"
+        used.add(shown)
+        names.append(shown)
+    return names
