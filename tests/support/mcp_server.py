@@ -69,7 +69,7 @@ class McpStandIn:
         """Ends every connection, as a crash does."""
         assert self._server is not None
         for connection in list(self._server.server_state.connections):
-            transport: Any = connection.transport  # type: ignore[union-attr]
+            transport: Any = connection.transport
             transport.abort()
 
     async def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def mcp(name: str) -> dict[str, object]:
     return {"name": name, "mcp": {"url": "http://tools.example/mcp", "allowedTools": ["x"]}}
 
 
-async def play(tools: FakeTools, *scripts: Script, members: Sequence[dict[str, object]] = ()) -> Bench:
+async def play(tools: FakeTools, *scripts: Script, members: Sequence[Any] = ()) -> Bench:
     bench = Bench(tools=tools)
     bench.models.add(*scripts)
     sources = [mcp(name) for name in tools.sources]
@@ -111,7 +112,7 @@ async def test_a_source_that_cannot_be_asked_fails_the_member_and_its_leader_is_
 
 async def test_a_failed_call_is_told_as_it_stands_in_the_log() -> None:
     class Failing(FakeTools):
-        async def call(self, *args: object, **more: object) -> str:  # type: ignore[override]
+        async def call(self, *args: object, **more: object) -> str:
             raise ToolFailed("It is away.", Unavailable("away", reason="TOOL_FAILED"))
 
     bench = await play(Failing({"a": ["find"]}), calls(("find", "{}")), says("Without it."))
