@@ -11,13 +11,14 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from agentteams.session.v1 import run_pb2
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from manifests import Catalogue, ModelConfig
+from manifests import AgentTeam, Catalogue, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog
@@ -33,6 +34,7 @@ from orchestrator.core.model import (
     RunFinished,
     SearchResult,
     StepFinished,
+    TasksChanged,
     TextPart,
     Tool,
     ToolCall,
@@ -45,7 +47,14 @@ from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
 from tests.support.model_script import ChatRequest, Reply
-from tests.support.orchestrator_fakes import FakeEmbedder, FakeKnowledge, FakeStore, LoopClock, chunk
+from tests.support.orchestrator_fakes import (
+    FakeCatalogue,
+    FakeEmbedder,
+    FakeKnowledge,
+    FakeStore,
+    LoopClock,
+    chunk,
+)
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -60,20 +69,32 @@ class Scene:
 
     Attributes:
         name: Of its golden file.
-        manifests: The folder under examples/ with all that the team needs.
+        manifests: The folder under examples/ with all that the team needs; or `teams`.
         team: Which team is asked.
         question: What.
         script: The model: the answer must follow from the request alone, so
-            that a run that is taken over is answered as before.
+            that a run that is taken over is answered as before. It may raise.
         documents: What every search finds, by id.
+        teams: Instead of manifests: the teams there are, with a chat model and knowledge.
     """
 
     name: str
-    manifests: str
     team: str
     question: str
     script: Callable[[ChatRequest], Reply]
+    manifests: str = ""
     documents: Mapping[str, str] = field(default_factory=dict)
+    teams: Sequence[AgentTeam] = ()
+
+    def catalogue(self) -> Catalogue | FakeCatalogue:
+        """What there is, without problems."""
+        if self.teams:
+            return FakeCatalogue(all_teams=list(self.teams))
+        catalogue = Catalogue(ROOT / "examples" / self.manifests)
+        catalogue.load()
+        if catalogue.problems:
+            raise AssertionError(f"examples/{self.manifests}: {catalogue.problems}")
+        return catalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +124,10 @@ class ScriptedModels:
         yield _ScriptedModel(self, config.metadata.name)
 
     def reply(self, request: ChatRequest) -> Reply:
-        """What the script says."""
+        """What the script says; a call that fails is not one that was answered."""
+        reply = self._script(request)
         self.asked.append(request)
-        return self._script(request)
+        return reply
 
 
 class _ScriptedModel:
@@ -147,13 +169,10 @@ class _ScriptedModel:
 
 async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
     """Runs a scene; takes its run over where these events of an earlier attempt end."""
-    catalogue = Catalogue(ROOT / "examples" / scene.manifests)
-    catalogue.load()
-    if catalogue.problems:
-        raise AssertionError(f"examples/{scene.manifests}: {catalogue.problems}")
+    catalogue = scene.catalogue()
     team = catalogue.team("default", scene.team)
     if team is None:
-        raise AssertionError(f"examples/{scene.manifests} has no team {scene.team}")
+        raise AssertionError(f"{scene.name}: there is no team {scene.team}")
     clock, store, models = LoopClock(), FakeStore(), ScriptedModels(scene.script)
     chunks = tuple(chunk(name, text) for name, text in scene.documents.items())
     found = SearchResult(outcome="OK" if chunks else "EMPTY", chunks=chunks, ready_documents=1)
@@ -234,9 +253,23 @@ async def cut_anywhere(scene: Scene, whole: Sequence[Event]) -> None:
         asked = sum(isinstance(event.step, ModelCallFinished) for event in whole[kept:])
         assert len(played.asked) == asked, where
         assert all(request.body in in_one_go for request in played.asked), where
+        lists = task_lists(played.events)
+        assert all(one != next_ for of in lists.values() for one, next_ in pairwise(of)), where
+        assert {path: of[-1] for path, of in lists.items()} == {
+            path: of[-1] for path, of in task_lists(whole).items()
+        }, where
         end = played.events[-1].step
         assert isinstance(end, RunFinished), where
         assert end.summary.usage == whole[-1].step.summary.usage, where  # type: ignore[union-attr]
+
+
+def task_lists(events: Iterable[Event]) -> dict[str, list[TasksChanged]]:
+    """How each task list changed, by the path of its team."""
+    lists: dict[str, list[TasksChanged]] = {}
+    for event in events:
+        if isinstance(event.step, TasksChanged):
+            lists.setdefault(event.step.path, []).append(event.step)
+    return lists
 
 
 def steps(events: Iterable[Event]) -> list[str]:
