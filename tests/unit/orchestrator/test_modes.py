@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from manifests import AgentTeam
+from manifests import AgentTeam, ModelConfig
 from orchestrator.core.model import (
+    ContextTrimmed,
     MemberFinished,
     MemberStarted,
     Message,
@@ -27,6 +28,7 @@ from tests.support.orchestrator_fakes import (
     done,
     flat,
     knowledge,
+    model_config,
     of_type,
     says,
     team,
@@ -166,6 +168,16 @@ async def test_a_chosen_member_that_fails_fails_the_run(bench: Bench) -> None:
     assert finished.error.reason == "MODEL_UNAVAILABLE"
 
 
+async def test_what_a_leader_chooses_by_fits_its_model(bench: Bench) -> None:
+    small = model_config().model_dump(by_alias=True)
+    small["spec"] |= {"contextTokens": 512, "parameters": {"maxOutputTokens": 100}}
+    bench.catalogue.models = [ModelConfig.model_validate(small)]
+    long = (Message(role="user", content="word " * 2000), *HISTORY)
+    steps = await play(bench, team(*MEMBERS, mode="Route"), chooses("ben"), says("From Ben."), history=long)
+    assert answer(steps) == "From Ben."
+    assert [trimmed.step for trimmed in of_type(steps, ContextTrimmed)] == ["#1", "#1.1#1"]
+
+
 # --- Broadcast ----------------------------------------------------------------
 
 
@@ -180,7 +192,8 @@ async def test_the_leader_is_told_of_a_member_that_failed(bench: Bench) -> None:
     bench.models.choose = views
     steps = await play(bench, team(*MEMBERS, mode="Broadcast"), history=HISTORY)
     assert answer(steps) == (
-        "ann reported: could not do it: no answer\n\nben reported: Ben's view.\n\nQuestion of the user: Why?"
+        '<report by="ann">\ncould not do it: no answer\n</report>\n\n'
+        '<report by="ben">\nBen\'s view.\n</report>\n\nQuestion of the user: Why?'
     )
     assert end(steps) == ("SUCCEEDED", "")
     assert all("Good day" in [p.content for p in call.prompts] for call in bench.models.calls)
@@ -227,7 +240,7 @@ def works(*plan: Script) -> Any:
         text = call.last.rpartition("Your task: ")[2]
         if text == "fail":
             return [DOWN]
-        return [1.0, *says(f"{text} done, {call.last.count(' reported: ')} reports")]
+        return [1.0, *says(f"{text} done, {call.last.count('<report by=')} reports")]
 
     return choose
 
@@ -365,4 +378,4 @@ async def test_what_a_task_needs_is_shown_and_of_the_others_the_latest(
     bench.models.choose = works(plan, adds(task("ben", "d", 1)), says("So it is."))
     await play(bench, team(*MEMBERS, mode="Tasks", sharing={"maxInteractions": most}))
     (last,) = [call.last for call in bench.models.calls if call.last.endswith("Your task: d")]
-    assert [name for name in ("a", "b", "c") if f"reported: {name} done" in last] == seen
+    assert [name for name in ("a", "b", "c") if f">\n{name} done" in last] == seen

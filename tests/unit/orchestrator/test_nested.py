@@ -80,9 +80,12 @@ async def test_the_inner_team_works_in_its_own_way_within_the_same_run(bench: Be
     leader, ann = bench.models.calls[3], bench.models.calls[4]
     assert (leader.config, ann.config, leader.tools) == ("dear", "dear", ["delegate_task"])
     assert leader.prompts[0].content.endswith("- ann: agent\n- ben: agent\nBe quick.")
-    assert leader.last == ("editor reported: What exactly?\n\nQuestion of the user: Why?\n\nYour task: dig")
+    assert leader.last == (
+        '<report by="editor">\nWhat exactly?\n</report>\n\nQuestion of the user: Why?\n\nYour task: dig'
+    )
     assert ann.last == (
-        "editor reported: What exactly?\n\nQuestion of the user: Why?\n\nTask of your team: dig\n\n"
+        '<report by="editor">\nWhat exactly?\n</report>\n\n'
+        "Question of the user: Why?\n\nTask of your team: dig\n\n"
         "Your task: read"
     )
     desk = [event for event in bench.store.log["runs/r1"] if event.member.startswith("desk")]

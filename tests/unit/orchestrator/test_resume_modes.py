@@ -65,7 +65,7 @@ def indecisive(request: ChatRequest) -> Reply:
 def half_broken(request: ChatRequest) -> Reply:
     """One of the members fails."""
     if "You lead a team" in system(request):
-        return Reply(f"Of {request.last_user_text.count(' reported: ')} [1].")
+        return Reply(f"Of {request.last_user_text.count('<report by=')} [1].")
     if "writes" in system(request):
         raise REJECTED
     return member(request)

@@ -7,6 +7,7 @@ import structlog
 from manifests import Member
 from orchestrator.core import prompts
 from orchestrator.core.arguments import BadArguments, read
+from orchestrator.core.context.assembly import complete
 from orchestrator.core.members import Members, leader_conversation, member_named
 from orchestrator.core.model import Completion, Prompt, Tool, ToolCall
 from orchestrator.core.recorded import call_step, model_step
@@ -39,7 +40,8 @@ class Route:
         step, tool = "", prompts.choose_tool(spec.members)
         for number in range(1, min(_CHOICES, turn.limits.max_turns) + 1):
             step = model_step(turn.path, number)
-            said = await turn.complete(
+            said = await complete(
+                turn,
                 turn.model_config(spec.model_config_ref.name),
                 conversation,
                 tools=[tool],
