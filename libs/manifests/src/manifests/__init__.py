@@ -4,6 +4,7 @@ from manifests.answer import AnswerFormat
 from manifests.base import API_VERSION, DEFAULT_NAMESPACE, Metadata, ModelConfigRef
 from manifests.catalogue import Catalogue
 from manifests.fallbacks import fallback_chain
+from manifests.guardrails import Guardrail, Guardrails
 from manifests.json_schema import schema_problem
 from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
@@ -38,6 +39,8 @@ __all__ = [
     "Chunking",
     "EvidenceReuse",
     "FileContent",
+    "Guardrail",
+    "Guardrails",
     "HeaderFrom",
     "Knowledge",
     "KnowledgeBase",

@@ -22,6 +22,7 @@ from manifests.base import (
     duplicates,
     refuse,
 )
+from manifests.guardrails import Guardrails
 from manifests.knowledge import SearchModeName
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules
@@ -180,6 +181,9 @@ class AgentTeamSpec(Model):
     )
     approvals: Approvals = Field(
         default_factory=Approvals, description="Who allows tool calls, and how long a run waits for people."
+    )
+    guardrails: Guardrails = Field(
+        default_factory=Guardrails, description="What is looked for in texts, and what is done about it."
     )
     limits: Limits = Field(default_factory=Limits, description="Where a run is stopped.")
     session: SessionPolicy = Field(

@@ -197,6 +197,7 @@ def _evidence_retrieved_to_pb(step: EvidenceRetrieved) -> run_pb2.EvidenceRetrie
         reused_sequence=step.reused_sequence,
         step=step.step,
         ready_documents=step.ready_documents,
+        quarantined_chunks=step.quarantined,
     )
 
 

@@ -15,6 +15,9 @@ from orchestrator.core.model import (
     Evidence,
     EvidenceRetrieved,
     FailedModel,
+    GuardrailAction,
+    GuardrailPlace,
+    GuardrailTriggered,
     MemberFinished,
     MemberStarted,
     Message,
@@ -165,6 +168,7 @@ def _evidence_retrieved(found: run_pb2.EvidenceRetrieved) -> EvidenceRetrieved:
         ),
         step=found.step,
         ready_documents=found.ready_documents,
+        quarantined=found.quarantined_chunks,
         similarity=found.similarity,
         reused_sequence=found.reused_sequence,
     )
@@ -193,6 +197,18 @@ def _context_trimmed(event: run_pb2.ContextTrimmed) -> ContextTrimmed:
         needed_tokens=event.needed_tokens,
         percent=event.estimate_percent,
         trimmed=tuple(Trimmed(kind=t.kind, count=t.count, tokens=t.tokens) for t in event.trimmed),
+    )
+
+
+def _guardrail_triggered(event: run_pb2.GuardrailTriggered) -> GuardrailTriggered:
+    pb = run_pb2.GuardrailTriggered
+    return GuardrailTriggered(
+        guardrail=event.guardrail,
+        place=cast(GuardrailPlace, pb.Place.Name(event.place).removeprefix("PLACE_")),
+        action=cast(GuardrailAction, pb.Action.Name(event.action).removeprefix("ACTION_")),
+        count=event.count,
+        kinds=tuple(event.kinds),
+        subject=event.subject,
     )
 
 
@@ -231,6 +247,7 @@ _READERS: dict[str, Callable[..., Step]] = {
     "tasks_changed": _tasks_changed,
     "step_started": _step_started,
     "step_finished": _step_finished,
+    "guardrail_triggered": _guardrail_triggered,
     "message_completed": _message_completed,
     "context_trimmed": _context_trimmed,
     "run_finished": _run_finished,

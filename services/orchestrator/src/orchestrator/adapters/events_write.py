@@ -5,7 +5,7 @@ from typing import Any
 
 from agentteams.session.v1 import run_pb2
 
-from orchestrator.core.model import ContextTrimmed, Step
+from orchestrator.core.model import ContextTrimmed, GuardrailTriggered, Step
 
 
 def write_step(out: run_pb2.RunEvent, step: Step) -> None:
@@ -28,6 +28,22 @@ def _context_trimmed(out: run_pb2.RunEvent, step: ContextTrimmed) -> None:
     )
 
 
+def _guardrail_triggered(out: run_pb2.RunEvent, step: GuardrailTriggered) -> None:
+    pb = run_pb2.GuardrailTriggered
+    out.ignorable = True
+    out.guardrail_triggered.CopyFrom(
+        pb(
+            guardrail=step.guardrail,
+            place=pb.Place.Value(f"PLACE_{step.place}"),
+            action=pb.Action.Value(f"ACTION_{step.action}"),
+            count=step.count,
+            kinds=step.kinds,
+            subject=step.subject,
+        )
+    )
+
+
 _WRITERS: dict[type[Any], Callable[[run_pb2.RunEvent, Any], None]] = {
     ContextTrimmed: _context_trimmed,
+    GuardrailTriggered: _guardrail_triggered,
 }

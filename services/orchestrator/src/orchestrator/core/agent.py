@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from manifests import ModelConfig
 from orchestrator.core.arguments import Arguments, BadArguments, read
 from orchestrator.core.context.assembly import complete
+from orchestrator.core.guardrails.turns import screen_tool_result
 from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
-from orchestrator.core.prompts import in_form
+from orchestrator.core.prompts import SEARCH, in_form
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import LimitReached, Turn, together
@@ -174,7 +175,18 @@ class Agent:
         if ability.side_effects:
             await self._turn.log.flush()
         with self._turn.stages.stage("tool"):
-            return await ability.call(invocation)
+            try:
+                result = await ability.call(invocation)
+            except ToolFailed as failed:
+                said = await self._screened(str(failed), invocation)
+                if said == str(failed):
+                    raise
+                raise ToolFailed(said, type(failed.error)(said, reason=failed.error.reason)) from failed
+            # A search's chunks were looked at one by one.
+            return result if ability.tool.name == SEARCH else await self._screened(result, invocation)
+
+    async def _screened(self, text: str, invocation: Invocation) -> str:
+        return await screen_tool_result(self._turn, text, call_id=invocation.call_id, member=self._member)
 
     def _called_before(self, call: ToolCall, finished: ToolCallFinished) -> Prompt:
         """What an earlier attempt's call came to."""

@@ -12,6 +12,7 @@ from prometheus_client import Counter
 
 from manifests import ModelConfig, fallback_chain
 from orchestrator.core.gate import Gate
+from orchestrator.core.guardrails.turns import report
 from orchestrator.core.log import Text
 from orchestrator.core.model import Completion, FailedModel, Prompt, TextPart, Tool
 from orchestrator.core.structured import Schema
@@ -215,20 +216,32 @@ class _Draft:
         """Shows the text as it comes; returns the answer."""
         began = self._turn.stages.elapsed_s
         done: Completion | None = None
+        outlet = self._turn.outlet(self._member)
         async for part in parts:
             if self.first_token_s is None:
                 self.first_token_s = self._turn.stages.elapsed_s - began
             if isinstance(part, TextPart):
-                if self._text is None:
-                    self._text = self._turn.begin_text(self._step, self._member)
-                    if not self._member:
-                        self._turn.wrote(self._text)
-                self._turn.log.grow(self._text, part.text)
+                self._show(part.text if outlet is None else outlet.feed(part.text))
             else:
                 done = part
         if done is None:
             raise AssertionError("a model's stream ends with its Completion")
-        return done
+        if outlet is None:
+            return done
+        rest = outlet.end()
+        report(self._turn, outlet.triggered, member=self._member)
+        if not outlet.blocked:
+            self._show(rest)
+        return replace(done, text=outlet.text)
+
+    def _show(self, piece: str) -> None:
+        if not piece:
+            return
+        if self._text is None:
+            self._text = self._turn.begin_text(self._step, self._member)
+            if not self._member:
+                self._turn.wrote(self._text)
+        self._turn.log.grow(self._text, piece)
 
     def begin_anew(self) -> None:
         """Forgets the attempt that broke, if there was one."""

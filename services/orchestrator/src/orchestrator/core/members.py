@@ -7,6 +7,7 @@ from manifests import MAX_TEAM_DEPTH, AgentTeam, Knowledge, Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Agent
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.guardrails.turns import screen_answer
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
 from orchestrator.core.recorded import parent
 from orchestrator.core.search import NoDocuments, NothingFound, restore, search_before_answer
@@ -194,7 +195,7 @@ class Members:
         inner = turn.nested(team, outer, turn.history if has_history else ())
         restore(inner)
         try:
-            return await self._team_answers(inner)
+            return await screen_answer(inner, await self._team_answers(inner))
         except NoDocuments as nothing:
             return prompts.no_documents(nothing.knowledge)
 

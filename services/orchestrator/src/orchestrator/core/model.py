@@ -69,12 +69,18 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """How a search ended. `stages` are seconds that the service spent, by stage."""
+    """How a search ended.
+
+    Attributes:
+        quarantined: Chunks that guardrails left out.
+        stages: Seconds that the service spent, by stage.
+    """
 
     outcome: Outcome
     reasons: tuple[str, ...] = ()
     chunks: tuple[Chunk, ...] = ()
     ready_documents: int = 0
+    quarantined: int = 0
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -301,6 +307,7 @@ class EvidenceRetrieved:
     evidence: Sequence[Evidence]
     step: str
     ready_documents: int
+    quarantined: int = 0
     similarity: float = 0.0
     reused_sequence: int = 0
 
@@ -329,6 +336,22 @@ class TasksChanged:
     def path(self) -> str:
         """Of the team whose list it is: its tasks are named after it."""
         return self.tasks[0].id.rpartition(":")[0]
+
+
+GuardrailPlace = Literal["INPUT", "OUTPUT", "EVIDENCE", "TOOL_RESULT"]
+GuardrailAction = Literal["WARN", "MASK", "BLOCK"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardrailTriggered:
+    """A guardrail found something: kinds and counts, never what; `subject` is the chunk or the tool call."""
+
+    guardrail: str
+    place: GuardrailPlace
+    action: GuardrailAction
+    count: int
+    kinds: tuple[str, ...]
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,6 +402,7 @@ Step = (
     | TasksChanged
     | StepStarted
     | StepFinished
+    | GuardrailTriggered
     | MessageCompleted
     | ContextTrimmed
     | RunFinished

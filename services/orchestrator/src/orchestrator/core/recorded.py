@@ -9,6 +9,7 @@ from manifests import AgentTeam
 from orchestrator.core.model import (
     ContextTrimmed,
     EvidenceRetrieved,
+    GuardrailTriggered,
     MemberFinished,
     MemberStarted,
     Message,
@@ -58,6 +59,7 @@ class Recorded:
         trimmed: What was left out of prompts, by the model call's step.
         step_starts: Steps of a workflow that began, by path and attempt.
         step_ends: Steps of a workflow that ended, likewise.
+        guardrails: What guardrails have found.
         answer: The answer; the run needs nothing but its end.
     """
 
@@ -73,6 +75,7 @@ class Recorded:
     trimmed: dict[str, Logged[ContextTrimmed]] = field(default_factory=dict)
     step_starts: dict[tuple[str, int], Logged[StepStarted]] = field(default_factory=dict)
     step_ends: dict[tuple[str, int], Logged[StepFinished]] = field(default_factory=dict)
+    guardrails: set[GuardrailTriggered] = field(default_factory=set)
     answer: Message | None = None
 
     @classmethod
@@ -193,9 +196,9 @@ class Recorded:
                 if not member and step.message.role == "assistant":
                     self.answer = step.message
             case _:
-                self._add_workflow(step, sequence, member)
+                self._add_other(step, sequence, member)
 
-    def _add_workflow(self, step: Step | None, sequence: int, member: str) -> None:
+    def _add_other(self, step: Step | None, sequence: int, member: str) -> None:
         match step:
             case StepStarted():
                 begun = Logged(sequence=sequence, member=member, step=step)
@@ -203,6 +206,8 @@ class Recorded:
             case StepFinished():
                 ended = Logged(sequence=sequence, member=member, step=step)
                 self.step_ends[step.path, step.attempt] = ended
+            case GuardrailTriggered():
+                self.guardrails.add(step)
             case _:
                 pass
 

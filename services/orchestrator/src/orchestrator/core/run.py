@@ -8,6 +8,7 @@ from prometheus_client import Counter, Histogram
 from orchestrator.core import modes, prompts
 from orchestrator.core.citations import cite
 from orchestrator.core.form import in_form, no_answer, prose
+from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
@@ -114,12 +115,14 @@ async def conclude(turn: Turn) -> None:
 
 async def _answer(turn: Turn) -> str:
     try:
+        await screen_input(turn)
         content = await modes.answer(turn)
         found = content != prompts.nothing_found(turn.question)
     except NoDocuments as nothing:
         content, found = prompts.no_documents(nothing.knowledge), False
     if turn.answer_schema is not None and found:
         content = await in_form(turn, content)
+    content = await screen_answer(turn, content)
     if turn.answer is None or turn.answer.content != content or turn.answer.hidden:
         # No model wrote it, or nobody has seen it: followers see it as a text all the same.
         turn.answer = turn.log.begin_text(_OWN_TEXT, member="")

@@ -8,6 +8,7 @@ from prometheus_client import Counter
 
 from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
+from orchestrator.core.guardrails.turns import screen_evidence
 from orchestrator.core.ledger import Found
 from orchestrator.core.model import Embedding, EvidenceRetrieved, SearchQuery, SearchResult
 from orchestrator.core.recorded import knowledge_of, search_step
@@ -77,6 +78,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
         turn.usage.searches += 1
         with turn.stages.stage("vector_search"):
             result = await _search_with_retries(turn, asked)
+            result = await screen_evidence(turn, result, member=member)
             for stage, seconds in result.stages.items():
                 if stage != "vector_search" and stage in ORDER:
                     turn.stages.move(stage, seconds)
@@ -178,6 +180,7 @@ def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -
             evidence=found.evidence,
             step=step,
             ready_documents=found.result.ready_documents,
+            quarantined=found.result.quarantined if found.source == "SEARCH" else 0,
             similarity=found.similarity if found.source == "LEDGER_SEMANTIC" else 0.0,
             reused_sequence=found.reused_sequence,
         ),

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from manifests import AgentTeam, Limits, ModelConfig
+from manifests import AgentTeam, Guardrails, Limits, ModelConfig
 from orchestrator.core.calling import ModelCall
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.gate import Gates
+from orchestrator.core.guardrails.outlet import Outlet
+from orchestrator.core.guardrails.screen import WITHHELD, Screen
+from orchestrator.core.guardrails.turns import blocked
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog, Text
 from orchestrator.core.model import (
@@ -116,7 +119,7 @@ class Turn:
     def __post_init__(self) -> None:
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
         for logged in self.recorded.models.values():
-            if logged.step.text:
+            if logged.step.text and logged.step.text != WITHHELD:
                 text = self.begin_text(logged.step.step, logged.member)
                 self.log.grow(text, logged.step.text)
 
@@ -193,6 +196,17 @@ class Turn:
         return self.log.begin_text(text_id(step), member=member, hidden=hidden)
 
     @property
+    def guardrails(self) -> list[Guardrails]:
+        """Of the team and of those around it: all of them hold."""
+        around = self.outer.turn.guardrails if self.outer else []
+        return [*around, self.team.spec.guardrails]
+
+    def outlet(self, member: str) -> Outlet | None:
+        """What guards the answer while it is written; None: nothing does, or it is a member's text."""
+        screen = Screen(self.guardrails, "OUTPUT")
+        return Outlet(screen) if screen and not member else None
+
+    @property
     def may_call_tools(self) -> bool:
         """Whether the run has tool calls left."""
         return self.usage.tool_calls < self.limits.max_tool_calls
@@ -263,9 +277,13 @@ class Turn:
             member=member,
         )
         self.check_limits()
+        if done.text == WITHHELD:
+            raise blocked("the answer", ())
         return done
 
     def _completed_before(self, call: ModelCallFinished, member: str) -> Completion:
+        if call.text == WITHHELD:
+            raise blocked("the answer", ())
         if call.text and not member:
             self.wrote(self.log.text(text_id(call.step)))
         self.check_limits()
