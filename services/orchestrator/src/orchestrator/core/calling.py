@@ -266,7 +266,7 @@ def _worth_repeating(error: ServiceError) -> bool:
 
 
 def _empty(config: ModelConfig, done: Completion) -> Internal:
-    cut = " before its parameters.maxOutputTokens were used up" if done.finish_reason == "length" else ""
+    cut = " until its parameters.maxOutputTokens were used up" if done.finish_reason == "length" else ""
     return Internal(
         f"the model of {config.metadata.name} answered with neither text nor a tool call{cut}",
         reason="MODEL_BAD_RESPONSE",
