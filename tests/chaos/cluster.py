@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
+
 from agentteams_cli.ports import HOST, Port
 from agentteams_cli.services import plan
 from agentteams_cli.stack import Endpoint, ServiceSpec, Stack, StackConfig
 from servicekit.client import RpcClient, open_channel
 from servicekit.identity import TokenIssuer, load_key
+from tests.support.cutting_proxy import CuttingProxy
 from tests.support.model_server import ModelServer
 from tests.support.postgres import Postgres, temporary_postgres
 from tests.support.stack import MODELS, SERVICES, LiveStack, knowledge_base, running_stack, team
@@ -39,6 +42,10 @@ class Cluster:
     live: LiveStack
     model: ModelServer
     postgres: Postgres | None
+    database: str
+    """The session service's, in `postgres`."""
+    proxy: CuttingProxy | None
+    """Between the session service and `postgres`."""
     issuer: TokenIssuer
     events: list[tuple[float, str, str]]
     """(time, service, state) as the supervision reports them."""
@@ -55,6 +62,20 @@ class Cluster:
             yield RpcClient(channel, issuer=self.issuer, default_timeout=timedelta(seconds=5))
         finally:
             await channel.close()
+
+    async def sql(self, *statements: str) -> None:
+        """Runs statements in the session service's database, as nobody whom a policy holds."""
+        server = self.postgres
+        if server is None:
+            raise RuntimeError("there is no Postgres in this cluster")
+        connection = await asyncpg.connect(
+            host=HOST, port=server.port, user="postgres", database=self.database, timeout=5
+        )
+        try:
+            for statement in statements:
+                await connection.execute(statement, timeout=5)
+        finally:
+            await connection.close(timeout=5)
 
     async def restart_postgres(self, *, kill: bool, down_s: float) -> None:
         """Ends Postgres (by SIGKILL to all of it, or in an orderly way) and starts it again."""
@@ -129,10 +150,13 @@ async def running_cluster(folder: Path, *, store: str, chunk_delay_s: float) -> 
     async with AsyncExitStack() as exits:
         model = await exits.enter_async_context(ModelServer(chunks=16))
         postgres: Postgres | None = None
-        url = None
+        proxy: CuttingProxy | None = None
+        url, database = None, ""
         if store == "postgres":
             postgres = exits.enter_context(temporary_postgres())
-            url = postgres.url(await postgres.create())
+            database = await postgres.create()
+            proxy = await exits.enter_async_context(CuttingProxy(postgres.port))
+            url = postgres.url(database).replace(f":{postgres.port}/", f":{proxy.port}/")
         chat = Endpoint(url=model.base_url, model="stand-in")
         config = StackConfig(
             state_dir=folder,
@@ -157,4 +181,12 @@ async def running_cluster(folder: Path, *, store: str, chunk_delay_s: float) -> 
         )
         await live.ingest("docs", _DOCUMENTS)
         model.chunk_delay_s = chunk_delay_s
-        yield Cluster(live=live, model=model, postgres=postgres, issuer=issuer, events=events)
+        yield Cluster(
+            live=live,
+            model=model,
+            postgres=postgres,
+            database=database,
+            proxy=proxy,
+            issuer=issuer,
+            events=events,
+        )

@@ -3,16 +3,19 @@
 import asyncio
 import os
 import random
+import resource
 import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+import asyncpg
 import structlog
 
 from tests.chaos.cluster import ORCHESTRATORS, Cluster
 from tests.chaos.history import Fault
+from tests.support.cutting_proxy import Cut
 
 log = structlog.get_logger()
 
@@ -20,6 +23,17 @@ log = structlog.get_logger()
 _DEATHS_PER_MINUTE = 4
 _LEASE_S = 3.0
 _STOPPED_S = _LEASE_S + 2.0
+
+# A disk is full for so long at most: some leases end meanwhile, most hold.
+_FULL_S = 4.0
+_FULL_TABLES = ("run_events", "messages", "sessions")
+_FULL_FUNCTION = (
+    "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$"
+)
+_FULL_TRIGGER = (
+    "CREATE CONSTRAINT TRIGGER full_disk AFTER INSERT ON {} {} FOR EACH ROW EXECUTE FUNCTION full_disk()"
+)
 
 CHAT = "/v1/chat/completions"
 
@@ -42,6 +56,10 @@ WEIGHTS: Mapping[tuple[str, str], int] = {
     ("term", "postgres"): 1,
     ("stop", "orchestrator"): 3,
     ("stop", "orchestrator-2"): 3,
+    ("full", "session"): 3,
+    ("full", "postgres"): 3,
+    ("commit", "postgres"): 3,
+    ("lost", "postgres"): 3,
     ("stall", "model"): 3,
     ("cut", "model"): 3,
     ("status", "model"): 2,
@@ -64,6 +82,8 @@ class Faults:
 
     def __post_init__(self) -> None:
         self.done: list[Fault] = []
+        self.thawed: list[float] = []
+        """When a stopped process went on."""
         self.model_calls = 0
         """Requests to the stand-in model until the faults ended."""
         self._random = random.Random(f"faults-{self.seed}")
@@ -74,7 +94,7 @@ class Faults:
     async def run(self, *, for_s: float) -> None:
         """Returns when the time is over and every fault has been taken back."""
         self._started = time.monotonic()
-        kinds = [key for key in WEIGHTS if self._possible(key[1])]
+        kinds = [key for key in WEIGHTS if self._possible(*key)]
         weights = [WEIGHTS[key] for key in kinds]
         async with asyncio.TaskGroup() as group:
             while True:
@@ -89,7 +109,9 @@ class Faults:
         self.model_calls = self.cluster.model.counts[CHAT]
         self.cluster.model.control({"clear": True})
 
-    def _possible(self, target: str) -> bool:
+    def _possible(self, kind: str, target: str) -> bool:
+        if kind == "full" and target == "session":  # whose files are SQLite's
+            return self.cluster.postgres is None
         if target == "postgres":
             return self.cluster.postgres is not None
         return target == "model" or target in self.cluster.live.stack.services
@@ -107,7 +129,7 @@ class Faults:
         recent = self._deaths[target]
         while recent and time.monotonic() - recent[0] > 65:
             recent.popleft()
-        return kind == "stop" or len(recent) < _DEATHS_PER_MINUTE
+        return kind not in ("kill", "term") or len(recent) < _DEATHS_PER_MINUTE
 
     async def _strike(self, kind: str, target: str, extent: float) -> None:
         fault = Fault(
@@ -128,6 +150,9 @@ class Faults:
             "kill": self._kill,
             "term": self._term,
             "stop": self._stop,
+            "full": self._full,
+            "commit": self._commit,
+            "lost": self._lost,
             "stall": self._stall,
             "cut": self._cut,
             "status": self._status,
@@ -154,6 +179,48 @@ class Faults:
             await asyncio.sleep(_STOPPED_S + 2 * extent)  # longer than its lease: that is the fault
         finally:
             os.kill(pid, signal.SIGCONT)
+            self.thawed.append(time.time())
+
+    async def _full(self, target: str, extent: float) -> None:
+        """No file can grow any more, for a while."""
+        if target == "postgres":
+            await self._trigger("", extent)
+            return
+        pid, none = self.cluster.pid(target), resource.RLIM_INFINITY
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, none))
+        try:
+            await asyncio.sleep(_FULL_S * extent)  # how long it is full is part of the fault
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (none, none))
+
+    async def _commit(self, target: str, extent: float) -> None:
+        """Every statement works and no transaction can be committed, for a while."""
+        await self._trigger("DEFERRABLE INITIALLY DEFERRED", extent)
+
+    async def _lost(self, target: str, extent: float) -> None:
+        """Connections break as they commit: the COMMIT does not arrive, or its answer does not."""
+        if self.cluster.proxy is not None:
+            kind = Cut.AFTER if extent < 0.7 else Cut.BEFORE
+            self.cluster.proxy.cut(kind, times=1 + int(extent * 10) % 5)
+
+    async def _trigger(self, when: str, extent: float) -> None:
+        try:
+            await self._until_done(_FULL_FUNCTION, *(_FULL_TRIGGER.format(t, when) for t in _FULL_TABLES))
+            await asyncio.sleep(_FULL_S * extent)  # how long it is full is part of the fault
+        finally:
+            await self._until_done("DROP FUNCTION IF EXISTS full_disk CASCADE")
+
+    async def _until_done(self, *statements: str) -> None:
+        """In one transaction; traffic that holds a lock for too long only delays it."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await self.cluster.sql("; ".join(("SET lock_timeout = '500ms'", *statements)))
+                except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+                    log.info("fault_waits", error=repr(error))
+                    await asyncio.sleep(0.1)
+                else:
+                    return
 
     async def _stall(self, target: str, extent: float) -> None:
         at = ("headers", "first_chunk", "middle")[int(extent * 3)]

@@ -87,6 +87,40 @@ class StoredMessage:
     run: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """The service said: `session` is what `source` was up to message `sequence`."""
+
+    request_id: str
+    client: str
+    source: str
+    sequence: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """A request as the model's endpoint saw it, which knows nothing of runs.
+
+    Attributes:
+        question: The request id in the last question that it holds.
+        body: Equal for equal requests.
+        text: What it answered.
+        tools: Which tools it wanted called.
+        whole: The answer went out whole and unspoilt.
+        begun: When the request was there, in seconds since 1970.
+        ended: When the answer was out.
+    """
+
+    question: str
+    body: str
+    text: str
+    tools: tuple[str, ...]
+    whole: bool
+    begun: float
+    ended: float
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
     """Everything that the checker looks at."""
@@ -97,6 +131,10 @@ class History:
     answers: list[Answer] = field(default_factory=list)
     runs: dict[str, StoredRun] = field(default_factory=dict)
     sessions: dict[str, list[StoredMessage]] = field(default_factory=dict)
+    forks: list[Fork] = field(default_factory=list)
+    model_calls: list[ModelCall] = field(default_factory=list)
+    thawed: list[float] = field(default_factory=list)
+    """When a frozen process went on, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +198,10 @@ class Recorder:
         self.history.answers.append(answer)
         self._write("answer", asdict(answer))
 
+    def fork(self, fork: Fork) -> None:
+        self.history.forks.append(fork)
+        self._write("fork", asdict(fork))
+
     def stream(self, *, client: str, run: str, after: int) -> Stream:
         """A stream begins; its items are told with `saw`."""
         stream = Stream(client=client, run=run, after=after)
@@ -181,6 +223,11 @@ class Recorder:
     def _write(self, what: str, fields: Mapping[str, Any]) -> None:
         record = {"t": round(time.time(), 3), "what": what, **fields}
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def copied(history: History) -> dict[str, int]:
+    """How many messages at the beginning of each fork are copies."""
+    return {fork.session: fork.sequence for fork in history.forks}
 
 
 def runs_of(history: History, session: str) -> Iterator[StoredRun]:

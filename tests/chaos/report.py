@@ -8,7 +8,7 @@ from datetime import datetime
 
 from tests.chaos.cluster import ORCHESTRATORS
 from tests.chaos.history import Fault, History, body_of, failure_of, kind_of
-from tests.chaos.validate import Violation
+from tests.chaos.violation import Violation
 
 # After the last fault: the longest pause between two attempts that these faults lead to, and some.
 BOUND_S = 60.0
@@ -37,6 +37,7 @@ class Report:
     states: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
+    forks: int = 0
     notes: Mapping[str, int] = field(default_factory=dict)
     take_overs_s: Sequence[float] = ()
     other_resumptions: int = 0
@@ -60,6 +61,7 @@ class Report:
             "seed, store": f"{plan.seed}, {plan.store}; {plan.seconds:.0f} s, a fault each {plan.every_s:g}",
             "turns": f"{self.turns} ({states})",
             "failed because of": failures or "-",
+            "forks": str(self.forks),
             "faults": f"{len(self.faults)} ({kills})",
             "take-overs": f"{len(taken)} after a fault of an orchestrator, {self.other_resumptions} others",
             "take-over, seconds": f"median {statistics.median(taken):.2f}, max {taken[-1]:.2f}"

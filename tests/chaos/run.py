@@ -19,6 +19,7 @@ from servicekit.errors import ServiceError
 from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.faults import CHAT, Faults
 from tests.chaos.history import Recorder
+from tests.chaos.model_calls import model_calls
 from tests.chaos.report import Plan, Report, failure_reasons, logged, pauses, take_overs
 from tests.chaos.traffic import Clock, read_store, run_clients, unfinished
 from tests.chaos.validate import validate
@@ -39,6 +40,7 @@ async def chaos(plan: Plan, folder: Path) -> Report:
 async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
     now = time.monotonic()
     clock = Clock(ask_until=now + plan.seconds, wait_until=now + plan.seconds + plan.bound_s)
+    cluster.model.journal = []
     faults = Faults(cluster=cluster, seed=plan.seed, every_s=plan.every_s)
     async with asyncio.TaskGroup() as group:
         clients = run_clients(
@@ -54,6 +56,8 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
     settle_s = await _settled(plan, cluster, clock)
     history = recorder.history
     history.runs, history.sessions = await read_store(cluster, grpc_clients=plan.grpc_clients)
+    history.thawed = faults.thawed
+    history.model_calls = model_calls(cluster.model.journal, CHAT)
     taken, others = take_overs(history, faults.done)
     return Report(
         plan=plan,
@@ -61,6 +65,7 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
         states=Counter(run.state.removeprefix("RUN_STATE_").lower() for run in history.runs.values()),
         failures=Counter(failure_reasons(history)),
         faults=faults.done,
+        forks=len({fork.request_id for fork in history.forks}),
         notes=recorder.counts,
         take_overs_s=taken,
         other_resumptions=others,

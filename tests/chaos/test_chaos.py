@@ -86,12 +86,14 @@ class Writer:
         """Shows the events once they are stored; a refused writer is done and shows nothing."""
         request = pb.AppendRunEventsRequest(run=self.run, fencing_token=self.token, events=events)
         try:
-            await self.service.call("AppendRunEvents", request)
+            stored = await self.service.call("AppendRunEvents", request)
         except ServiceError as error:
             if error.reason not in _REFUSALS:
                 raise
             return
-        self.shown.items.extend(event_of(event) for event in events)
+        # Of the end it shows what is stored, as an orchestrator does.
+        shown = [*events[:-1], stored.run_finished] if stored.HasField("run_finished") else events
+        self.shown.items.extend(event_of(event) for event in shown)
 
 
 def steps(clock: FakeClock, answer: str) -> Sequence[run_pb2.RunEvent]:

@@ -14,16 +14,17 @@ from tests.chaos.history import (
     Answer,
     Ask,
     Delta,
-    Fault,
+    Fork,
     History,
+    ModelCall,
     StoredMessage,
     StoredRun,
     Stream,
 )
-from tests.chaos.report import pauses, take_overs
 from tests.chaos.validate import validate
 
 SESSION = "sessions/s1"
+FIRST = 1767225600.0  # the first run's events are a second apart from here
 
 
 def event(
@@ -43,7 +44,7 @@ def log(answer: str, *, second: int) -> list[dict[str, Any]]:
         ("tool_call_started", {"call_id": "#1.0", "attempt": 2}),
         ("evidence_retrieved", {"step": "?docs1"}),
         ("tool_call_finished", {"call_id": "#1.0"}),
-        ("model_call_finished", {"step": "#2"}),
+        ("model_call_finished", {"step": "#2", "text": answer}),
         ("message_completed", {"message": {"content": answer}}),
         ("run_finished", {"state": "RUN_STATE_SUCCEEDED"}),
     ]
@@ -54,7 +55,7 @@ def plain(answer: str, *, second: int) -> list[dict[str, Any]]:
     """A run that nothing happened to."""
     return [
         event(1, "run_started", {}, second=second),
-        event(2, "model_call_finished", {"step": "#1"}, second=second),
+        event(2, "model_call_finished", {"step": "#1", "text": answer}, second=second),
         event(3, "message_completed", {"message": {"content": answer}}, second=second),
         event(4, "run_finished", {"state": "RUN_STATE_SUCCEEDED"}, second=second),
     ]
@@ -100,6 +101,11 @@ def good() -> History:
                 ],
             ),
         ],
+        model_calls=[
+            asked("a", "", at=0.9),
+            asked("a", "Thirty days.", at=7.0),
+            asked("b", "Room 4711.", at=21.0),
+        ],
         answers=[Answer(request_id="b", run="runs/2", text="Room 4711.")],
         runs={"runs/1": stored_run("runs/1", first), "runs/2": stored_run("runs/2", second)},
         sessions={
@@ -117,9 +123,16 @@ def test_a_good_history_has_no_violation() -> None:
     assert validate(good()) == []
 
 
+def test_a_fork_has_the_runs_of_its_source_and_no_violation() -> None:
+    history = good()
+    _fork(history, 0, 1, 2, sequence=3)
+    assert validate(history) == []
+
+
 def test_a_run_that_was_ended_may_say_so_after_its_text() -> None:
     history = good()
     history.answers.clear()
+    history.model_calls.clear()
     content = "Room\n\n[The answer ends here: the run was cancelled]"
     events = plain(content, second=20)
     events[-1]["run_finished"] = {"state": "RUN_STATE_CANCELLED"}
@@ -136,6 +149,36 @@ def test_the_last_piece_may_be_lost_with_the_process_that_had_it() -> None:
     assert [violation.kind for violation in validate(history)] == ["text_differs"]
     change(history, "runs/2", attempt=2)
     assert validate(history) == []
+    history.streams[2].items.insert(3, Delta(message="t1", offset=4, text=" 47"))
+    assert validate(history) == []
+
+
+def test_a_call_may_be_made_again_whose_answer_nobody_could_store() -> None:
+    history = good()
+    history.model_calls.insert(0, asked("b", "Room 4711.", at=19.5))
+    history.model_calls.insert(0, asked("b", "", at=19.0, whole=False))
+    assert validate(history) == []
+
+
+def test_a_process_that_was_frozen_may_ask_once_more() -> None:
+    history = good()
+    a_stored_answer_is_asked_for_again(history)
+    history.thawed.append(FIRST + 22.0)
+    assert validate(history) == []
+
+
+def asked(question: str, text: str, *, at: float, whole: bool = True) -> ModelCall:
+    """A request to the endpoint, so many seconds after the first run began."""
+    begun = FIRST + at
+    return ModelCall(
+        question=question,
+        body=f"{question} {text}" if whole else question,
+        text=text,
+        tools=(),
+        whole=whole,
+        begun=begun,
+        ended=begun + 0.5,
+    )
 
 
 # --- one planted violation each ---------------------------------------------------
@@ -328,6 +371,47 @@ def a_message_of_a_run_elsewhere(h: History) -> None:
     h.sessions["sessions/s2"] = [StoredMessage(sequence=1, role="user", content="Refused. (x)", run="runs/1")]
 
 
+def a_resumed_run_says_something_else(h: History) -> None:
+    the_pieces_make_another_text(h)
+    change(h, "runs/2", attempt=2)
+
+
+def a_stored_answer_is_asked_for_again(h: History) -> None:
+    h.model_calls.append(asked("b", "Room 4711.", at=22.5))
+
+
+def an_answer_nobody_gave(h: History) -> None:
+    h.model_calls.pop()
+
+
+def _fork(h: History, *roles: int, sequence: int = 2) -> None:
+    """Of the messages with these places."""
+    name = "sessions/f"
+    made = Fork(request_id="f", client="c", source=SESSION, sequence=sequence, session=name)
+    h.forks.append(made)
+    h.sessions[name] = [
+        dataclasses.replace(h.sessions[SESSION][place], sequence=n) for n, place in enumerate(roles, 1)
+    ]
+
+
+def a_fork_of_another_text(h: History) -> None:
+    _fork(h, 0, 2)
+
+
+def a_fork_that_is_too_short(h: History) -> None:
+    _fork(h, 0)
+
+
+def a_fork_that_is_two(h: History) -> None:
+    _fork(h, 0, 1)
+    h.forks.append(dataclasses.replace(h.forks[0], session="sessions/g"))
+    h.sessions["sessions/g"] = h.sessions["sessions/f"]
+
+
+def a_fork_that_goes_on_by_itself(h: History) -> None:
+    _fork(h, 0, 1, 3)
+
+
 def two_runs_at_once(h: History) -> None:
     events = plain("Room 4711.", second=3)
     h.streams.clear()
@@ -372,6 +456,13 @@ PLANTED: dict[Callable[[History], None], str] = {
     a_gap_in_a_session: "message_order",
     a_message_of_a_run_elsewhere: "message_order",
     two_runs_at_once: "overlap",
+    a_resumed_run_says_something_else: "text_differs",
+    a_stored_answer_is_asked_for_again: "model_call_repeated",
+    an_answer_nobody_gave: "model_call_unknown",
+    a_fork_of_another_text: "fork_differs",
+    a_fork_that_is_too_short: "fork_differs",
+    a_fork_that_is_two: "fork_differs",
+    a_fork_that_goes_on_by_itself: "message_order",
 }
 
 
@@ -389,27 +480,3 @@ def test_every_kind_of_violation_is_planted() -> None:
         for kind in re.findall(r"\b[a-z]+_[a-z_]+\b|^overlap", (check.__doc__ or "").partition(":")[0])
     }
     assert documented == set(PLANTED.values())
-
-
-def fault(wall: float, target: str) -> Fault:
-    return Fault(seconds=0.0, wall=wall, kind="kill", target=target)
-
-
-def test_a_take_over_is_measured_from_the_fault_of_an_orchestrator() -> None:
-    history = good()
-    at = 1767225600.0  # the first run's events are a second apart from here
-    hit = fault(at + 2.5, "orchestrator")
-    assert take_overs(history, [hit, fault(at + 3.0, "gateway")]) == ([1.5], 0)
-    assert take_overs(history, [fault(at + 3.0, "session")]) == ([], 1)
-
-
-def test_a_pause_is_between_the_items_around_a_fault() -> None:
-    history = History(
-        streams=[
-            Stream(client="c", run="runs/1", after=0, times=[10.0, 11.0]),
-            Stream(client="c", run="runs/1", after=2, times=[15.5, 16.0]),
-            Stream(client="d", run="runs/2", after=0, times=[13.0]),  # not there yet
-            Stream(client="e", run="runs/3", after=0, times=[9.0]),  # there no more
-        ]
-    )
-    assert pauses(history, [fault(12.0, "orchestrator")]) == {"kill orchestrator": [4.5]}

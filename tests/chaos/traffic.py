@@ -31,6 +31,7 @@ from servicekit.errors import (
     ServiceError,
 )
 from tests.chaos.cluster import ORCHESTRATORS, TEAMS, Cluster
+from tests.chaos.forks import fork
 from tests.chaos.history import (
     Ack,
     Answer,
@@ -93,6 +94,7 @@ class GrpcClient:
 
     number: int
     rpcs: Sequence[RpcClient]
+    sessions: RpcClient
     recorder: Recorder
     clock: Clock
     dice: random.Random
@@ -109,7 +111,7 @@ class GrpcClient:
             while self.clock.may_ask:
                 try:
                     await self._conversation()
-                except GaveUp:
+                except* GaveUp:
                     self.recorder.note("gave_up", self.name)
                 await asyncio.sleep(self.dice.uniform(0.0, 0.5))
 
@@ -118,6 +120,15 @@ class GrpcClient:
         for _ in range(self.dice.randint(1, 4)):
             if not self.clock.may_ask:
                 return
+            if self.session and self.dice.random() < 0.2:
+                self.session = await fork(
+                    self.sessions,
+                    self.session,
+                    client=self.name,
+                    recorder=self.recorder,
+                    dice=self.dice,
+                    wait_until=self.clock.wait_until,
+                )
             run = await self._ask(self.dice.choice(_POLICIES))
             if run is None:
                 continue
@@ -341,7 +352,14 @@ async def run_clients(
         for number in range(grpc_clients):
             rpcs = [await exits.enter_async_context(cluster.rpc(name)) for name in ORCHESTRATORS]
             dice = random.Random(f"client-{seed}-{number}")
-            client = GrpcClient(number=number, rpcs=rpcs, recorder=recorder, clock=clock, dice=dice)
+            client = GrpcClient(
+                number=number,
+                rpcs=rpcs,
+                sessions=await exits.enter_async_context(cluster.rpc("session")),
+                recorder=recorder,
+                clock=clock,
+                dice=dice,
+            )
             group.create_task(client.run())
         for number in range(openai_clients):
             dice = random.Random(f"openai-{seed}-{number}")
@@ -413,7 +431,7 @@ async def _all_events(
         page = await rpc.unary(stub.ListRunEvents, request)
         for event in page.events:
             yield event
-        if len(page.events) < 500:
+        if not page.events:
             return
         after = page.events[-1].sequence
 

@@ -7,7 +7,6 @@ here, and each has a name, by which the tests plant its violation.
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from tests.chaos.history import (
@@ -18,27 +17,18 @@ from tests.chaos.history import (
     StoredRun,
     Stream,
     body_of,
+    copied,
     failure_of,
     kind_of,
     runs_of,
     sequence_of,
 )
+from tests.chaos.model_calls import finished_calls_are_not_repeated, logged_answers_were_given
+from tests.chaos.violation import Violation
 
 _ENDED = frozenset({"RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "RUN_STATE_CANCELLED"})
 
 _NO_CAUSE = frozenset({"", "RUN_ABANDONED", "INTERNAL", "LEASE_LOST", "SEQUENCE_GAP", "RUN_FINISHED"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """A promise that was broken."""
-
-    kind: str
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.what}"
 
 
 def validate(history: History) -> list[Violation]:
@@ -187,7 +177,8 @@ def texts_add_up(history: History) -> Iterator[Violation]:
         # Whoever is killed may have stored an answer whose last piece nobody got.
         resumed = run is not None and run.attempt > 1
         succeeded = run is not None and run.state == "RUN_STATE_SUCCEEDED"
-        yield from _texts_of(stream, resumed=resumed, whole=succeeded)
+        if succeeded or not resumed:  # a resumed text that was ended may be shorter than what was shown
+            yield from _texts_of(stream, resumed=resumed, whole=succeeded and not resumed)
 
 
 def _texts_of(stream: Stream, *, resumed: bool, whole: bool) -> Iterator[Violation]:
@@ -202,19 +193,20 @@ def _texts_of(stream: Stream, *, resumed: bool, whole: bool) -> Iterator[Violati
                 yield Violation(kind="text_differs", where=stream.run, what=what)
             # Keyed by text alone; a member's never stands for the answer.
             texts[item.message] = item.text if item.offset == 0 else have[: item.offset] + item.text
-        elif kind_of(item) == "message_completed" and not item.get("member") and not resumed:
-            # A text that an attempt left half done is void: only message_completed counts then.
+        elif kind_of(item) == "message_completed" and not item.get("member"):
+            # The last pieces may be lost with a process, but another attempt says the same again.
             answers = {d.message for d in stream.items if isinstance(d, Delta) and not d.member}
             got = [texts[message] for message in answers if texts.get(message)]
             content = str(body_of(item).get("message", {}).get("content", ""))
-            if got and not any(_is_text_of(text, content, whole=whole) for text in got):
+            if got and not any(_is_text_of(text, content, whole=whole, stripped=resumed) for text in got):
                 what = f"{stream.client}'s pieces make {got[-1][-60:]!r}, stored is {content[-60:]!r}"
                 yield Violation(kind="text_differs", where=stream.run, what=what)
 
 
-def _is_text_of(text: str, content: str, *, whole: bool) -> bool:
+def _is_text_of(text: str, content: str, *, whole: bool, stripped: bool) -> bool:
     # What a run had when it was ended gets a sentence that says so.
-    return text.strip() == content.strip() or (not whole and content.startswith(text))
+    begun = text.strip() if stripped else text
+    return text.strip() == content.strip() or (not whole and content.startswith(begun))
 
 
 def acknowledged_runs_exist(history: History) -> Iterator[Violation]:
@@ -257,9 +249,10 @@ def answers_are_stored(history: History) -> Iterator[Violation]:
 def messages_once(history: History) -> Iterator[Violation]:
     """message_lost, message_doubled: each question of an acknowledged run is stored exactly once."""
     stored: defaultdict[str, list[StoredMessage]] = defaultdict(list)
-    for messages in history.sessions.values():
+    prefix = copied(history)
+    for session, messages in history.sessions.items():
         for message in messages:
-            if message.role == "user":
+            if message.role == "user" and message.sequence > prefix.get(session, 0):
                 stored[message.content].append(message)
     runs = {ack.request_id: ack.run for ack in history.acks}
     asked = {ask.question for ask in history.asks}
@@ -279,6 +272,7 @@ def messages_once(history: History) -> Iterator[Violation]:
 
 def messages_as_the_runs_say(history: History) -> Iterator[Violation]:
     """message_order: a session counts without gaps; each run has its question, then its answer."""
+    prefix = copied(history)
     for session, messages in history.sessions.items():
         got = [message.sequence for message in messages]
         if got != list(range(1, len(got) + 1)):
@@ -287,7 +281,7 @@ def messages_as_the_runs_say(history: History) -> Iterator[Violation]:
             yield from _messages_of(run, [message for message in messages if message.run == run.name])
         known = {run.name for run in runs_of(history, session)}
         for message in messages:
-            if message.run not in known:
+            if message.run not in known and message.sequence > prefix.get(session, 0):
                 what = f"message {message.sequence} is of {message.run}, which is no run of it"
                 yield Violation(kind="message_order", where=session, what=what)
 
@@ -309,6 +303,29 @@ def _messages_of(run: StoredRun, messages: Sequence[StoredMessage]) -> Iterator[
         if len(logged) == len(stored):
             what = f"the log says {logged[-1][-60:]!r}, the session {stored[-1][-60:]!r}"
         yield Violation(kind="message_order", where=run.name, what=what)
+
+
+def forks_are_the_beginning(history: History) -> Iterator[Violation]:
+    """fork_differs: a fork begins with the messages of its source, and a request id is one fork."""
+    made: defaultdict[str, set[str]] = defaultdict(set)
+    for fork in history.forks:
+        made[fork.request_id].add(fork.session)
+        pairs = itertools.zip_longest(
+            history.sessions.get(fork.source, [])[: fork.sequence],
+            history.sessions.get(fork.session, [])[: fork.sequence],
+        )
+        for n, (source, copy) in enumerate(pairs, 1):
+            if source != copy:
+                what = f"message {n} is not that of {fork.source}: {copy} instead of {source}"
+                yield Violation(kind="fork_differs", where=fork.session, what=what)
+                break
+        if len(history.sessions.get(fork.session, [])) < fork.sequence:
+            what = f"it has fewer than the {fork.sequence} messages that were copied"
+            yield Violation(kind="fork_differs", where=fork.session, what=what)
+    for request, sessions in made.items():
+        if len(sessions) > 1:
+            what = f"it is {', '.join(sorted(sessions))}"
+            yield Violation(kind="fork_differs", where=request, what=what)
 
 
 def one_run_at_a_time(history: History) -> Iterator[Violation]:
@@ -363,5 +380,8 @@ CHECKS: Sequence[Check] = (
     answers_are_stored,
     messages_once,
     messages_as_the_runs_say,
+    forks_are_the_beginning,
+    finished_calls_are_not_repeated,
+    logged_answers_were_given,
     one_run_at_a_time,
 )

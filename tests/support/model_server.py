@@ -27,9 +27,10 @@ import inspect
 import itertools
 import signal
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
 import msgspec
@@ -60,6 +61,9 @@ class Received:
     body: Any
     state: Literal["open", "answered", "cut", "client_gone"] = "open"
     fault: Fault | None = None
+    reply: Reply | None = None
+    begun: float = field(default_factory=time.time)
+    ended: float = 0.0
 
 
 class ModelServer:
@@ -87,6 +91,8 @@ class ModelServer:
         self.first_chunk_delay_s = 0.0
         self.requests: deque[Received] = deque(maxlen=_MAX_RECORDED)
         self.counts: Counter[str] = Counter()
+        # Set it to a list, and it gets every request; nothing clears it.
+        self.journal: list[Received] | None = None
         self._queue: deque[Reply] = deque()
         self._script: Script | None = None
         self._faults: list[Fault] = []
@@ -182,12 +188,14 @@ class ModelServer:
 
     async def record(self, received: Received) -> None:
         self.requests.append(received)
+        if self.journal is not None:
+            self.journal.append(received)
         self.counts[received.path] += 1
         async with self._changed:
             self._changed.notify_all()
 
     async def finish(self, received: Received, state: Literal["answered", "cut", "client_gone"]) -> None:
-        received.state = state
+        received.state, received.ended = state, time.time()
         async with self._changed:
             self._changed.notify_all()
 
@@ -318,7 +326,7 @@ class _Connection(HttpConnection):
             raise Refused(404, f"Invalid URL ({received.path})")
         if received.path == "/v1/embeddings":
             return self._send_whole(owner.embeddings(body), fault, empty="data")
-        reply = owner.chat(body, fault)
+        reply = received.reply = owner.chat(body, fault)
         if body.get("stream"):
             return await self._stream(body, reply, fault, raw_bytes)
         if owner.first_chunk_delay_s:
