@@ -215,10 +215,12 @@ class Engine:
         ends = self._turn.recorded.step_ends.values()
         broken = {end.step.path for end in ends if end.step.error is not None}
         order = sorted(block.steps, key=lambda step: f"{prefix}{step.name}" not in broken)
-        outcomes = dict(zip(order, await together([one(step) for step in order]), strict=True))
+        names = [step.name for step in order]
+        came = dict(zip(names, await together([one(step) for step in order]), strict=True))
+        outcomes = {step.name: came[step.name] for step in block.steps}
         return Outcome(
-            output={step.name: outcomes[step].output for step in block.steps},
-            error=next((outcomes[s].error for s in block.steps if outcomes[s].error is not None), None),
+            output={name: outcome.output for name, outcome in outcomes.items()},
+            error=next((o.error for o in outcomes.values() if o.error is not None), None),
         )
 
     async def _loop(self, step: PlannedStep, own: str, frame: Frame) -> Outcome:
