@@ -96,6 +96,11 @@ class Scene:
             raise AssertionError(f"examples/{self.manifests}: {catalogue.problems}")
         return catalogue
 
+    def found(self) -> SearchResult:
+        """What every search finds."""
+        chunks = tuple(chunk(name, text) for name, text in self.documents.items())
+        return SearchResult(outcome="OK" if chunks else "EMPTY", chunks=chunks, ready_documents=1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
@@ -174,8 +179,6 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
     if team is None:
         raise AssertionError(f"{scene.name}: there is no team {scene.team}")
     clock, store, models = LoopClock(), FakeStore(), ScriptedModels(scene.script)
-    chunks = tuple(chunk(name, text) for name, text in scene.documents.items())
-    found = SearchResult(outcome="OK" if chunks else "EMPTY", chunks=chunks, ready_documents=1)
     store.log[RUN] = list(before)
     stored = [stored_event(event_to_pb(event)) for event in before]
     log = RunLog(run=RUN, fencing_token=1, store=store, clock=clock, last_sequence=1)
@@ -191,7 +194,7 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
         world=World(
             catalogue=catalogue,
             models=models,
-            knowledge=FakeKnowledge(results=[found]),
+            knowledge=FakeKnowledge(results=[scene.found()]),
             embedder=FakeEmbedder(),
         ),
         log=log,

@@ -1,5 +1,6 @@
 """Runs and their events as text and as JSON."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def step_text(event: run_pb2.RunEvent) -> str:  # noqa: PLR0911 - one return a k
         return f"{who}: the tool failed: {event.tool_call_finished.error.message}"
     if kind == "evidence_retrieved":
         return f"{who}: {_evidence_text(event.evidence_retrieved)}"
+    if kind == "tasks_changed":
+        return f"{who}: tasks: {_tasks_text(event.tasks_changed)}"
     if kind == "model_call_finished":
         call = event.model_call_finished
         retried = f", {call.attempts} attempts" if call.attempts > 1 else ""
@@ -86,6 +89,15 @@ def step_text(event: run_pb2.RunEvent) -> str:  # noqa: PLR0911 - one return a k
             f"{time_text(milliseconds(call.duration))}{retried}"
         )
     return ""
+
+
+def _tasks_text(changed: run_pb2.TasksChanged) -> str:
+    states = Counter(task.state for task in changed.tasks)
+    return ", ".join(
+        f"{states[state]} {run_pb2.TeamTask.State.Name(state).removeprefix('STATE_').lower()}"
+        for state in run_pb2.TeamTask.State.values()
+        if states[state]
+    )
 
 
 _SOURCES = {
