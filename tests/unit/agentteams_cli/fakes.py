@@ -6,7 +6,7 @@ own and grpc.aio does not like two in one process.
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
+import pytest
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import (
     OrchestratorServiceServicer,
@@ -31,10 +32,28 @@ from agentteams.session.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
 )
+from click.testing import CliRunner, Result
 
+from agentteams_cli.__main__ import agentteams
 from agentteams_cli.state import RunningService, RuntimeInfo, StateFolder
 from manifests import Catalogue
 from servicekit.errors import DETAILS_KEY, InvalidArgument, NotFound, ServiceError, status_from_error
+
+HEAD = "apiVersion: agentteams.dev/v1alpha1\n"
+CHAT = HEAD + "kind: ModelConfig\nmetadata: {name: chat}\nspec: {type: Chat, provider: BuiltIn}\n"
+EMBED = HEAD + "kind: ModelConfig\nmetadata: {name: embed}\nspec: {type: Embedding, provider: BuiltIn}\n"
+DOCS = HEAD + (
+    "kind: KnowledgeBase\nmetadata: {name: docs}\nspec:\n  embedding: {modelConfigRef: {name: embed}}\n"
+    "  chunking: {maxTokens: 100, overlapTokens: 10}\n  retrieval: {searchMode: Dense}\n"
+)
+TEAM = HEAD + (
+    "kind: AgentTeam\nmetadata: {name: docs-team}\nspec:\n  modelConfigRef: {name: chat}\n"
+    "  members: [{name: solo, knowledge: [docs]}]\n"
+    "  knowledge: [{name: docs, knowledgeBaseRef: {name: docs}}]\n"
+)
+ALL = "---\n".join((TEAM, DOCS, CHAT, EMBED))
+
+Run = Callable[..., Result]
 
 # What a stream does between two items: break off with UNAVAILABLE, or wait for ever.
 BREAK = "break"
@@ -55,6 +74,7 @@ class Scenario:
     started: list[orchestrator_pb.StartRunRequest] = field(default_factory=list)
     resumed_after: list[int] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     models_seen_after: int = 0
     """How often CreateKnowledgeBase says MODEL_NOT_FOUND before it works."""
@@ -98,6 +118,14 @@ class Orchestrator(OrchestratorServiceServicer):
     def CancelRun(self, request: Any, context: Any) -> run_pb2.Run:
         self._scenario.cancelled.append(request.name)
         return run_pb2.Run(name=request.name)
+
+    def ApproveToolCall(self, request: Any, context: Any) -> run_pb2.Run:
+        self._scenario.inputs.append(request)
+        return run_pb2.Run(name=request.run)
+
+    def AnswerQuestion(self, request: Any, context: Any) -> run_pb2.Run:
+        self._scenario.inputs.append(request)
+        return run_pb2.Run(name=request.run)
 
     def GetTeam(self, request: Any, context: Any) -> orchestrator_pb.Team:
         return self._team(request.name, context)
@@ -185,7 +213,8 @@ class Session(SessionServiceServicer):
         self._scenario = scenario
 
     def ListRuns(self, request: Any, context: Any) -> session_pb.ListRunsResponse:
-        return session_pb.ListRunsResponse(runs=self._scenario.runs)
+        runs = [run for run in self._scenario.runs if request.state in (0, run.state)]
+        return session_pb.ListRunsResponse(runs=runs)
 
     def GetRun(self, request: Any, context: Any) -> run_pb2.Run:
         for run in self._scenario.runs:
@@ -220,3 +249,27 @@ def serving(folder: Path) -> Iterator[Scenario]:
         finally:
             scenario.stopping.set()
             server.stop(0).wait()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls the command in a folder of its own."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("AGENTTEAMS_STATE", str(tmp_path / "state"))
+
+    def call(*arguments: str, text: str | None = None) -> Result:
+        result = CliRunner().invoke(agentteams, arguments, input=text)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return call
+
+
+@pytest.fixture
+def services(tmp_path: Path, run: Run) -> Iterator[Scenario]:
+    with serving(tmp_path / "state") as scenario:
+        Path("m.yaml").write_text(ALL)
+        assert run("apply", "-f", "m.yaml").exit_code == 0
+        yield scenario

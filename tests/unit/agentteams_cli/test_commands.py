@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,23 @@ import pytest
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from agentteams.session.v1 import run_pb2, session_pb2
-from click.testing import CliRunner, Result
 
-from agentteams_cli.__main__ import agentteams
-from tests.unit.agentteams_cli.fakes import BREAK, STALL, Scenario, serving
-
-HEAD = "apiVersion: agentteams.dev/v1alpha1\n"
-CHAT = HEAD + "kind: ModelConfig\nmetadata: {name: chat}\nspec: {type: Chat, provider: BuiltIn}\n"
-EMBED = HEAD + "kind: ModelConfig\nmetadata: {name: embed}\nspec: {type: Embedding, provider: BuiltIn}\n"
-DOCS = HEAD + (
-    "kind: KnowledgeBase\nmetadata: {name: docs}\nspec:\n  embedding: {modelConfigRef: {name: embed}}\n"
-    "  chunking: {maxTokens: 100, overlapTokens: 10}\n  retrieval: {searchMode: Dense}\n"
+from tests.unit.agentteams_cli.fakes import (
+    ALL,
+    BREAK,
+    CHAT,
+    DOCS,
+    EMBED,
+    STALL,
+    TEAM,
+    Run,
+    Scenario,
+    run,
+    services,
+    serving,
 )
-TEAM = HEAD + (
-    "kind: AgentTeam\nmetadata: {name: docs-team}\nspec:\n  modelConfigRef: {name: chat}\n"
-    "  members: [{name: solo, knowledge: [docs]}]\n"
-    "  knowledge: [{name: docs, knowledgeBaseRef: {name: docs}}]\n"
-)
-ALL = "---\n".join((TEAM, DOCS, CHAT, EMBED))
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Calls the command in a folder of its own."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("AGENTTEAMS_STATE", str(tmp_path / "state"))
-
-    def call(*arguments: str, text: str | None = None) -> Result:
-        result = CliRunner().invoke(agentteams, arguments, input=text)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    return call
-
-
-@pytest.fixture
-def services(tmp_path: Path, run: Run) -> Iterator[Scenario]:
-    with serving(tmp_path / "state") as scenario:
-        Path("m.yaml").write_text(ALL)
-        assert run("apply", "-f", "m.yaml").exit_code == 0
-        yield scenario
+__all__ = ["run", "services"]
 
 
 @pytest.mark.parametrize(

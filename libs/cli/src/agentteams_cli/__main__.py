@@ -10,15 +10,18 @@ from agentteams_cli.commands.apply import apply_command
 from agentteams_cli.commands.chat import chat_command
 from agentteams_cli.commands.doctor import doctor_command
 from agentteams_cli.commands.ingest import ingest_command
+from agentteams_cli.commands.memories import memories_command
 from agentteams_cli.commands.runs import runs_command
 from agentteams_cli.commands.search import search_command
+from agentteams_cli.commands.sessions import sessions_command
 from agentteams_cli.commands.up import up_command
+from agentteams_cli.commands.user import user_command
 from agentteams_cli.context import Group, Settings, common
 from agentteams_cli.errors import EXIT_FAILED
 
 EPILOG = (
     "Exit codes: 0 done, 1 what was asked for failed, 2 wrong usage, 3 the services do not answer, "
-    "130 Ctrl-C."
+    "4 the run waits for a person, 130 Ctrl-C."
 )
 
 
@@ -47,6 +50,9 @@ for command in (
     search_command,
     chat_command,
     runs_command,
+    sessions_command,
+    memories_command,
+    user_command,
     doctor_command,
 ):
     agentteams.add_command(command)

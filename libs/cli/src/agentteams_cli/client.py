@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
@@ -18,7 +17,9 @@ from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as session_service_pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
+from agentteams_cli.conversations import Conversations
 from agentteams_cli.errors import CliError, StackError, Unreachable
+from agentteams_cli.paging import pages
 from agentteams_cli.state import RuntimeInfo, StateFolder
 from manifests import DEFAULT_NAMESPACE, KnowledgeBase
 from servicekit.client import RpcClient, open_channel
@@ -38,12 +39,15 @@ RECONNECT_S = 30.0
 UPLOAD_BYTES = 256 * 1024
 PAGE_SIZE = 500
 
-Item = TypeVar("Item")
 StreamItem = run_pb2.RunEvent | orchestrator_pb.TextDelta
 
 
 class Client:
-    """Typed calls to the services; raises ServiceError as `servicekit.client` does."""
+    """Typed calls to the services; raises ServiceError as `servicekit.client` does.
+
+    Attributes:
+        conversations: Sessions, memories, and all that belongs to a user.
+    """
 
     def __init__(self, *, orchestrator: RpcClient, retrieval: RpcClient, session: RpcClient) -> None:
         self._orchestrator = orchestrator
@@ -52,6 +56,7 @@ class Client:
         self._teams = OrchestratorServiceStub(orchestrator.channel)
         self._knowledge = RetrievalServiceStub(retrieval.channel)
         self._sessions = SessionServiceStub(session.channel)
+        self.conversations = Conversations(session)
 
     async def team(self, name: str) -> orchestrator_pb.Team:
         """One team by its manifest's name."""
@@ -66,7 +71,7 @@ class Client:
             response = await self._orchestrator.unary(self._teams.ListTeams, request)
             return response.teams, response.next_page_token
 
-        return [team async for team in _pages(page)]
+        return [team async for team in pages(page)]
 
     async def start_run(self, team: str, question: str, *, session: str = "") -> run_pb2.Run:
         """Asks a team; `session` is empty for a new conversation."""
@@ -114,14 +119,28 @@ class Client:
             self._teams.CancelRun, orchestrator_pb.CancelRunRequest(name=run), timeout=timedelta(seconds=5)
         )
 
+    async def approve(self, run: str, call_id: str, *, approved: bool, reason: str = "") -> run_pb2.Run:
+        """Allows or refuses a tool call that waits for it."""
+        request = orchestrator_pb.ApproveToolCallRequest(
+            run=run, call_id=call_id, decision=run_pb2.ToolDecision(approved=approved, reason=reason)
+        )
+        return await self._orchestrator.unary(self._teams.ApproveToolCall, request)
+
+    async def answer_question(self, run: str, call_id: str, answer: str) -> run_pb2.Run:
+        """Answers a question that the team has asked the user."""
+        request = orchestrator_pb.AnswerQuestionRequest(run=run, call_id=call_id, answer=answer)
+        return await self._orchestrator.unary(self._teams.AnswerQuestion, request)
+
     async def run(self, name: str) -> run_pb2.Run:
         """One run."""
         return await self._session.unary(self._sessions.GetRun, session_service_pb.GetRunRequest(name=name))
 
-    async def runs(self, *, team: str = "", limit: int = 20) -> list[run_pb2.Run]:
-        """The newest runs."""
+    async def runs(self, *, team: str = "", state: str = "", limit: int = 20) -> list[run_pb2.Run]:
+        """The newest runs; `state` as in RunState, in small letters and without prefix."""
         request = session_service_pb.ListRunsRequest(
-            team=f"teams/{team}" if team else "", page_size=min(limit, 200)
+            team=f"teams/{team}" if team else "",
+            state=run_pb2.RunState.Value(f"RUN_STATE_{state.upper() or 'UNSPECIFIED'}"),
+            page_size=min(limit, 200),
         )
         return list((await self._session.unary(self._sessions.ListRuns, request)).runs)
 
@@ -161,7 +180,7 @@ class Client:
             response = await self._retrieval.unary(self._knowledge.ListKnowledgeBases, request)
             return response.knowledge_bases, response.next_page_token
 
-        return [knowledge_base async for knowledge_base in _pages(page)]
+        return [knowledge_base async for knowledge_base in pages(page)]
 
     async def knowledge_base(self, name: str) -> kb_pb.KnowledgeBase:
         """One knowledge base by its manifest's name."""
@@ -178,7 +197,7 @@ class Client:
             response = await self._retrieval.unary(self._knowledge.ListDocuments, request)
             return response.documents, response.next_page_token
 
-        async for document in _pages(page):
+        async for document in pages(page):
             yield document
 
     async def upload(self, knowledge_base: str, file: Path, *, path: str) -> kb_pb.Document:
@@ -210,16 +229,6 @@ class Client:
             mode=kb_pb.SearchMode.Value(f"SEARCH_MODE_{mode.upper() or 'UNSPECIFIED'}"),
         )
         return await self._retrieval.unary(self._knowledge.Search, request)
-
-
-async def _pages(page: Callable[[str], Awaitable[tuple[Sequence[Item], str]]]) -> AsyncIterator[Item]:
-    token = ""
-    while True:
-        items, token = await page(token)
-        for item in items:
-            yield item
-        if not token:
-            return
 
 
 def running(state: StateFolder) -> RuntimeInfo:
@@ -273,5 +282,8 @@ _FIXES = {
     "TEAM_NOT_FOUND": "`agentteams doctor` lists the teams; add one with `agentteams apply -f FILE`",
     "KNOWLEDGE_BASE_NOT_FOUND": "`agentteams doctor` lists them; add one with `agentteams apply -f FILE`",
     "RUN_NOT_FOUND": "`agentteams runs list` shows the newest",
+    "SESSION_NOT_FOUND": "`agentteams sessions list` shows those that were used last",
+    "MEMORY_NOT_FOUND": "`agentteams memories list` shows them",
+    "INPUT_NOT_REQUESTED": "`agentteams runs show RUN` shows what it asks for",
     "UNAUTHENTICATED": "the identity key was changed: restart `agentteams up`",
 }

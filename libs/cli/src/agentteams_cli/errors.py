@@ -3,13 +3,15 @@
 CliError                 1  the thing that was asked for failed
 ├── StackError           1  the services could not be started, or one keeps dying
 ├── UsageProblem         2  the command was called in a way that makes no sense
-└── Unreachable          3  the services do not answer
+├── Unreachable          3  the services do not answer
+└── Waiting              4  the run waits for a person
 """
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
+EXIT_WAITING = 4
 EXIT_INTERRUPTED = 130
 
 
@@ -40,3 +42,9 @@ class Unreachable(CliError):
     """The services do not answer."""
 
     exit_code = EXIT_UNREACHABLE
+
+
+class Waiting(CliError):
+    """The run waits for a person, and this command cannot ask one."""
+
+    exit_code = EXIT_WAITING

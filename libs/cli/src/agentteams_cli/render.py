@@ -1,6 +1,5 @@
 """Runs and their events as text and as JSON."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from agentteams.session.v1 import run_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from agentteams_cli.console import Output
 
@@ -33,6 +33,21 @@ def milliseconds(duration: Duration) -> float:
 
 def time_text(ms: float) -> str:
     return f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.1f} ms"
+
+
+def when(time: Timestamp) -> str:
+    """A time in UTC, to the second."""
+    return time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def full_name(collection: str, name: str) -> str:
+    """`runs/x` of `x` or `runs/x`: people copy either."""
+    return name if name.startswith(f"{collection}/") else f"{collection}/{name}"
+
+
+def money(micros: int, currency: str) -> str:
+    """An amount with as many digits as it needs."""
+    return f"{micros / 1e6:.{2 if micros >= 1_000_000 else 6}f} {currency}"
 
 
 def state_name(state: "run_pb2.RunState | int") -> str:
@@ -62,64 +77,6 @@ class TextFollower:
         return new, False
 
 
-def step_text(event: run_pb2.RunEvent) -> str:  # noqa: PLR0911 - one return a kind of event
-    """One line for a step; empty for those that need none."""
-    who = event.member or "leader"
-    kind = event.WhichOneof("event")
-    if kind == "member_started":
-        return f"{who}: begins: {excerpt(event.member_started.task)}"
-    if kind == "member_finished":
-        finished = event.member_finished
-        return f"{who}: failed: {finished.error.message}" if finished.HasField("error") else f"{who}: done"
-    if kind == "tool_call_started":
-        arguments = MessageToDict(event.tool_call_started.arguments)
-        shown = ", ".join(f"{k}={excerpt(str(v), 80)!r}" for k, v in arguments.items())
-        return f"{who}: calls {event.tool_call_started.tool}({shown})"
-    if kind == "tool_call_finished" and event.tool_call_finished.HasField("error"):
-        return f"{who}: the tool failed: {event.tool_call_finished.error.message}"
-    if kind == "evidence_retrieved":
-        return f"{who}: {_evidence_text(event.evidence_retrieved)}"
-    if kind == "tasks_changed":
-        return f"{who}: tasks: {_tasks_text(event.tasks_changed)}"
-    if kind == "model_call_finished":
-        call = event.model_call_finished
-        retried = f", {call.attempts} attempts" if call.attempts > 1 else ""
-        return (
-            f"{who}: model {call.model}: {call.input_tokens} tokens in, {call.output_tokens} out, "
-            f"{time_text(milliseconds(call.duration))}{retried}"
-        )
-    return ""
-
-
-def _tasks_text(changed: run_pb2.TasksChanged) -> str:
-    states = Counter(task.state for task in changed.tasks)
-    return ", ".join(
-        f"{states[state]} {run_pb2.TeamTask.State.Name(state).removeprefix('STATE_').lower()}"
-        for state in run_pb2.TeamTask.State.values()
-        if states[state]
-    )
-
-
-_SOURCES = {
-    run_pb2.EvidenceRetrieved.SOURCE_SEARCH: "searched",
-    run_pb2.EvidenceRetrieved.SOURCE_LEDGER_EXACT: "reused a search with the same words",
-    run_pb2.EvidenceRetrieved.SOURCE_LEDGER_SEMANTIC: "reused a search that means the same",
-}
-
-
-def _evidence_text(found: run_pb2.EvidenceRetrieved) -> str:
-    outcome = run_pb2.EvidenceRetrieved.Outcome.Name(found.outcome).removeprefix("OUTCOME_").lower()
-    numbers = " ".join(f"[{e.number}]" for e in found.evidence)
-    source = _SOURCES.get(found.source, "searched")
-    if found.source == run_pb2.EvidenceRetrieved.SOURCE_LEDGER_SEMANTIC:
-        source += f" ({found.similarity:.2f}: {excerpt(found.reason, 60)!r})"
-        reason = ""
-    else:
-        reason = f", {outcome}: {found.reason}" if found.reason else ""
-    result = f"{len(found.evidence)} chunks {numbers}".strip() if found.evidence else outcome
-    return f"{source} {excerpt(found.query, 80)!r}: {result}{reason}"
-
-
 def citation_dict(citation: session_pb2.Citation) -> dict[str, Any]:
     """A citation in the form of the gateway's `agentteams` field."""
     return {
@@ -143,6 +100,8 @@ def summary_dict(summary: run_pb2.RunSummary) -> dict[str, Any]:
             "tool_calls": usage.tool_calls,
             "searches": usage.searches,
             "searches_saved": usage.searches_saved,
+            "cost_micros": usage.cost_micros,
+            "currency": usage.currency,
         },
         "duration_ms": milliseconds(summary.duration),
         "stages": [
@@ -173,6 +132,7 @@ def print_usage(output: Output, usage: Mapping[str, Any]) -> None:
         f"{searches} {'search' if searches == 1 else 'searches'} made, {saved} saved by the evidence ledger; "
         f"{usage.get('model_calls', 0)} model calls, {usage.get('input_tokens', 0)} tokens in, "
         f"{usage.get('output_tokens', 0)} out"
+        + (f", {money(usage['cost_micros'], usage['currency'])}" if usage.get("currency") else "")
     )
 
 

@@ -9,6 +9,7 @@ import click
 from agentteams.orchestrator.v1.orchestrator_service_pb2 import TextDelta
 from agentteams.session.v1 import run_pb2, session_pb2
 
+from agentteams_cli.attending import Attended, Terminal
 from agentteams_cli.client import Client, connect, explain
 from agentteams_cli.console import Output
 from agentteams_cli.context import Settings, common, run_async
@@ -20,9 +21,9 @@ from agentteams_cli.render import (
     print_stages,
     print_usage,
     state_name,
-    step_text,
     summary_dict,
 )
+from agentteams_cli.steps import step_text
 from servicekit.errors import ServiceError
 
 
@@ -94,16 +95,24 @@ class Chat:
         run = await client.start_run(self.team, question, session=self.session)
         self.session = run.session
         try:
-            return await self._show(client, run)
+            return await self.show(client, run)
         except asyncio.CancelledError:
             with contextlib.suppress(ServiceError):
                 await asyncio.shield(client.cancel_run(run.name))
             raise
 
-    async def _show(self, client: Client, run: run_pb2.Run) -> bool:
+    async def show(self, client: Client, run: run_pb2.Run) -> bool:
+        """Shows a run from its beginning to its end, and whether it has an answer.
+
+        On a terminal the user is asked what the run asks; elsewhere the command says
+        how to answer, and ends: nobody is there.
+
+        Raises:
+            Waiting: The run waits for a person.
+        """
         printer = _Printer(self.output, steps=self.steps)
         answer, finished = session_pb2.Message(), run_pb2.RunFinished()
-        async with contextlib.aclosing(client.follow(run.name)) as items:  # type: ignore[type-var]
+        async with contextlib.aclosing(Attended(client, run.name, Terminal.here()).items()) as items:
             async for item in items:
                 if isinstance(item, TextDelta):
                     printer.delta(item)
