@@ -34,16 +34,15 @@ def runs_command() -> None:
 @click.option("--team", default="", help="Only runs of this team.")
 @click.option(
     "--in-state",
-    "state",
     type=click.Choice(_STATES),
     help="Only runs in this state, such as waiting.",
 )
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Most runs.")
 @common
 @click.pass_obj
-def list_command(settings: Settings, team: str, state: str | None, limit: int) -> None:
+def list_command(settings: Settings, team: str, in_state: str | None, limit: int) -> None:
     """List the newest runs."""
-    runs = run_async(_list(settings, team, state or "", limit))
+    runs = run_async(_list(settings, team, in_state or "", limit))
     settings.output.json({"runs": [_run_dict(run) for run in runs]})
     settings.output.table(
         ["run", "team", "state", "started", "time", "searches", "saved", "tokens"],
