@@ -405,6 +405,7 @@ async def test_a_lease_that_is_given_back_is_free_at_once_and_no_lost_attempt(ki
     kit.clock.advance(timedelta(seconds=31))
     (lost,) = await kit.store.acquire_expired_runs(lease=AT, limit=9)
     assert lost.run.lost_attempts == 1  # the next loss would cost 2 s
+    assert lost.owner_seen == lost.run.create_time
     assert (await kit.store.renew_leases(None, [run.id, "nosuch"], lease=GIVEN_BACK)).lost == {"nosuch"}
     assert (await kit.store.get_run(ADA, run.id)).owner_address == ""
     # The old owner can neither write nor renew any more.
@@ -413,6 +414,7 @@ async def test_a_lease_that_is_given_back_is_free_at_once_and_no_lost_attempt(ki
     for lease in (GIVEN_BACK, AT):
         assert (await kit.store.renew_leases(None, [run.id], lease=lease)).lost == {run.id}
     (taken,) = await kit.store.acquire_expired_runs(lease=replace(OTHER, address="b:1"), limit=9)
+    assert taken.owner_seen is None
     assert (taken.run.attempt, taken.run.lost_attempts) == (3, 1)
     assert (taken.fencing_token, taken.run.owner_address) == (4, "b:1")
     assert await end(kit, taken) is None

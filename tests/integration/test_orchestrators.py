@@ -17,6 +17,7 @@ from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import Orchestrato
 from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as session_service_pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
+from prometheus_client import REGISTRY
 
 from manifests import Catalogue
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
@@ -209,6 +210,15 @@ def events(items: Sequence[pb.RunItem]) -> list[run_pb2.RunEvent]:
     return [item.event for item in items if item.HasField("event")]
 
 
+def sample(name: str, **labels: str) -> float:
+    """Of all orchestrators in this process together."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def take_overs(cause: str) -> float:
+    return sample("agentteams_lease_takeovers_total", cause=cause)
+
+
 async def read_until(stream: AsyncIterator[pb.RunItem], text: str) -> list[pb.RunItem]:
     seen = [await anext(stream)]
     while texts(seen).get("text-#1") != text:
@@ -224,10 +234,12 @@ async def test_a_killed_orchestrator_s_run_goes_on_in_the_other_and_its_follower
     run = await first.start("Go on")
     follower = second.follow(run)
     seen = await read_until(follower, "Half")  # live, through the owner
-    killed = time.monotonic()
+    killed, before = time.monotonic(), (take_overs("lost"), sample("agentteams_lease_takeover_seconds_sum"))
     await first.kill()
     seen += [item async for item in follower]
     assert time.monotonic() - killed < 6
+    assert take_overs("lost") == before[0] + 1
+    assert 3 <= sample("agentteams_lease_takeover_seconds_sum") - before[1] < 6
     log = await fleet.stored(run)
     assert events(seen) == log
     assert [event.sequence for event in log] == list(range(1, len(log) + 1))
@@ -250,13 +262,14 @@ async def test_a_stopping_orchestrator_hands_over_and_clients_that_come_back_los
     run = await first.start("Go on")
     follower = first.follow(run)
     seen = await read_until(follower, "Half")
-    began = time.monotonic()
+    began, before = time.monotonic(), take_overs("handed_over")
     await first.runs.drain(timedelta(seconds=0.1))
     with pytest.raises(Unavailable):
         _ = [item async for item in follower]
     last = max((event.sequence for event in events(seen)), default=0)
     seen += [item async for item in second.follow(run, after=last)]
     assert time.monotonic() - began < 3  # given back, not run out
+    assert take_overs("handed_over") == before + 1
     assert events(seen) == await fleet.stored(run)
     assert await fleet.messages(run.session) == ["Go on", "All of it."]
 

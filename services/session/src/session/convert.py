@@ -113,6 +113,8 @@ def acquired_to_pb(acquired: AcquiredRun) -> session_service_pb2.AcquiredRun:
     )
     if acquired.answer_schema:
         result.answer_schema.MergeFromString(acquired.answer_schema)
+    if acquired.owner_seen is not None:
+        result.owner_seen_time.CopyFrom(timestamp(acquired.owner_seen))
     return result
 
 

@@ -895,6 +895,7 @@ class AcquiredRun(_message.Message):
     HISTORY_SUMMARY_FIELD_NUMBER: _builtins.int
     SUMMARY_THROUGH_SEQUENCE_FIELD_NUMBER: _builtins.int
     ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
+    OWNER_SEEN_TIME_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """The new owner's token."""
     tenant: _builtins.str
@@ -925,6 +926,12 @@ class AcquiredRun(_message.Message):
     def answer_schema(self) -> _struct_pb2.Struct:
         """As in BeginRunRequest; absent if it was not set."""
 
+    @_builtins.property
+    def owner_seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When the owner that was lost renewed its lease for the last time. Absent if
+        none was lost: the lease was given back, or the run waited.
+        """
+
     def __init__(
         self,
         *,
@@ -937,10 +944,11 @@ class AcquiredRun(_message.Message):
         history_summary: _builtins.str = ...,
         summary_through_sequence: _builtins.int = ...,
         answer_schema: _struct_pb2.Struct | None = ...,
+        owner_seen_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "owner_seen_time", b"owner_seen_time", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "input", b"input", "inputs", b"inputs", "run", b"run", "summary_through_sequence", b"summary_through_sequence", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "fencing_token", b"fencing_token", "history", b"history", "history_summary", b"history_summary", "input", b"input", "inputs", b"inputs", "owner_seen_time", b"owner_seen_time", "run", b"run", "summary_through_sequence", b"summary_through_sequence", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """The session service as the core's SessionLog."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 from agentteams.session.v1 import run_pb2, session_service_pb2_grpc
 from agentteams.session.v1 import session_service_pb2 as pb
@@ -166,6 +166,7 @@ def _acquired(run: pb.AcquiredRun) -> Acquired:
         caller=Caller(run.tenant, run.run.user),
         history=tuple(message_from_pb(message) for message in run.history),
         input=tuple(message_from_pb(message) for message in run.input),
+        owner_seen=run.owner_seen_time.ToDatetime(UTC) if run.HasField("owner_seen_time") else None,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
@@ -66,13 +66,18 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
-    """A run that is ours now, whose it is, and what it answers."""
+    """A run that is ours now, whose it is, and what it answers.
+
+    Attributes:
+        owner_seen: When the owner that was lost renewed its lease for the last time; None: none was lost.
+    """
 
     run: RunRow
     fencing_token: int
     caller: Caller
     history: tuple[Message, ...] = ()
     input: tuple[Message, ...] = ()
+    owner_seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,10 @@
 """Whether and how a run that was taken over goes on."""
 
 from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+from prometheus_client import Counter, Histogram
 
 from manifests import AgentTeam
 from orchestrator.core.log import RunLog
@@ -11,7 +15,30 @@ from orchestrator.core.run import Cancelled
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, Internal, NotFound, ServiceError
 
+_log = structlog.get_logger()
+
 MAX_LOST_ATTEMPTS = 5
+
+TAKE_OVERS = Counter(
+    "agentteams_lease_takeovers_total",
+    "Runs that this process went on with: their owner was lost, or handed them over",
+    ["cause"],
+)
+TAKE_OVER_SECONDS = Histogram(
+    "agentteams_lease_takeover_seconds",
+    "From the last time that the lost owner renewed its lease until this process went on",
+    buckets=(1, 2, 3, 4, 5, 7, 10, 20, 40, 80, 160),
+)
+
+
+def note_take_over(acquired: Acquired, now: datetime) -> None:
+    """Counts and logs it. A run that begins now, after it waited in its session's queue, is none."""
+    run, seen = acquired.run, acquired.owner_seen
+    if run.attempt > 1:
+        TAKE_OVERS.labels("handed_over" if seen is None else "lost").inc()
+        if seen is not None:
+            TAKE_OVER_SECONDS.observe((now - seen).total_seconds())
+    _log.info("run_taken_over", run=run.name, attempt=run.attempt, last_sequence=run.last_sequence)
 
 
 def refusal(acquired: Acquired, team: AgentTeam | None, recorded: Recorded) -> ServiceError | None:

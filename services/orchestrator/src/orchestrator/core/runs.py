@@ -20,7 +20,7 @@ from orchestrator.core.log import Item, LogUnavailable, RunLog
 from orchestrator.core.model import Message, StoredEvent
 from orchestrator.core.ports import Acquired, Appended, BusyPolicy, LeaseTimes, Peers, RunRow, SessionLog
 from orchestrator.core.recorded import Recorded
-from orchestrator.core.resume import end_recorded, refusal
+from orchestrator.core.resume import end_recorded, note_take_over, refusal
 from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
@@ -326,7 +326,7 @@ class Runs:
             active.turn = self._turn(active, team, conversation, stages=stages, recorded=recorded)
             await execute(active.turn)
 
-        log.info("run_taken_over", run=run.name, attempt=run.attempt, last_sequence=run.last_sequence)
+        note_take_over(acquired, self._clock.now())
         await self._work_on(active, work)
 
     async def _events(self, run: str) -> list[StoredEvent]:

@@ -49,7 +49,7 @@ _GIVE_BACK = (
 )
 # SKIP LOCKED, so that two orchestrators share the work instead of waiting for one another.
 _EXPIRED = (
-    sa.select(*ACQUIRED)
+    sa.select(*ACQUIRED, runs.c.lease_expire_time_us, runs.c.lease_duration_us)
     .where(RUNNING, runs.c.lease_expire_time_us < sa.bindparam("b_now", type_=sa.BigInteger) - _BACK_OFF_US)
     .order_by(runs.c.lease_expire_time_us)
     .limit(sa.bindparam("b_limit"))
@@ -121,8 +121,10 @@ class AcquireExpired:
         expired = connection.execute(_EXPIRED, {"b_now": now_us, "b_limit": self.limit}).all()
         said_to = said(connection, [row[0] for row in expired])
         for row in expired:
-            one = acquired(connection, row)
-            one = replace(one, said=said_to.get(one.run.id, ()))
+            expired_us, duration_before_us = row[-2:]
+            seen = None if expired_us == GIVEN_BACK else rows.from_us(expired_us - duration_before_us)
+            one = acquired(connection, row[:-2])
+            one = replace(one, said=said_to.get(one.run.id, ()), owner_seen=seen)
             left -= reply_bytes(one)
             if found and left < 0:
                 break

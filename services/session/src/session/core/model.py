@@ -298,6 +298,7 @@ class AcquiredRun:
         said: What people said that the log does not hold yet.
         answer_schema: As in NewRun.
         summary: Of the session's older messages.
+        owner_seen: When the owner that was lost renewed its lease for the last time; None if none was.
     """
 
     run: Run
@@ -307,6 +308,7 @@ class AcquiredRun:
     said: tuple[RunInput, ...] = ()
     answer_schema: bytes = b""
     summary: Summary = NO_SUMMARY
+    owner_seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
