@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from manifests import AgentTeam, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
@@ -297,6 +298,29 @@ async def test_a_run_that_costs_too_much_ends_before_its_next_call() -> None:
 
 def _docs() -> dict[str, Any]:
     return {"name": "docs", "knowledgeBaseRef": {"name": "docs"}}
+
+
+async def test_metrics_tell_calls_fallbacks_tokens_cost_and_the_breaker() -> None:
+    def value(name: str, config: str, **labels: str) -> float:
+        labels["model_config"] = f"default/{config}"
+        return REGISTRY.get_sample_value(f"agentteams_model_{name}", labels) or 0.0
+
+    # Names of their own: the registry is shared by all tests of the process.
+    first = model("m-first", "m-second", limits={"maxRetries": 4})
+    second = model("m-second", pricing=USD)
+    scene = Scene([first, second], {"m-first": [[DOWN]], "m-second": [[done("Yes.", tokens=10)]]})
+    scene.of = team(modelConfigRef={"name": "m-first"})
+    for _ in range(2):
+        await scene.run()
+    assert value("calls_total", "m-first", outcome="unavailable") == 5
+    assert value("calls_total", "m-first", outcome="refused") == 1
+    assert value("calls_total", "m-second", outcome="ok") == 2
+    assert value("fallbacks_total", "m-first") == 2
+    assert value("tokens_total", "m-second", kind="input") == 20
+    assert value("cost_micros_total", "m-second", currency="USD") == 250
+    assert (value("breaker_state", "m-first"), value("breaker_state", "m-second")) == (2, 0)
+    assert value("queue_seconds_count", "m-second") == 2
+    assert value("queued_calls", "m-second") == 0
 
 
 # --- from the log -----------------------------------------------------------------

@@ -45,7 +45,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_RUNS: _ErrorReason.ValueType  # 22
     """As many runs as allowed are active. Retry after the given delay."""
     ERROR_REASON_RUN_LIMIT_REACHED: _ErrorReason.ValueType  # 23
-    """A limit of the team's manifest was reached (turns, tool calls, tokens)."""
+    """A limit of the team's manifest was reached (turns, tool calls, tokens, money)."""
     ERROR_REASON_RUN_TIMEOUT: _ErrorReason.ValueType  # 24
     """The run took longer than the team's limits.runTimeoutSeconds."""
     ERROR_REASON_RUN_ABANDONED: _ErrorReason.ValueType  # 25
@@ -109,11 +109,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 80
     """No model of that name in the caller's namespace."""
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 81
-    """The model's endpoint does not answer. Retry with back-off."""
+    """The model's endpoint does not answer, or has failed so often that it is
+    left alone. Retry after the given delay, else with back-off.
+    """
     ERROR_REASON_MODEL_BAD_RESPONSE: _ErrorReason.ValueType  # 82
     """The model's endpoint answered something that is not the API it claims."""
     ERROR_REASON_MODEL_RATE_LIMITED: _ErrorReason.ValueType  # 83
-    """The model's endpoint refuses more calls. Retry after the given delay."""
+    """The model's endpoint refuses more calls, or the ModelConfig's limits do.
+    Retry after the given delay.
+    """
     ERROR_REASON_MODEL_REJECTED: _ErrorReason.ValueType  # 84
     """The model's endpoint refused the request itself (key, model name, input)."""
 
@@ -146,7 +150,7 @@ ERROR_REASON_TEAM_NOT_READY: ErrorReason.ValueType  # 21
 ERROR_REASON_TOO_MANY_RUNS: ErrorReason.ValueType  # 22
 """As many runs as allowed are active. Retry after the given delay."""
 ERROR_REASON_RUN_LIMIT_REACHED: ErrorReason.ValueType  # 23
-"""A limit of the team's manifest was reached (turns, tool calls, tokens)."""
+"""A limit of the team's manifest was reached (turns, tool calls, tokens, money)."""
 ERROR_REASON_RUN_TIMEOUT: ErrorReason.ValueType  # 24
 """The run took longer than the team's limits.runTimeoutSeconds."""
 ERROR_REASON_RUN_ABANDONED: ErrorReason.ValueType  # 25
@@ -210,11 +214,15 @@ ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 67
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 80
 """No model of that name in the caller's namespace."""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 81
-"""The model's endpoint does not answer. Retry with back-off."""
+"""The model's endpoint does not answer, or has failed so often that it is
+left alone. Retry after the given delay, else with back-off.
+"""
 ERROR_REASON_MODEL_BAD_RESPONSE: ErrorReason.ValueType  # 82
 """The model's endpoint answered something that is not the API it claims."""
 ERROR_REASON_MODEL_RATE_LIMITED: ErrorReason.ValueType  # 83
-"""The model's endpoint refuses more calls. Retry after the given delay."""
+"""The model's endpoint refuses more calls, or the ModelConfig's limits do.
+Retry after the given delay.
+"""
 ERROR_REASON_MODEL_REJECTED: ErrorReason.ValueType  # 84
 """The model's endpoint refused the request itself (key, model name, input)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

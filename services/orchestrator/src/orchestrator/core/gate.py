@@ -84,6 +84,7 @@ class Gate:
         self._last_failure = ""
         self._queued = QUEUED.labels(label)
         self._queue_seconds = QUEUE_SECONDS.labels(label)
+        self._breaker_state = BREAKER.labels(label)
         self._show_breaker()
 
     @property
@@ -221,7 +222,7 @@ class Gate:
         return (longest_s, why) if longest_s > 0 else (0.0, "limits.maxConcurrent")
 
     def _show_breaker(self) -> None:
-        BREAKER.labels(self.label).set(self._breaker.state.value)
+        self._breaker_state.set(self._breaker.state.value)
 
     def _busy(self, what: str, retry_s: float) -> ResourceExhausted:
         name = self.config.metadata.name
