@@ -41,6 +41,43 @@ DELEGATE = {
         },
     },
 }
+CHOOSE = {
+    "type": "function",
+    "function": {
+        "name": "choose_member",
+        "description": "Has a member answer.",
+        "parameters": {
+            "type": "object",
+            "properties": {"member": {"type": "string", "enum": ["greeter", "keys"]}},
+            "required": ["member"],
+        },
+    },
+}
+TASKS = {
+    "type": "function",
+    "function": {
+        "name": "add_tasks",
+        "description": "Adds tasks.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "tasks": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "member": {"type": "string", "enum": ["analyst", "writer"]},
+                            "text": {"type": "string"},
+                            "depends_on": {"type": "array", "items": {"type": "integer"}},
+                        },
+                        "required": ["member", "text"],
+                    },
+                }
+            },
+            "required": ["tasks"],
+        },
+    },
+}
 EVIDENCE = """<evidence>
 [1] (ports.md) The gateway listens on port 8080. Metrics are served on the port plus 1000.
 

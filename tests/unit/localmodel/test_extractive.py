@@ -2,7 +2,18 @@ from typing import Any
 
 from localmodel.server.engine import Finished, TextDelta, ToolDecision
 from localmodel.server.extractive import PREFACE, ExtractiveEngine
-from tests.unit.localmodel.support import DELEGATE, EVIDENCE, SEARCH, call, request, result, user
+from tests.unit.localmodel.support import (
+    CHOOSE,
+    DELEGATE,
+    EVIDENCE,
+    SEARCH,
+    TASKS,
+    call,
+    request,
+    result,
+    system,
+    user,
+)
 
 QUESTION = "How often is the signing key rotated?"
 
@@ -66,3 +77,31 @@ async def test_nothing_found_asks_for_documents_and_a_failure_does_not_look_like
 async def test_tool_choice_none_never_calls() -> None:
     _, decision = await ask(user(QUESTION), tools=[SEARCH], tool_choice="none")
     assert decision is None
+
+
+async def test_the_member_is_chosen_whose_role_has_the_questions_words() -> None:
+    leader = system("Choose one.\nMembers:\n- greeter: Greetings.\n- keys: Signing keys and their rotation.")
+    _, chosen = await ask(leader, user(QUESTION), tools=[CHOOSE], tool_choice="required")
+    assert chosen == ToolDecision(name="choose_member", arguments={"member": "keys"})
+    _, other = await ask(leader, user("What is the weather?"), tools=[CHOOSE], tool_choice="required")
+    assert other == ToolDecision(name="choose_member", arguments={"member": "greeter"})
+
+
+async def test_a_list_of_tasks_goes_through_the_members_and_its_end_is_passed_on() -> None:
+    _, plan = await ask(user(QUESTION), tools=[TASKS])
+    assert plan is not None
+    assert plan.arguments == {
+        "tasks": [
+            {"member": "analyst", "text": QUESTION},
+            {"member": "writer", "text": QUESTION, "depends_on": [1]},
+        ]
+    }
+    done = "Task 1 (analyst) is done: Facts [2].\n\nTask 2 (writer) is done: Every 30 days [2]."
+    text, more = await ask(user(QUESTION), call(1, "add_tasks"), result(1, done), tools=[TASKS])
+    assert (text, more) == ("Every 30 days [2].", None)
+
+
+async def test_a_leader_with_reports_and_no_evidence_passes_on_what_was_quoted() -> None:
+    reports = '<report by="a">\nI do not know.\n</report>\n\n<report by="b">\nEvery 30 days [2].\n</report>'
+    text, _ = await ask(user(f"{reports}\n\nQuestion of the user: {QUESTION}"))
+    assert text == "Every 30 days [2]."

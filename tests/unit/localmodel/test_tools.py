@@ -7,7 +7,18 @@ from localmodel.server.attribution import Marks
 from localmodel.server.engine import ToolDecision
 from localmodel.server.errors import ApiError
 from localmodel.server.wire import ChatRequest, parse_request
-from tests.unit.localmodel.support import DELEGATE, EVIDENCE, SEARCH, call, request, result, system, user
+from tests.unit.localmodel.support import (
+    CHOOSE,
+    DELEGATE,
+    EVIDENCE,
+    SEARCH,
+    TASKS,
+    call,
+    request,
+    result,
+    system,
+    user,
+)
 
 QUESTION = "How often is the key rotated?"
 
@@ -189,3 +200,23 @@ def test_a_body_that_is_no_json_is_refused() -> None:
     with pytest.raises(ApiError) as caught:
         parse_request(b"{")
     assert caught.value.param == "body"
+
+
+def test_a_choice_that_must_be_made_has_one_branch_and_no_word_of_none() -> None:
+    asked = request(system("Choose."), user(QUESTION), tools=[CHOOSE], tool_choice="required")
+    decision = tools.plan_decision(asked)
+    assert decision is not None
+    assert decision.schema["properties"]["tool"] == {"const": "choose_member"}
+    assert decision.schema["properties"]["arguments"]["properties"]["member"]["enum"] == ["greeter", "keys"]
+    assert "choose_member(member: greeter|keys)" in decision.messages[0]["content"]
+    assert "none" not in decision.messages[0]["content"]
+
+
+def test_a_list_and_what_its_items_say_are_bounded() -> None:
+    decision = tools.plan_decision(request(user(QUESTION), tools=[TASKS]))
+    assert decision is not None
+    listed = decision.schema["anyOf"][0]["properties"]["arguments"]["properties"]["tasks"]
+    assert listed["maxItems"] == 3
+    assert listed["items"]["properties"]["text"]["maxLength"] == 100
+    assert listed["items"]["properties"]["depends_on"]["maxItems"] == 3
+    assert listed["items"]["properties"]["member"] == {"type": "string", "enum": ["analyst", "writer"]}

@@ -14,10 +14,13 @@ from localmodel.server.wire import Message, Tool
 
 SEARCH_TOOL = "search_knowledge"
 DELEGATE_TOOL = "delegate_task"
+CHOOSE_TOOL = "choose_member"
+TASKS_TOOL = "add_tasks"
 
 _EVIDENCE = re.compile(r"<evidence>(.*?)(?:</evidence>|\Z)", re.DOTALL)
 # What is shown to an agent besides its question, marked as data in the same way.
 _DATA = re.compile(r"<(report|summary|memories)\b[^>\n]*>\n.*?\n</\1>", re.DOTALL)
+_REPORT = re.compile(r"<report by=\"[^\"\n]*\">\n(.*?)\n</report>", re.DOTALL)
 _CHUNK = re.compile(r"^\[(\d+)\] (?:\(([^)\n]*)\) ?)?", re.MULTILINE)
 
 
@@ -52,6 +55,12 @@ def question(messages: Sequence[Message]) -> str:
     turn = current_turn(messages)
     text = turn[0].text if turn else ""
     return _DATA.sub("", _EVIDENCE.sub("", text)).strip()
+
+
+def reports(messages: Sequence[Message]) -> list[str]:
+    """Returns what the last user message shows of other members' reports."""
+    turn = current_turn(messages)
+    return _REPORT.findall(turn[0].text) if turn else []
 
 
 def results(messages: Sequence[Message]) -> list[Result]:

@@ -3,10 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from localmodel.server import conversation
-from localmodel.server.conversation import DELEGATE_TOOL, SEARCH_TOOL, Chunk
+from localmodel.server.conversation import CHOOSE_TOOL, DELEGATE_TOOL, SEARCH_TOOL, TASKS_TOOL, Chunk
 from localmodel.server.engine import Event, Finished, TextDelta, ToolDecision, Usage
 from localmodel.server.wire import ChatRequest, NamedChoice
 
@@ -30,6 +31,8 @@ _STOPWORDS = frozenset(
 )
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ied", "ies", "ed", "es", "s", "ly", "e")
 _STEM_MIN_CHARS = 3
+_MARK = re.compile(r"\[\d+\]")
+_TASK_DONE = ") is done: "  # what the orchestrator writes before a task's result
 
 
 class ExtractiveEngine:
@@ -86,21 +89,51 @@ def _decide(request: ChatRequest) -> ToolDecision | None:
     if not request.tools or request.tool_choice == "none":
         return None
     names = {tool.function.name for tool in request.tools}
-    question = conversation.question(request.messages)
-    members = conversation.members(request.tools)
     if isinstance(request.tool_choice, NamedChoice):
         names &= {request.tool_choice.function.name}
+    question = conversation.question(request.messages)
     done = conversation.results(request.messages)
+    for function in (tool.function for tool in request.tools if tool.function.name in names):
+        if function.name == CHOOSE_TOOL:
+            chosen = _fitting(request, question, _enum(function.parameters))
+            return ToolDecision(name=CHOOSE_TOOL, arguments={"member": chosen})
+        if function.name == TASKS_TOOL and not any(result.name == TASKS_TOOL for result in done):
+            task = function.parameters.get("properties", {}).get("tasks", {}).get("items", {})
+            return ToolDecision(name=TASKS_TOOL, arguments={"tasks": _chain(question, _enum(task))})
+    members = conversation.members(request.tools)
+    searched = any(result.name == SEARCH_TOOL for result in done)
     if DELEGATE_TOOL in names and members:
         asked = {result.arguments.get("member") for result in done if result.name == DELEGATE_TOOL}
         for member in dict.fromkeys((members[0], members[-1])):
             if member not in asked:
                 return ToolDecision(name=DELEGATE_TOOL, arguments={"member": member, "task": question})
-        return None
-    searched = any(result.name == SEARCH_TOOL for result in done)
-    if SEARCH_TOOL in names and not searched and conversation.evidence(request.messages) is None:
+    elif SEARCH_TOOL in names and not searched and conversation.evidence(request.messages) is None:
         return ToolDecision(name=SEARCH_TOOL, arguments={"query": question})
     return None
+
+
+def _enum(schema: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in schema.get("properties", {}).get("member", {}).get("enum", [])]
+
+
+def _fitting(request: ChatRequest, question: str, members: Sequence[str]) -> str:
+    """The member whose line in the system prompt shares most words with the question; else the first."""
+    system = "\n".join(message.text for message in request.messages if message.role == "system")
+    wanted = set(stems(question))
+
+    def shared(member: str) -> int:
+        line = re.search(rf"^- {re.escape(member)}: (.*)$", system, re.MULTILINE)
+        return len(wanted & set(stems(line[1]))) if line else 0
+
+    return max(members, key=shared)
+
+
+def _chain(question: str, members: Sequence[str]) -> list[dict[str, object]]:
+    """The first member's task, and the last one's that needs it."""
+    tasks: list[dict[str, object]] = [{"member": members[0], "text": question}]
+    if len(members) > 1:
+        tasks.append({"member": members[-1], "text": question, "depends_on": [1]})
+    return tasks
 
 
 def _reply(request: ChatRequest) -> str:
@@ -108,6 +141,9 @@ def _reply(request: ChatRequest) -> str:
     delegated = [result.text for result in done if result.name == DELEGATE_TOOL]
     if delegated:
         return delegated[-1]
+    worked = [result.text for result in done if result.name == TASKS_TOOL]
+    if worked:
+        return worked[-1].rpartition(_TASK_DONE)[2]
     question = conversation.question(request.messages)
     turn = conversation.current_turn(request.messages)
     chunks = conversation.evidence(turn)
@@ -116,6 +152,10 @@ def _reply(request: ChatRequest) -> str:
     quotes = quote(question, chunks or [])
     if quotes:
         return f"{PREFACE}\n\n" + "\n\n".join(f"{sentence} [{number}]" for sentence, number in quotes)
+    reports = conversation.reports(request.messages)
+    if chunks is None and reports:
+        # Nothing to quote: what a member quoted, or else what the last one said.
+        return next((report for report in reports if _MARK.search(report)), reports[-1])
     searches = [result.text.strip() for result in done if result.name == SEARCH_TOOL]
     if chunks is None and any(searches):
         # Not evidence and not empty: a failed search must not read like an empty one.

@@ -20,6 +20,7 @@ from localmodel.server.wire import ChatRequest, Function, Message, NamedChoice
 
 MAX_DESCRIPTION_CHARS = 160
 MAX_STRING_CHARS = 300
+MAX_ITEMS = 3  # of a list; what its items say is that much shorter
 MAX_QUESTION_CHARS = 400
 DECISION_MAX_TOKENS = 256
 
@@ -184,14 +185,19 @@ def _branch(function: Function) -> dict[str, Any]:
     return _object({"tool": {"const": function.name}, "arguments": arguments})
 
 
-def _bounded(schema: Any) -> Any:
+def _bounded(schema: Any, *, longest: int = MAX_STRING_CHARS) -> Any:
     # An unbounded string lets the model write until it is cut, and a cut decision is lost.
-    if (
-        isinstance(schema, dict)
-        and schema.get("type") == "string"
-        and not {"enum", "maxLength"} & schema.keys()
-    ):
-        return {**schema, "maxLength": MAX_STRING_CHARS}
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "string" and not {"enum", "maxLength"} & schema.keys():
+        return {**schema, "maxLength": longest}
+    if schema.get("type") == "array":
+        items = _bounded(schema.get("items", {}), longest=longest // MAX_ITEMS)
+        return {**schema, "items": items, "maxItems": min(schema.get("maxItems", MAX_ITEMS), MAX_ITEMS)}
+    if schema.get("type") == "object":
+        properties = schema.get("properties", {})
+        inner = {name: _bounded(value, longest=longest) for name, value in properties.items()}
+        return {**schema, "properties": inner}
     return schema
 
 
@@ -201,6 +207,8 @@ def _tool_section(request: ChatRequest) -> str:
         function = tool.function
         description = " ".join(function.description.split())[:MAX_DESCRIPTION_CHARS]
         lines.append(f"- {function.name}({_signature(function)}): {description}")
+    if request.tool_choice == "required":
+        return "\n".join([*lines, "When you are asked for the NEXT STEP, reply with one JSON object."])
     lines.append(
         'When you are asked for the NEXT STEP, reply with one JSON object, {"tool":"none"} to use no tool.'
     )
