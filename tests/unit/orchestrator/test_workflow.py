@@ -340,10 +340,10 @@ async def test_a_member_is_shown_the_output_before_it_unless_it_says_what_it_nee
     )
     played = await play(of, echo)
     asked = [call.last for call in played.calls]
-    assert "<input>" not in asked[0]
-    assert "Your task: do b\n\n<input>\n[do a]\n</input>" in asked[1]
-    assert "<input>" not in asked[2]
-    assert '<input>\n{"both": ["[do a]", 1]}\n</input>' in asked[3]
+    assert "<report" not in asked[0]
+    assert 'Your task: do b\n\n<report by="input">\n[do a]\n</report>' in asked[1]
+    assert "<report" not in asked[2]
+    assert '<report by="input">\n{"both": ["[do a]", 1]}\n</report>' in asked[3]
     started = {s.path: s.input for s in of_type(played.steps, StepStarted)}
     assert started["d"] == {"task": "do d", "input": {"both": ["[do a]", 1]}}
 

@@ -16,6 +16,7 @@ from agentteams_cli.commands.search import search_command
 from agentteams_cli.commands.sessions import sessions_command
 from agentteams_cli.commands.up import up_command
 from agentteams_cli.commands.user import user_command
+from agentteams_cli.commands.workflow import workflow_command
 from agentteams_cli.context import Group, Settings, common
 from agentteams_cli.errors import EXIT_FAILED
 
@@ -53,6 +54,7 @@ for command in (
     sessions_command,
     memories_command,
     user_command,
+    workflow_command,
     doctor_command,
 ):
     agentteams.add_command(command)

@@ -1,4 +1,4 @@
-"""CEL: checked when a manifest is read, evaluated while a run works (docs/adr/0008-cel.md).
+"""CEL: checked when a manifest is read, evaluated while a run works (docs/adr/0009-cel.md).
 
 Both are bounded: 1,024 characters, 10,000 turns of a macro and a nesting of 32 (the library's own limits),
 two macros and 16 `+` (so that no text can be multiplied), and regular expressions in linear time.
