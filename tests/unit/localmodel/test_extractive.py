@@ -53,6 +53,23 @@ async def test_what_others_reported_is_not_taken_for_the_question() -> None:
     assert "8080" not in text
 
 
+async def test_a_conversation_is_summed_up_by_the_first_sentence_of_each_message() -> None:
+    said = (
+        "<conversation>\nuser: My name is Ada. I live in Rome.\n"
+        f"assistant: {PREFACE}\n\nThe warranty lasts two years. [1]\n</conversation>"
+    )
+    before = "<summary>\nuser: Ada likes trains.\n</summary>"
+    text, _ = await ask(user(f"The summary so far:\n{before}\n\nWhat was said since:\n{said}\n\nWrite it."))
+    assert text.splitlines() == [
+        "user: Ada likes trains.",
+        "user: My name is Ada.",
+        "assistant: The warranty lasts two years.",
+    ]
+    many = "\n".join(f"user: Question {n}?" for n in range(100))
+    text, _ = await ask(user(f"<conversation>\n{many}\n</conversation>"))
+    assert text.splitlines() == [f"user: Question {n}?" for n in range(76, 100)]
+
+
 async def test_a_leader_asks_the_first_then_the_last_then_passes_on() -> None:
     _, first = await ask(user(QUESTION), tools=[SEARCH, DELEGATE])
     assert first == ToolDecision(name="delegate_task", arguments={"member": "analyst", "task": QUESTION})

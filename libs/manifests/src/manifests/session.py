@@ -1,10 +1,11 @@
 """What a team knows of the conversation before a question, and of its user."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from manifests.base import Model
+from manifests.base import Model, Violation, refuse
 
 UserMemory = Literal["Off", "ReadOnly", "ReadWrite"]
 
@@ -24,6 +25,9 @@ class SummaryPolicy(Model):
         description="How long the part before the last historyRuns questions may grow before it is summed "
         "up; at most half of what the model can read.",
     )
+
+
+_MAX_HISTORY_WITH_SUMMARY = 68  # 200 messages come with a run; 64 of them may wait to be summed up
 
 
 class SessionPolicy(Model):
@@ -47,3 +51,16 @@ class SessionPolicy(Model):
         description="What is remembered of a user beyond one session. Off: nothing is looked up. ReadOnly: "
         "memories that fit the question are shown to the model. ReadWrite: it may also remember and forget.",
     )
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        refuse(self._violations())
+        return self
+
+    def _violations(self) -> Iterator[Violation]:
+        if self.summary.enabled and self.history_runs > _MAX_HISTORY_WITH_SUMMARY:
+            yield Violation(
+                ("historyRuns",),
+                f"is {self.history_runs}, at most {_MAX_HISTORY_WITH_SUMMARY} with summary.enabled",
+                "lower it, or set summary: {enabled: false}",
+            )

@@ -21,6 +21,8 @@ _EVIDENCE = re.compile(r"<evidence>(.*?)(?:</evidence>|\Z)", re.DOTALL)
 # What is shown to an agent besides its question, marked as data in the same way.
 _DATA = re.compile(r"<(report|summary|memories)\b[^>\n]*>\n.*?\n</\1>", re.DOTALL)
 _REPORT = re.compile(r"<report by=\"[^\"\n]*\">\n(.*?)\n</report>", re.DOTALL)
+_SUMMARY = re.compile(r"<summary>\n(.*?)\n</summary>", re.DOTALL)
+_TRANSCRIPT = re.compile(r"<conversation>\n(.*?)\n</conversation>", re.DOTALL)
 _CHUNK = re.compile(r"^\[(\d+)\] (?:\(([^)\n]*)\) ?)?", re.MULTILINE)
 
 
@@ -98,6 +100,16 @@ def evidence(messages: Sequence[Message]) -> list[Chunk] | None:
             seen = True
             chunks.update((chunk.number, chunk) for chunk in _chunks(block.group(1)))
     return list(chunks.values()) if seen else None
+
+
+def transcript(messages: Sequence[Message]) -> tuple[str, str] | None:
+    """Returns the summary so far and the conversation to sum up; None if that is not what is asked."""
+    text = messages[-1].text if messages else ""
+    said = _TRANSCRIPT.search(text)
+    if said is None:
+        return None
+    before = _SUMMARY.search(text)
+    return (before.group(1) if before else "", said.group(1))
 
 
 def members(tools: Sequence[Tool]) -> list[str]:

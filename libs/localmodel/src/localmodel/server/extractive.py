@@ -14,6 +14,7 @@ from localmodel.server.wire import ChatRequest, NamedChoice
 PREFACE = "This is an extractive answer: no chat model is available, so it quotes the documents."
 MAX_SENTENCES = 3
 MAX_SENTENCE_CHARS = 400
+MAX_SUMMARY_LINES = 24
 # Sentences that score below this share of the best one say something else.
 KEEP_SHARE = 0.45
 
@@ -50,7 +51,8 @@ class ExtractiveEngine:
             spent = _tokens(decision.arguments_json())
             yield Finished(reason="tool_calls", usage=Usage(prompt_tokens=prompt, completion_tokens=spent))
             return
-        text = _reply(request)
+        transcript = conversation.transcript(request.messages)
+        text = _reply(request) if transcript is None else summarize(*transcript)
         for piece in re.findall(r"\s*\S+", text):
             yield TextDelta(text=piece)
         yield Finished(reason="stop", usage=Usage(prompt_tokens=prompt, completion_tokens=_tokens(text)))
@@ -134,6 +136,19 @@ def _chain(question: str, members: Sequence[str]) -> list[dict[str, object]]:
     if len(members) > 1:
         tasks.append({"member": members[-1], "text": question, "depends_on": [1]})
     return tasks
+
+
+def summarize(before: str, said: str) -> str:
+    """Returns the summary so far and the first sentence of each message, the last ones if there are many."""
+    lines = [line for line in before.splitlines() if line.strip()]
+    for line in said.replace(PREFACE, "").splitlines():
+        if line.startswith(("user: ", "assistant: ")):
+            speaker, _, text = line.partition(": ")
+            first = next(iter(_sentences(text)), "")
+            lines.append(f"{speaker}: {first}".strip())
+        elif line.strip() and lines and lines[-1].endswith(":"):
+            lines[-1] += f" {next(iter(_sentences(line)), '')}"  # the answer began on the next line
+    return "\n".join(lines[-MAX_SUMMARY_LINES:])
 
 
 def _reply(request: ChatRequest) -> str:

@@ -18,6 +18,7 @@ from orchestrator.core.model import (
     GuardrailAction,
     GuardrailPlace,
     GuardrailTriggered,
+    HistorySummarized,
     MemberFinished,
     MemberStarted,
     Message,
@@ -60,7 +61,8 @@ def step_from_pb(event: run_pb2.RunEvent) -> Step | None:
 
 def message_from_pb(message: session_pb2.Message) -> Message:
     """A message without its citations, which prompts do not need."""
-    return Message(role=_ROLES[message.role], content=message.content, name=message.name)
+    role = _ROLES[message.role]
+    return Message(role=role, content=message.content, name=message.name, sequence=message.sequence)
 
 
 def plain(struct: Struct) -> dict[str, object]:
@@ -212,6 +214,10 @@ def _guardrail_triggered(event: run_pb2.GuardrailTriggered) -> GuardrailTriggere
     )
 
 
+def _history_summarized(event: run_pb2.HistorySummarized) -> HistorySummarized:
+    return HistorySummarized(text=event.text, through_sequence=event.through_message_sequence)
+
+
 def _run_finished(end: run_pb2.RunFinished) -> RunFinished:
     used = end.summary.usage
     usage = Usage(
@@ -250,5 +256,6 @@ _READERS: dict[str, Callable[..., Step]] = {
     "guardrail_triggered": _guardrail_triggered,
     "message_completed": _message_completed,
     "context_trimmed": _context_trimmed,
+    "history_summarized": _history_summarized,
     "run_finished": _run_finished,
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from agentteams.session.v1 import run_pb2
 
-from orchestrator.core.model import ContextTrimmed, GuardrailTriggered, Step
+from orchestrator.core.model import ContextTrimmed, GuardrailTriggered, HistorySummarized, Step
 
 
 def write_step(out: run_pb2.RunEvent, step: Step) -> None:
@@ -43,7 +43,14 @@ def _guardrail_triggered(out: run_pb2.RunEvent, step: GuardrailTriggered) -> Non
     )
 
 
+def _history_summarized(out: run_pb2.RunEvent, step: HistorySummarized) -> None:
+    out.ignorable = True
+    out.history_summarized.text = step.text
+    out.history_summarized.through_message_sequence = step.through_sequence
+
+
 _WRITERS: dict[type[Any], Callable[[run_pb2.RunEvent, Any], None]] = {
     ContextTrimmed: _context_trimmed,
     GuardrailTriggered: _guardrail_triggered,
+    HistorySummarized: _history_summarized,
 }

@@ -16,7 +16,7 @@ from orchestrator.adapters.events_pb import (
     stored_event,
 )
 from orchestrator.adapters.events_read import message_from_pb
-from orchestrator.core.model import Event, Message, StoredEvent
+from orchestrator.core.model import Event, HistorySummarized, Message, StoredEvent
 from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
 from orchestrator.core.structured import Schema
 from servicekit.client import RpcClient
@@ -89,6 +89,7 @@ class SessionClient:
             fencing_token=answer.fencing_token,
             history=tuple(message_from_pb(message) for message in answer.history),
             started=stored_event(answer.run_started) if answer.HasField("run_started") else None,
+            summary=_summary(answer),
         )
 
     async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
@@ -159,6 +160,11 @@ class SessionClient:
         return [_acquired(run) for run in answer.runs]
 
 
+def _summary(answer: pb.BeginRunResponse | pb.AcquiredRun) -> HistorySummarized | None:
+    text = answer.history_summary
+    return HistorySummarized(text=text, through_sequence=answer.summary_through_sequence) if text else None
+
+
 def _acquired(run: pb.AcquiredRun) -> Acquired:
     return Acquired(
         run=_row(run.run),
@@ -167,6 +173,7 @@ def _acquired(run: pb.AcquiredRun) -> Acquired:
         history=tuple(message_from_pb(message) for message in run.history),
         input=tuple(message_from_pb(message) for message in run.input),
         owner_seen=run.owner_seen_time.ToDatetime(UTC) if run.HasField("owner_seen_time") else None,
+        summary=_summary(run),
     )
 
 

@@ -15,6 +15,7 @@ from orchestrator.core.gate import Gate
 from orchestrator.core.guardrails.turns import report
 from orchestrator.core.log import Text
 from orchestrator.core.model import Completion, FailedModel, Prompt, TextPart, Tool
+from orchestrator.core.recorded import is_own
 from orchestrator.core.structured import Schema
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable
 
@@ -239,7 +240,7 @@ class _Draft:
             return
         if self._text is None:
             self._text = self._turn.begin_text(self._step, self._member)
-            if not self._member:
+            if not self._member and not is_own(self._step):
                 self._turn.wrote(self._text)
         self._turn.log.grow(self._text, piece)
 

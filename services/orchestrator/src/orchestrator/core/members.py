@@ -7,6 +7,7 @@ from manifests import MAX_TEAM_DEPTH, AgentTeam, Knowledge, Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Agent
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.context.background import Background
 from orchestrator.core.guardrails.turns import screen_answer
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
 from orchestrator.core.recorded import parent
@@ -193,6 +194,7 @@ class Members:
                 metadata={"team": name},
             )
         inner = turn.nested(team, outer, turn.history if has_history else ())
+        inner.background = turn.background if has_history else Background()
         restore(inner)
         try:
             return await screen_answer(inner, await self._team_answers(inner))

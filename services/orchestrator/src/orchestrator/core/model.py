@@ -33,6 +33,7 @@ class Message:
     content: str
     name: str = ""
     citations: tuple[Citation, ...] = ()
+    sequence: int = 0  # within the session; 0 while it is not stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +391,14 @@ class ContextTrimmed:
     trimmed: tuple[Trimmed, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySummarized:
+    """The conversation up to that message was summed up."""
+
+    text: str
+    through_sequence: int
+
+
 Step = (
     RunStarted
     | RunResumed
@@ -405,6 +414,7 @@ Step = (
     | GuardrailTriggered
     | MessageCompleted
     | ContextTrimmed
+    | HistorySummarized
     | RunFinished
 )
 

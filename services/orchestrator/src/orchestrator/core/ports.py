@@ -11,6 +11,7 @@ from orchestrator.core.model import (
     Completion,
     Embedding,
     Event,
+    HistorySummarized,
     Message,
     Prompt,
     SearchQuery,
@@ -62,6 +63,7 @@ class Begun:
     fencing_token: int
     history: tuple[Message, ...]
     started: StoredEvent | None
+    summary: HistorySummarized | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ class Acquired:
     history: tuple[Message, ...] = ()
     input: tuple[Message, ...] = ()
     owner_seen: datetime | None = None
+    summary: HistorySummarized | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from orchestrator.core.workflow.paths import agent_path, has_step
 
 What = TypeVar("What")
 
+_OWN = "~"
 _TASK = re.compile(r"#\d+\.\d+/\d+$")
 
 
@@ -264,3 +265,13 @@ def _is_below(step: str, path: str) -> bool:
 def _name(member: str) -> str:
     """A member's name in its own team."""
     return member.rpartition("/")[2]
+
+
+def own_step(what: str) -> str:
+    """The name of a model call that no agent makes, but the run itself: nobody follows its text."""
+    return f"{_OWN}{what}"
+
+
+def is_own(step: str) -> bool:
+    """Whether the run itself makes the call."""
+    return step.startswith(_OWN)

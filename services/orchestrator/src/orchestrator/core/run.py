@@ -12,6 +12,7 @@ from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
+from orchestrator.core.summary import sum_up, summary_due
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
@@ -89,6 +90,10 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
     turn.end = End(state=state, error=error)
+    due = summary_due(turn) if state == "SUCCEEDED" else None
+    if due is not None:
+        await turn.log.flush()  # nobody waits for the summary to see the answer
+        await sum_up(turn, due)
     await conclude(turn)
 
 

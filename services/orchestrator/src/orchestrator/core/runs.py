@@ -13,11 +13,11 @@ from prometheus_client import Gauge
 
 from manifests import AgentTeam
 from orchestrator.core.admission import ready_team, too_many_runs
+from orchestrator.core.beginning import turn_of
 from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
-from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, LogUnavailable, RunLog
-from orchestrator.core.model import Message, StoredEvent
+from orchestrator.core.model import HistorySummarized, Message, StoredEvent
 from orchestrator.core.ports import Acquired, Appended, BusyPolicy, LeaseTimes, Peers, RunRow, SessionLog
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.resume import end_recorded, note_take_over, refusal
@@ -277,11 +277,11 @@ class Runs:
             return
         active = self._register(asked.caller, stored.run, stored.fencing_token, request_id=asked.request_id)
         active.log.adopt([stored.started] if stored.started is not None else [])
-        conversation = [*stored.history, *asked.messages]
         fresh = Recorded(answer_schema=asked.answer_schema)
 
         async def work() -> None:
-            active.turn = self._turn(active, team, conversation, stages=stages, recorded=fresh)
+            said = [*stored.history, *asked.messages]
+            active.turn = self._turn(active, team, said, stored.summary, stages=stages, recorded=fresh)
             await execute(active.turn)
 
         await self._work_on(active, work)
@@ -322,8 +322,8 @@ class Runs:
                 return
             earlier = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
             stages = StageClock(self._clock, earlier_s=max(0.0, earlier))
-            conversation = [*acquired.history, *acquired.input]
-            active.turn = self._turn(active, team, conversation, stages=stages, recorded=recorded)
+            said = [*acquired.history, *acquired.input]
+            active.turn = self._turn(active, team, said, acquired.summary, stages=stages, recorded=recorded)
             await execute(active.turn)
 
         note_take_over(acquired, self._clock.now())
@@ -340,22 +340,20 @@ class Runs:
         active: _Active,
         team: AgentTeam,
         conversation: Sequence[Message],
+        summary: HistorySummarized | None,
         *,
         stages: StageClock,
         recorded: Recorded,
     ) -> Turn:
-        reuse = team.spec.sharing.evidence_reuse
-        return Turn(
-            team=team,
-            question=conversation[-1].content,
-            history=conversation[:-1],
+        return turn_of(
+            team,
+            conversation,
+            summary,
             world=self._world,
             log=active.log,
-            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
             stages=stages,
-            attempt=max(active.row.attempt, 2 if recorded.has_steps else 1),
             recorded=recorded,
-            answer_schema=recorded.schema_for(team),
+            attempt=active.row.attempt,
         )
 
     # --- a run while it is ours ---------------------------------------------------

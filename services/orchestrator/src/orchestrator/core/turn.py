@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from manifests import AgentTeam, Guardrails, Limits, ModelConfig
 from orchestrator.core.calling import ModelCall
+from orchestrator.core.context.background import Background
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.gate import Gates
 from orchestrator.core.guardrails.outlet import Outlet
@@ -27,7 +28,7 @@ from orchestrator.core.model import (
     Usage,
 )
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
-from orchestrator.core.recorded import Recorded, text_id
+from orchestrator.core.recorded import Recorded, is_own, text_id
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.tools import NoTools, Tools
@@ -103,6 +104,7 @@ class Turn:
     question: str
     history: Sequence[Message]
     world: World
+    background: Background = Background()  # noqa: RUF009  frozen
     log: RunLog
     ledger: Ledger
     stages: StageClock
@@ -192,7 +194,7 @@ class Turn:
 
     def begin_text(self, step: str, member: str) -> Text:
         """A text of a model; hidden where only the checked answer is to be seen."""
-        hidden = self.answer_schema is not None and not member
+        hidden = is_own(step) or (self.answer_schema is not None and not member)
         return self.log.begin_text(text_id(step), member=member, hidden=hidden)
 
     @property
@@ -249,7 +251,7 @@ class Turn:
             tools=tools,
             must_answer=must_answer,
             # Not where tools are offered, too: many endpoints then write the form instead of a call.
-            answer_schema=None if tools or member else self.answer_schema,
+            answer_schema=None if tools or member or is_own(step) else self.answer_schema,
             step=step,
             member=member,
         )

@@ -73,6 +73,16 @@ async def complete(
     return done
 
 
+def budget_tokens(turn: Turn, config: ModelConfig) -> int:
+    """What a prompt of this run for this model may have now."""
+    return _budget(turn, config).tokens
+
+
+def percent(turn: Turn, config: ModelConfig) -> int:
+    """By what to multiply the estimate for this model's tokens."""
+    return turn.world.contexts.learnt.percent(_key(config))
+
+
 def _budget(turn: Turn, config: ModelConfig) -> _Budget:
     left = turn.limits.max_tokens_per_run - turn.usage.input_tokens - turn.usage.output_tokens
     window = turn.world.contexts.window(config)
@@ -97,10 +107,10 @@ def _fitted(
     if before is not None:
         again = before.step
         return fit(prompts, tools, budget_tokens=again.budget_tokens, percent=again.percent).prompts
-    percent = turn.world.contexts.learnt.percent(_key(config))
-    fitted = fit(prompts, tools, budget_tokens=budget.tokens, percent=percent)
+    scale = percent(turn, config)
+    fitted = fit(prompts, tools, budget_tokens=budget.tokens, percent=scale)
     # What a run uses is counted, not estimated: only what surely goes beyond its limit is refused here.
-    least = fitted.tokens * MIN_PERCENT // percent if budget.by_run else fitted.tokens
+    least = fitted.tokens * MIN_PERCENT // scale if budget.by_run else fitted.tokens
     if least > budget.tokens:
         TOO_LARGE.inc()
         raise _too_large(turn, config, fitted, budget, member)
@@ -112,7 +122,7 @@ def _fitted(
                 step=step,
                 budget_tokens=budget.tokens,
                 needed_tokens=fitted.needed_tokens,
-                percent=percent,
+                percent=scale,
                 trimmed=fitted.trimmed,
             ),
             member=member,

@@ -155,7 +155,7 @@ class _Draft:
         before, count, excess = self.tokens, 0, self._excess
         places = [place for place in places if place.tokens > _FLOOR_TOKENS]
         if excess > 0 and places:
-            level = max(_level([place.tokens for place in places], excess), _FLOOR_TOKENS)
+            level = max(level_of([place.tokens for place in places], excess), _FLOOR_TOKENS)
             # The last one first: what is cut moves only what comes after it in its message.
             for place in sorted(places, key=lambda p: (p.index, p.start), reverse=True):
                 if place.tokens > level:
@@ -209,7 +209,7 @@ class _Draft:
         self._put(place.index, content[: place.start] + short + content[place.end :])
 
 
-def _level(sizes: Sequence[int], excess: int) -> int:
+def level_of(sizes: Sequence[int], excess: int) -> int:
     """To what the largest must shrink so that all together lose the excess; 0 if they have not so much."""
     ordered = sorted(sizes, reverse=True)
     total = 0

@@ -5,7 +5,7 @@ so that what is found between the marks is what was put there.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _MARKS = re.compile(r"<(?=/?(?:evidence|report|tool_result|summary|memories|conversation)\b)", re.IGNORECASE)
@@ -22,6 +22,17 @@ def neutral(text: str) -> str:
 def report_block(member: str, report: str) -> str:
     """What a member reported, marked as data."""
     return f'<report by="{member}">\n{neutral(report)}\n</report>'
+
+
+def summary_block(summary: str) -> str:
+    """What was said before, marked as data."""
+    return f"<summary>\n{neutral(summary)}\n</summary>"
+
+
+def conversation_block(messages: Iterable[tuple[str, str]]) -> str:
+    """What was said, and by whom, marked as data."""
+    lines = "\n".join(f"{role}: {neutral(text)}" for role, text in messages)
+    return f"<conversation>\n{lines}\n</conversation>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

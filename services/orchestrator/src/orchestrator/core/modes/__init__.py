@@ -18,7 +18,7 @@ async def answer(turn: Turn) -> str:
         ServiceError: The run's limits, or a model that cannot be had.
     """
     spec, members = turn.team.spec, Members(turn, team_answers=answer)
-    history = history_prompts(turn.history)
+    history = history_prompts(turn.team, turn.history, turn.background)
     if len(spec.members) == 1 and spec.mode != "Workflow":
         return await members.work(
             spec.members[0],

@@ -1,0 +1,18 @@
+"""What a run knows before its question, besides the messages it was given."""
+
+from dataclasses import dataclass
+
+from orchestrator.core.model import HistorySummarized
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """Shown to whoever is shown the conversation.
+
+    Attributes:
+        summary: Of the conversation before the messages; None: there is none.
+        memories: What is remembered of the user, as a model is told; empty: nothing.
+    """
+
+    summary: HistorySummarized | None = None
+    memories: str = ""
