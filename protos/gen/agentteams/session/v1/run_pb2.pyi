@@ -352,8 +352,9 @@ class RunEvent(_message.Message):
     sequence: _builtins.int
     """1-based and gapless within a run."""
     member: _builtins.str
-    """The member it belongs to, by its name in the team; empty: the team itself
-    (its leader).
+    """The member it belongs to, by its name in the team; that of a team within
+    the team with the names of both (`desk/clerk`). Empty: the team itself (its
+    leader, and in mode Route the member that answers for it).
     """
     ignorable: _builtins.bool
     """A reader may skip an event that it does not know only if this is true."""
@@ -549,7 +550,10 @@ class MemberStarted(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """The tool call of the leader that delegated it."""
+    """The delegation, and the path of the member's steps: the tool call of the
+    leader, `/` and a number after it for a task of a list; the path of the
+    team, `@` and the member where no tool call delegated.
+    """
     task: _builtins.str
     """What it was asked to do."""
     def __init__(
@@ -576,7 +580,10 @@ class MemberFinished(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """The tool call of the leader that delegated it."""
+    """The delegation, and the path of the member's steps: the tool call of the
+    leader, `/` and a number after it for a task of a list; the path of the
+    team, `@` and the member where no tool call delegated.
+    """
     answer: _builtins.str
     """What it answered; with an error, what it had until then."""
     @_builtins.property
@@ -759,7 +766,7 @@ class ToolCallStarted(_message.Message):
     model call that asked for it, `.`, and its position there.
     """
     tool: _builtins.str
-    """search_knowledge, delegate_task, or a tool of the manifest."""
+    """search_knowledge, delegate_task, add_tasks, or a tool of the manifest."""
     attempt: _builtins.int
     """More than 1: the call was made again by a later attempt of the run."""
     @_builtins.property
@@ -1444,9 +1451,11 @@ class TeamTask(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique within the run."""
+    """Unique within the run: 1, 2, 3; for a team within the team its path and `:`
+    before it.
+    """
     text: _builtins.str
-    """What to do."""
+    """What to do, or the first 200 characters of it."""
     member: _builtins.str
     """Who does it."""
     state: Global___TeamTask.State.ValueType
