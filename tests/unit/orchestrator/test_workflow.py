@@ -13,6 +13,7 @@ from orchestrator.core.model import (
     MessageCompleted,
     ModelCallFinished,
     RunFinished,
+    SearchResult,
     StepFinished,
     StepStarted,
 )
@@ -392,3 +393,18 @@ async def test_a_team_within_the_workflow_has_its_own_workflow() -> None:
     ]
     assert played.answer == "[[then [do go]]]"
     assert not list(of_type(played.steps, ContextTrimmed))
+
+
+async def test_without_any_document_the_run_says_so_instead_of_guessing() -> None:
+    bench = Bench()
+    bench.knowledge.results = [SearchResult(outcome="EMPTY", ready_documents=0)]
+    of = workflow(
+        member("a", retries={"maxAttempts": 3}, onFailure="Continue"),
+        member("b"),
+        members=({"name": "ann", "knowledge": ["docs"]},),
+        knowledge=knowledge(search="Always"),
+    )
+    played = await play(of, echo, bench)
+    assert played.end.state == "SUCCEEDED"
+    assert 'The knowledge base "docs" has no documents yet' in played.answer
+    assert played.calls == []

@@ -26,7 +26,7 @@ from orchestrator.core.model import (
     Usage,
 )
 from orchestrator.core.prompts import LEADER_TOOLS
-from orchestrator.core.workflow.paths import agent_path, has_step
+from orchestrator.core.workflow.paths import agent_path, missing_steps
 
 What = TypeVar("What")
 
@@ -160,7 +160,7 @@ class Recorded:
     def _misfit_of_workflow(self, team: AgentTeam, path: str) -> str:
         steps = [logged.step for logged in self.step_starts.values()]
         own = [(s.path.rpartition("@")[2], s.kind) for s in steps if parent(agent_path(s.path)) == path]
-        gone = sorted({name for name, kind in own if not has_step(team.spec, name, kind)})
+        gone = missing_steps(team.spec, own)
         return f"its workflow has no step {', '.join(gone)} any more" if gone else ""
 
     def _modes(self, delegation: str) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from prometheus_client import Counter
+
 from manifests.expressions import ExpressionError, Scope, Wanted, as_text, canonical, evaluate, render
 from manifests.workflow_plan import Block, Plan, PlannedStep, plan
 from orchestrator.core.members import Members
@@ -13,6 +15,10 @@ from orchestrator.core.workflow.frame import NOTHING, Frame, Outcome, Seen
 from orchestrator.core.workflow.paths import agent_path, attempt_path, is_within
 from orchestrator.core.workflow.work import Given, MemberWork, given_to_member, own_input
 from servicekit.errors import FailedPrecondition, ServiceError
+
+STEPS = Counter(
+    "agentteams_workflow_steps_total", "Attempts of workflow steps that ended", ["kind", "outcome"]
+)
 
 MAX_STEPS = 1000  # steps that a run may begin, each attempt and iteration counted
 MAX_OUTPUT_BYTES = 256 * 1024
@@ -296,6 +302,7 @@ class Engine:
         return self._turn.log.emit(event, member=self._member(step))
 
     def _end(self, step: PlannedStep, event: StepFinished) -> None:
+        STEPS.labels(step.kind, "failed" if event.error is not None else "done").inc()
         self._turn.log.emit(event, member=self._member(step))
 
     def _member(self, step: PlannedStep) -> str:

@@ -7,6 +7,7 @@ the second attempt on its number: `@find`, `@find~2`. They depend only on what t
 """
 
 import re
+from collections.abc import Iterable
 
 from manifests import AgentTeamSpec
 from manifests.workflow_plan import Block, PlannedStep, Plans, plan
@@ -30,11 +31,17 @@ def is_within(step: str, path: str) -> bool:
     return step.startswith(path) and step[len(path) : len(path) + 1] in ("#", "?", "@", "/", "[")
 
 
-def has_step(spec: AgentTeamSpec, path: str, kind: str) -> bool:
-    """Whether a step of the log, by its path within the team, is one of the team's workflow."""
-    if spec.workflow is None:
-        return False
+def missing_steps(spec: AgentTeamSpec, steps: Iterable[tuple[str, str]]) -> list[str]:
+    """Those of the log's steps, by path within the team and kind, that are none of the team's workflow."""
+    begun = sorted(set(steps))
+    if spec.workflow is None or not begun:
+        return [path for path, _ in begun]
     plans = plan(spec.workflow)
+    return [path for path, kind in begun if _kind(plans, path) != kind]
+
+
+def _kind(plans: Plans, path: str) -> str:
+    """The kind of the step at a path; empty if there is none."""
     blocks: tuple[Block, ...] = (plans.main.block,)
     step: PlannedStep | None = None
     for part in path.split("/"):
@@ -42,9 +49,9 @@ def has_step(spec: AgentTeamSpec, path: str, kind: str) -> bool:
         name = place[1] if place else ""
         step = next((s for block in blocks for s in block.steps if s.name == name), None)
         if step is None:
-            return False
+            return ""
         blocks = _inner_blocks(step, plans)
-    return step is not None and step.kind == kind
+    return step.kind if step is not None else ""
 
 
 def _inner_blocks(step: PlannedStep, plans: Plans) -> tuple[Block, ...]:
