@@ -116,8 +116,9 @@ SCENES = {
 }
 
 
+@pytest.mark.parametrize("uneven", [False, True], ids=["in step", "uneven"])
 @pytest.mark.parametrize("name", SCENES)
-async def test_a_run_goes_on_from_whatever_its_log_holds(name: str) -> None:
+async def test_a_run_goes_on_from_whatever_its_log_holds(name: str, uneven: bool) -> None:
     teams, script = SCENES[name]
     scene = Scene(
         name=name,
@@ -126,6 +127,7 @@ async def test_a_run_goes_on_from_whatever_its_log_holds(name: str) -> None:
         script=script,
         documents={"a": "text"},
         teams=teams,
+        uneven=uneven,
     )
     whole = await play(scene)
     end = whole.events[-1].step

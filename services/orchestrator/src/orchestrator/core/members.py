@@ -11,7 +11,7 @@ from orchestrator.core.context.background import Background
 from orchestrator.core.guardrails.turns import screen_answer
 from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
 from orchestrator.core.recorded import parent
-from orchestrator.core.search import NoDocuments, NothingFound, restore, search_before_answer
+from orchestrator.core.search import NoDocuments, NothingFound, search_before_answer
 from orchestrator.core.toolbox import abilities_for
 from orchestrator.core.turn import Outer, Turn
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
@@ -195,7 +195,6 @@ class Members:
             )
         inner = turn.nested(team, outer, turn.history if has_history else ())
         inner.background = turn.background if has_history else Background()
-        restore(inner)
         try:
             return await screen_answer(inner, await self._team_answers(inner))
         except NoDocuments as nothing:

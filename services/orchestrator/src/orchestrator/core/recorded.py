@@ -124,17 +124,22 @@ class Recorded:
 
     def searches_of(self, team: AgentTeam, path: str) -> dict[str, Logged[EvidenceRetrieved]]:
         """The searches of a team that stands at that path; not those of the teams within it."""
-        within = {member.name for member in team.spec.members if member.team_ref is not None}
-        started = self.member_starts.items()
-        foreign = [c for c, logged in started if parent(c) == path and _name(logged.member) in within]
-        for (step, attempt), begun in self.step_starts.items():
-            made = agent_path(step, attempt)
-            if parent(made) == path and begun.member and _name(begun.member) in within:
-                foreign.append(made)
+        foreign = self.teams_within(team, path)
         return {
             step: logged
             for step, logged in self.searches.items()
             if _is_below(step, path) and not any(_is_below(step, other) for other in foreign)
+        }
+
+    def teams_within(self, team: AgentTeam, path: str) -> dict[str, str]:
+        """The names of the teams that the team at that path has asked, by their own paths."""
+        refs = {member.name: member.team_ref.name for member in team.spec.members if member.team_ref}
+        asked = {call_id: logged.member for call_id, logged in self.member_starts.items()}
+        asked |= {agent_path(*step): begun.member for step, begun in self.step_starts.items()}
+        return {
+            made: refs[_name(member)]
+            for made, member in asked.items()
+            if parent(made) == path and _name(member) in refs
         }
 
     def misfit(self, team: AgentTeam, path: str = "") -> str:

@@ -1,11 +1,13 @@
 """How agents search: through the ledger, with every outcome told for what it is."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter
 
+from manifests import AgentTeam
 from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
 from orchestrator.core.guardrails.turns import screen_evidence
@@ -91,18 +93,25 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
 
 
 def restore(turn: Turn) -> None:
-    """Fills the ledger with what earlier attempts of the run have found.
-
-    What a team within the team has found is there at once, with its numbers; that
-    team's own turn says by which queries.
-    """
-    uses = {use.name: use for use in turn.team.spec.knowledge}
-    own = turn.recorded.searches_of(turn.team, turn.path)
-    for step, logged in (own if turn.outer else turn.recorded.searches).items():
-        found, use = _found(logged.step), uses.get(knowledge_of(step)) if step in own else None
+    """Fills the ledger with what earlier attempts of the run have found, in whichever team."""
+    uses = dict(_uses(turn, turn.team, turn.path))
+    for step, logged in turn.recorded.searches.items():
+        found, use = _found(logged.step), uses.get(step)
         query = None if use is None else _query(turn, use, logged.step.query)
         turn.ledger.by_step[step] = found.evidence
         turn.ledger.restore(query, found, logged.step.knowledge_base, logged.sequence)
+
+
+def _uses(turn: Turn, team: AgentTeam, path: str) -> Iterator[tuple[str, KnowledgeUse]]:
+    """The knowledge that each recorded search of a team, and of the teams within it, was made in."""
+    named = {use.name: use for use in team.spec.knowledge}
+    for step in turn.recorded.searches_of(team, path):
+        if knowledge_of(step) in named:
+            yield step, named[knowledge_of(step)]
+    for below, name in turn.recorded.teams_within(team, path).items():
+        inner = turn.world.catalogue.team(team.metadata.namespace, name)
+        if inner is not None:
+            yield from _uses(turn, inner, below)
 
 
 def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
