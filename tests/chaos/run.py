@@ -62,8 +62,9 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
     return Report(
         plan=plan,
         turns=len(history.runs),
-        states=Counter(run.state.removeprefix("RUN_STATE_").lower() for run in history.runs.values()),
-        failures=Counter(failure_reasons(history)),
+        # Plain ones: `asdict` makes something else of a Counter.
+        states=dict(Counter(run.state.removeprefix("RUN_STATE_").lower() for run in history.runs.values())),
+        failures=dict(Counter(failure_reasons(history))),
         faults=faults.done,
         forks=len({fork.request_id for fork in history.forks}),
         notes=recorder.counts,
