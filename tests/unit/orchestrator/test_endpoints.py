@@ -4,6 +4,8 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from manifests import ModelConfig
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.openai_stream import Assembly
 from orchestrator.core.model import Completion, Prompt, TextPart
-from servicekit.errors import FailedPrecondition, Unavailable
+from servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from tests.support.model_server import ModelServer, Reply
 
 ASK = [Prompt(role="user", content="How long?")]
@@ -110,6 +112,56 @@ async def test_an_endpoint_is_trusted_if_the_named_authority_vouches_for_it(
         with pytest.raises(FailedPrecondition, match=r"key k holds no certificates \(PEM\)"):
             await ask(models, config(url, **trusting))
         await models.close()
+
+
+@asynccontextmanager
+async def too_busy(*headers: str) -> AsyncIterator[str]:
+    """The URL of an endpoint that answers 429 with these headers."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        lines = ("HTTP/1.1 429 Slow", "content-length: 0", "connection: close", *headers, "", "")
+        writer.write("\r\n".join(lines).encode())
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (("retry-after: 2.5",), 2.5),
+        (("retry-after: 3", "retry-after-ms: 1500"), 1.5),
+        (("retry-after: Wed, 21 Oct 2015 07:28:00 GMT",), 0),
+        (("retry-after: -5",), 0),
+        (("retry-after: soon GMT",), None),
+        (("retry-after: nan",), None),
+        ((), None),
+    ],
+)
+async def test_how_an_endpoint_says_when_to_come_again(
+    headers: tuple[str, ...], seconds: float | None
+) -> None:
+    assert await retry_after(*headers) == (None if seconds is None else timedelta(seconds=seconds))
+
+
+async def test_it_may_name_a_date() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
+    after = await retry_after(f"Retry-After: {date}")
+    assert after is not None
+    assert timedelta(minutes=4) < after <= timedelta(minutes=5)
+
+
+async def retry_after(*headers: str) -> timedelta | None:
+    models = EndpointModels(built_in=None, secrets_dir=None)
+    async with too_busy(*headers) as url:
+        with pytest.raises(ResourceExhausted) as caught:
+            await ask(models, config(url))
+        await models.close()
+    return caught.value.retry_after
 
 
 # --- what endpoints write beside the answer -----------------------------------------

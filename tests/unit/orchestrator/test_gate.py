@@ -172,6 +172,18 @@ async def test_everybody_waits_when_the_endpoint_asks_one_to() -> None:
     assert list(await asyncio.gather(call(shared), call(shared))) == [7, 7]
 
 
+async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    shared = gate()
+    calls = []
+    for seconds in (20, 1):
+        later = timedelta(seconds=seconds)
+        limited = ResourceExhausted("wait", reason="MODEL_RATE_LIMITED", retry_after=later)
+        calls.append(asyncio.create_task(call(shared, error=limited)))
+    await asyncio.wait(calls)
+    assert await call(shared) == 20
+    assert all(isinstance(made.exception(), ResourceExhausted) for made in calls)
+
+
 async def test_nobody_waits_for_a_long_pause_and_the_breaker_stays_closed() -> None:
     limited = ResourceExhausted("wait", reason="MODEL_RATE_LIMITED", retry_after=timedelta(days=1))
     shared = gate()

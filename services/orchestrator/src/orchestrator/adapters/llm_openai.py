@@ -9,7 +9,8 @@ request is the turn's business, so the client's own retries are off.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import aiohttp
@@ -174,11 +175,19 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _retry_after(error: openai.APIStatusError) -> timedelta | None:
-    value = error.response.headers.get("retry-after", "")
+    """What the endpoint asks for: seconds, a date, or milliseconds in a header of OpenAI's."""
+    headers = error.response.headers
+    after = headers.get("retry-after", "")
     try:
-        return timedelta(seconds=float(value))
+        if milliseconds := headers.get("retry-after-ms"):
+            wait = timedelta(milliseconds=float(milliseconds))
+        elif after.endswith("GMT"):
+            wait = parsedate_to_datetime(after) - datetime.now(UTC)
+        else:
+            wait = timedelta(seconds=float(after))
     except (ValueError, OverflowError):
-        return None  # absent, a date, or nonsense: our own back-off then
+        return None  # absent, or nonsense: our own back-off then
+    return max(wait, timedelta())
 
 
 async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
