@@ -158,7 +158,8 @@ class _ScriptedModel:
             body["tools"] = [
                 {"type": "function", "function": {"name": t.name, "parameters": t.parameters}} for t in tools
             ]
-            body["tool_choice"] = "none" if must_answer else "auto"
+            may_answer = not any(tool.required for tool in tools)
+            body["tool_choice"] = "none" if must_answer else "auto" if may_answer else "required"
         reply = self._owner.reply(ChatRequest(body))
         if self._owner.uneven:
             await asyncio.sleep(0.1 * (sum(len(prompt.content) for prompt in messages) % 7))

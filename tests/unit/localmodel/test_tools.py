@@ -213,9 +213,9 @@ def test_a_choice_that_must_be_made_has_one_branch_and_no_word_of_none() -> None
 
 
 def test_a_list_and_what_its_items_say_are_bounded() -> None:
-    decision = tools.plan_decision(request(user(QUESTION), tools=[TASKS]))
+    decision = tools.plan_decision(request(user(QUESTION), tools=[TASKS], tool_choice="required"))
     assert decision is not None
-    listed = decision.schema["anyOf"][0]["properties"]["arguments"]["properties"]["tasks"]
+    listed = decision.schema["properties"]["arguments"]["properties"]["tasks"]
     assert listed["maxItems"] == 3
     assert listed["items"]["properties"]["text"]["maxLength"] == 100
     assert listed["items"]["properties"]["depends_on"]["maxItems"] == 3

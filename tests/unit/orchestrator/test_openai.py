@@ -5,6 +5,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,11 @@ def test_a_stream_that_ends_too_early_is_cut_off() -> None:
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(Internal, match="a line of more than"):
         assemble(*[b"x" * 100_000] * 11)
+
+
+async def test_a_tool_that_must_be_called_is_said_to_be(server: ModelServer) -> None:
+    must = replace(SEARCH, required=True)
+    async with connected(server.base_url) as model:
+        await ask(model, tools=[SEARCH, must])
+        await ask(model, tools=[must], must_answer=True)
+    assert [chat.body["tool_choice"] for chat in server.chats()] == ["required", "none"]

@@ -1,7 +1,7 @@
 """One agent: a model that answers, or asks for tools until it can."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manifests import ModelConfig
 from orchestrator.core.arguments import Arguments, BadArguments, read
@@ -111,6 +111,7 @@ class Agent:
                 )
             if left == 0:
                 break
+            self._tools = [replace(tool, required=False) for tool in self._tools]
             prompts.append(
                 Prompt(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
             )

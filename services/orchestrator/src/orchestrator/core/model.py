@@ -98,7 +98,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """What a model may call. `parameters` is a JSON schema; `required`: it may not answer without a call."""
+    """What a model may call. `parameters` is a JSON schema; `required`: it may not answer before it has called."""
 
     name: str
     description: str

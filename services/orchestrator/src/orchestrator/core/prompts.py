@@ -126,6 +126,7 @@ def tasks_tool(members: Sequence[Member]) -> Tool:
             "required": ["tasks"],
             "additionalProperties": False,
         },
+        required=True,
     )
 
 
