@@ -98,7 +98,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """What a model may call. `parameters` is a JSON schema; `required`: it may not answer before it has called."""
+    """What a model may call.
+
+    `parameters` is a JSON schema; `required`: it may not answer before it has called.
+    """
 
     name: str
     description: str
