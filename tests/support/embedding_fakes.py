@@ -58,5 +58,5 @@ class FakeSecrets:
     def __init__(self, value: str = "secret") -> None:
         self.value = value
 
-    async def read(self, namespace: str, ref: SecretRef) -> str:
+    async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
         return f"{namespace}/{ref.name}/{ref.key}={self.value}"

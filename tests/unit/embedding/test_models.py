@@ -59,6 +59,15 @@ async def test_the_openai_provider_has_its_own_url_and_a_key() -> None:
     assert "secret" not in repr(source)
 
 
+async def test_headers_and_certificates_come_from_secrets() -> None:
+    ref = SecretRef(name="s", key="k")
+    spec = _remote(headers=(("X-Project", ref),), authorities=SecretRef(name="ca", key="crt"))
+    source = await _source(_models(FakeOpen(), specs=FakeSpecs({("a", "e"): spec})), "e", "a")
+    assert source.headers == (("X-Project", "a/s/k=secret"),)
+    assert source.authorities == "a/ca/crt=secret"
+    assert "secret" not in repr(source)
+
+
 async def test_a_chat_model_cannot_embed() -> None:
     specs = FakeSpecs({("default", "chat"): ModelSpec(type="Chat", provider="BuiltIn")})
     with pytest.raises(NotFound, match="type Chat"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 
 from embedding.adapters.openai import OpenAIEmbedder, cut_bytes
 from embedding.core.admission import Admission
@@ -16,6 +17,7 @@ from embedding.core.ports import RemoteSource, TextKind
 from servicekit.context import scope
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 from tests.support.model_server import Fault, ModelServer
+from tests.support.tls import behind_tls
 
 KEY = "sk-a-key-that-nobody-may-see"
 Make = Callable[..., OpenAIEmbedder]
@@ -209,3 +211,19 @@ def test_cut_bytes_keeps_characters_whole() -> None:
     assert cut_bytes("äöü", 5) == "äö"
     assert cut_bytes("🙂🙂", 7) == "🙂"
     assert np.all([len(cut_bytes("漢" * 10, n).encode()) <= n for n in range(31)])
+
+
+async def test_headers_are_sent_and_only_the_named_authority_is_trusted(
+    server: ModelServer, make: Make
+) -> None:
+    ours = trustme.CA()
+    trusting = {"authorities": ours.cert_pem.bytes().decode(), "headers": (("X-Project", "p"),)}
+    async with behind_tls(server.port, ours) as url:
+        await make(url=url, **trusting).embed(["a text"], TextKind.QUERY)
+        untrusted = await _error(make(url=url, authorities=trustme.CA().cert_pem.bytes().decode()))
+    (received,) = server.requests
+    assert received.headers["x-project"] == "p"
+    assert isinstance(untrusted, Unavailable)
+    assert "certificate verify failed" in untrusted.message
+    with pytest.raises(FailedPrecondition, match="holds no certificates"):
+        make(authorities="none")

@@ -83,8 +83,6 @@ def test_what_only_chat_models_have() -> None:
     fields = [p.partition(": ")[0] for p in problems(FULL.replace("type: Chat", "type: Embedding"))]
     assert fields == [
         "spec.contextTokens",
-        "spec.headersFrom",
-        "spec.tls",
         "spec.fallbackRefs",
         "spec.pricing",
         "spec.limits.requestsPerMinute",

@@ -1,7 +1,6 @@
 """How endpoints are reached: headers and certificates from secrets; what they count and what is no answer."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from orchestrator.adapters.openai_stream import Assembly
 from orchestrator.core.model import Completion, Prompt, TextPart
 from servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from tests.support.model_server import ModelServer, Reply
+from tests.support.tls import behind_tls
 
 ASK = [Prompt(role="user", content="How long?")]
 
@@ -73,34 +73,13 @@ async def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(
     assert not server.requests
 
 
-@asynccontextmanager
-async def behind_tls(server: ModelServer, authority: trustme.CA) -> AsyncIterator[str]:
-    """The server's URL behind a certificate of that authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-
-    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.gather(pipe(reader, back), pipe(there, writer), return_exceptions=True)
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with listening:
-        yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-
-
 async def test_an_endpoint_is_trusted_if_the_named_authority_vouches_for_it(
     server: ModelServer, tmp_path: Path
 ) -> None:
     ours, other = trustme.CA(), trustme.CA()
     trusting = {"tls": {"caSecretKeyRef": REF}}
     models = EndpointModels(built_in=None, secrets_dir=tmp_path)
-    async with behind_tls(server, ours) as url:
+    async with behind_tls(server.port, ours) as url:
         with pytest.raises(Unavailable, match="certificate verify failed"):
             await ask(models, config(url))
         write(tmp_path, other.cert_pem.bytes().decode())

@@ -157,11 +157,10 @@ class ModelConfigSpec(Model):
     headers_from: tuple[HeaderFrom, ...] = Field(
         default=(),
         max_length=16,
-        description="Headers sent with every request, their values from Secrets. Only with type Chat and not "
-        "with BuiltIn.",
+        description="Headers sent with every request, their values from Secrets. Not with BuiltIn.",
     )
     tls: Tls | None = Field(
-        default=None, description="How the endpoint is trusted. Only with type Chat and OpenAICompatible."
+        default=None, description="How the endpoint is trusted. Only with OpenAICompatible."
     )
     limits: ModelLimits = Field(
         default_factory=ModelLimits, description="Time, retries, concurrency and rates."
@@ -230,8 +229,6 @@ class ModelConfigSpec(Model):
         for field, is_set in (
             (("parameters",), self.parameters != Parameters()),
             (("contextTokens",), self.context_tokens is not None),
-            (("headersFrom",), bool(self.headers_from)),
-            (("tls",), self.tls is not None),
             (("fallbackRefs",), bool(self.fallback_refs)),
             (("pricing",), self.pricing is not None),
             (("limits", "requestsPerMinute"), limits.requests_per_minute is not None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from embedding.core.ports import ModelSpec, SecretRef
-from manifests import Catalogue
+from manifests import Catalogue, SecretKeyRef
 
 
 class CatalogueSpecs:
@@ -20,14 +20,20 @@ class CatalogueSpecs:
         if found is None:
             return None
         spec = found.spec
-        ref = spec.credentials_secret_key_ref
+        credentials = spec.credentials_secret_key_ref
         return ModelSpec(
             type=spec.type,
             provider=spec.provider,
             model=spec.model,
             url=None if spec.endpoint is None else spec.endpoint.url,
-            secret=None if ref is None else SecretRef(name=ref.name, key=ref.key),
+            secret=None if credentials is None else _of(credentials),
+            headers=tuple((h.name, _of(h.value_from.secret_key_ref)) for h in spec.headers_from),
+            authorities=None if spec.tls is None else _of(spec.tls.ca_secret_key_ref),
             timeout=timedelta(seconds=spec.limits.timeout_seconds),
             max_retries=spec.limits.max_retries,
             max_concurrent=spec.limits.max_concurrent,
         )
+
+
+def _of(ref: SecretKeyRef) -> SecretRef:
+    return SecretRef(name=ref.name, key=ref.key)

@@ -8,18 +8,19 @@ import binascii
 import hashlib
 import itertools
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from openai import APIStatusError, AsyncOpenAI, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from openai.types import CreateEmbeddingResponse
 
 from embedding.adapters.openai_errors import failure, is_retryable, shorten, too_long
 from embedding.core.admission import Admission
 from embedding.core.ports import EmbedResult, ModelInfo, RemoteSource, TextKind, Vectors
 from servicekit.context import remaining_s
-from servicekit.errors import Internal, ServiceError
+from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
 _BATCH_TEXTS = 128
 # OpenAI takes 300,000 tokens a request; ours are estimates.
@@ -72,6 +73,8 @@ class OpenAIEmbedder:
             # The client insists on a key; endpoints without one ignore it.
             api_key=source.api_key or "none",
             max_retries=0,
+            default_headers=dict(source.headers),
+            http_client=_trusting(source) if source.authorities else None,
         )
 
     async def describe(self) -> ModelInfo:
@@ -222,6 +225,19 @@ class _TooLong(Exception):
     def __init__(self, error: APIStatusError, limit: int | None) -> None:
         super().__init__(str(error))
         self.error, self.limit = error, limit
+
+
+def _trusting(source: RemoteSource) -> DefaultAsyncHttpxClient:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=source.authorities)
+    except ssl.SSLError as exc:
+        raise FailedPrecondition(
+            f"model {source.model} at {source.url}: tls.caSecretKeyRef holds no certificates (PEM)",
+            reason="MODEL_REJECTED",
+            metadata={"model": source.model, "endpoint": source.url},
+        ) from exc
+    return DefaultAsyncHttpxClient(verify=context)
 
 
 def cut_bytes(text: str, limit: int) -> str:

@@ -21,14 +21,14 @@ class FileSecrets:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    async def read(self, namespace: str, ref: SecretRef) -> str:
-        """The file's text without white space around it."""
+    async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
+        """The file's text without white space around it. See Secrets."""
         if self._folder is None:
             raise _missing(namespace, ref, "this installation has no secrets folder (AGENTTEAMS_SECRETS_DIR)")
-        return await asyncio.to_thread(_read, self._folder, namespace, ref)
+        return await asyncio.to_thread(_read, self._folder, namespace, ref, lines)
 
 
-def _read(folder: Path, namespace: str, ref: SecretRef) -> str:
+def _read(folder: Path, namespace: str, ref: SecretRef, lines: bool) -> str:
     path = folder / ref.name / ref.key
     if not path.resolve().is_relative_to(folder.resolve()):
         raise _missing(namespace, ref, "its name leads out of the secrets folder")
@@ -40,10 +40,10 @@ def _read(folder: Path, namespace: str, ref: SecretRef) -> str:
     except (OSError, UnicodeDecodeError) as exc:
         raise _missing(namespace, ref, f"it cannot be read: {exc}") from exc
     # A header cannot carry anything else, and the client's own error would show the key.
-    if not text.isascii() or not text.isprintable():
-        raise _missing(namespace, ref, "it holds characters that an API key cannot have")
+    if not lines and not (text.isascii() and text.isprintable()):
+        raise _missing(namespace, ref, "it holds characters that no header can have")
     if not text:
-        raise _missing(namespace, ref, "it is empty; put the key into it")
+        raise _missing(namespace, ref, "it is empty; put the value into it")
     return text
 
 

@@ -64,7 +64,7 @@ class Models:
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
-            FailedPrecondition: MODEL_REJECTED; its API key is not there.
+            FailedPrecondition: MODEL_REJECTED; one of its secrets is not there or cannot be used.
         """
         source = await self._source(namespace, name)
         opened = self._open.get(source)
@@ -136,10 +136,15 @@ class Models:
             raise _not_found(name, f"models/{name}: provider {spec.provider} cannot be used for embeddings")
         # Read at every call: a rotated key makes another source, hence another client.
         key = await self._secrets.read(namespace, spec.secret) if spec.secret is not None else None
+        read = self._secrets.read
+        headers = tuple([(header, await read(namespace, ref)) for header, ref in spec.headers])
+        authorities = await read(namespace, spec.authorities, lines=True) if spec.authorities else ""
         return RemoteSource(
             url=url,
             model=spec.model,
             api_key=key,
+            headers=headers,
+            authorities=authorities,
             timeout=spec.timeout,
             max_retries=spec.max_retries,
             max_concurrent=spec.max_concurrent,

@@ -93,13 +93,22 @@ class SecretRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A ModelConfig, as far as this service reads it. `url` None: the provider's own."""
+    """A ModelConfig, as far as this service reads it.
+
+    Attributes:
+        url: None: the provider's own.
+        secret: Its API key.
+        headers: Sent with every request, with where their values are.
+        authorities: Where the certificates are of those that may vouch for the endpoint; None: the system's.
+    """
 
     type: str
     provider: str
     model: str | None = None
     url: str | None = None
     secret: SecretRef | None = None
+    headers: tuple[tuple[str, SecretRef], ...] = ()
+    authorities: SecretRef | None = None
     timeout: timedelta = timedelta(seconds=60)
     max_retries: int = 2
     max_concurrent: int = 32
@@ -114,10 +123,10 @@ class ModelSpecs(Protocol):
 
 
 class Secrets(Protocol):
-    """The API keys of all namespaces."""
+    """The API keys, headers and certificates of all namespaces."""
 
-    async def read(self, namespace: str, ref: SecretRef) -> str:
-        """The secret's text.
+    async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
+        """The secret's text: what a header can carry, or with `lines` any.
 
         Raises:
             FailedPrecondition: MODEL_REJECTED; it is not there.
@@ -134,11 +143,16 @@ class LocalSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSource:
-    """An OpenAI-compatible endpoint. Equal sources share one client."""
+    """An OpenAI-compatible endpoint. Equal sources share one client.
+
+    `authorities` are certificates (PEM); empty: the system's.
+    """
 
     url: str
     model: str
     api_key: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    authorities: str = field(default="", repr=False)
     timeout: timedelta = timedelta(seconds=60)
     max_retries: int = 2
     max_concurrent: int = 32
