@@ -8,6 +8,7 @@ from datetime import timedelta
 from manifests import Catalogue
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.mcp_tools import McpTools
+from orchestrator.adapters.memory_client import MemoryClient
 from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
@@ -58,6 +59,7 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
         embedder=EmbeddingClient(rpc(settings.embedding_target)),
         contexts=Contexts(built_in_tokens=settings.builtin_chat_context_tokens),
         tools=ToolSources(mcp=mcp, python=python),
+        memories=MemoryClient(rpc(settings.session_target)),
     )
     times = LeaseTimes(
         lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)

@@ -164,7 +164,7 @@ class Members:
             path=path,
             member=speaks_as,
             config=self._turn.model_config(config),
-            abilities=await abilities_for(self._turn, member),
+            abilities=await abilities_for(self._turn, member, for_user=not speaks_as),
         )
         return await agent.answer(conversation)
 

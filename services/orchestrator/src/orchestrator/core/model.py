@@ -93,6 +93,14 @@ class Embedding:
     model_fingerprint: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """One thing that is remembered of a user. `name`: `memories/{memory}`."""
+
+    name: str
+    text: str
+
+
 # --- talking to a model ---------------------------------------------------
 
 

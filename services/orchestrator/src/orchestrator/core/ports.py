@@ -12,6 +12,7 @@ from orchestrator.core.model import (
     Embedding,
     Event,
     HistorySummarized,
+    Memory,
     Message,
     Prompt,
     SearchQuery,
@@ -23,6 +24,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.structured import Schema
 from servicekit.context import Caller
+from servicekit.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,42 @@ class Embedder(Protocol):
     async def embed_query(self, model: str, text: str) -> Embedding:
         """The query's vector by the ModelConfig `model`. Raises ServiceError."""
         ...
+
+
+class Memories(Protocol):
+    """What is remembered of users. All calls are about the current caller, and nobody else."""
+
+    async def search(self, query: str, *, team: str, limit: int) -> Sequence[Memory]:
+        """Those that a team may use and that fit the query, best first. Raises ServiceError."""
+        ...
+
+    async def add(self, text: str, *, team: str, request_id: str) -> Memory:
+        """Remembers, for one team; once for each request id. Raises ServiceError."""
+        ...
+
+    async def forget(self, name: str) -> None:
+        """Deletes one. Raises NotFound, ServiceError."""
+        ...
+
+
+class NoMemories:
+    """Where nobody remembers."""
+
+    async def search(self, query: str, *, team: str, limit: int) -> Sequence[Memory]:
+        """See Memories."""
+        raise _no_memories()
+
+    async def add(self, text: str, *, team: str, request_id: str) -> Memory:
+        """See Memories."""
+        raise _no_memories()
+
+    async def forget(self, name: str) -> None:
+        """See Memories."""
+        raise _no_memories()
+
+
+def _no_memories() -> Unavailable:
+    return Unavailable("there is no service that remembers", reason="DEPENDENCY_UNAVAILABLE")
 
 
 class ChatModel(Protocol):

@@ -19,6 +19,9 @@ DELEGATE = "delegate_task"
 CHOOSE = "choose_member"
 ADD_TASKS = "add_tasks"
 LEADER_TOOLS = (DELEGATE, ADD_TASKS)
+REMEMBER = "remember"
+FORGET = "forget"
+MEMORY_TOOLS = (REMEMBER, FORGET)
 
 _GROUNDING = (
     "Answer from the evidence only and mark each statement with the number of its chunk, like [1]. "
@@ -68,6 +71,37 @@ def search_tool(knowledge: Sequence[str]) -> Tool:
             "type": "object",
             "properties": {"query": {"type": "string", "description": "What to look for, in a sentence."}},
             "required": ["query"],
+            "additionalProperties": False,
+        },
+    )
+
+
+def remember_tool() -> Tool:
+    """The tool that keeps a fact about the user."""
+    text = {"type": "string", "minLength": 1, "maxLength": 1000, "description": "The fact, in one sentence."}
+    return Tool(
+        name=REMEMBER,
+        description="Remembers a lasting fact about the user for later conversations: a name, a preference, "
+        "a decision. Not for what stands in documents, and never for secrets.",
+        parameters={
+            "type": "object",
+            "properties": {"text": text},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    )
+
+
+def forget_tool(memories: int) -> Tool:
+    """The tool that deletes one of so many memories."""
+    number = {"type": "integer", "minimum": 1, "maximum": memories, "description": "Its number."}
+    return Tool(
+        name=FORGET,
+        description="Forgets one of the memories of the user: it is wrong now, or the user asks for it.",
+        parameters={
+            "type": "object",
+            "properties": {"number": number},
+            "required": ["number"],
             "additionalProperties": False,
         },
     )

@@ -25,7 +25,7 @@ from orchestrator.core.model import (
     ToolCallStarted,
     Usage,
 )
-from orchestrator.core.prompts import LEADER_TOOLS
+from orchestrator.core.prompts import LEADER_TOOLS, MEMORY_TOOLS
 from orchestrator.core.workflow.paths import agent_path, missing_steps
 
 What = TypeVar("What")
@@ -96,7 +96,10 @@ class Recorded:
             output_tokens=sum(call.output_tokens for call in models),
             model_calls=len(models),
             # What began beyond the limit was refused, and does not count.
-            tool_calls=min(len(self.calls) + sum(map(is_task, self.member_starts)), max_tool_calls),
+            tool_calls=min(
+                sum(not is_own(call) for call in self.calls) + sum(map(is_task, self.member_starts)),
+                max_tool_calls,
+            ),
             searches=searches.count("SEARCH"),
             searches_saved=len(searches) - searches.count("SEARCH"),
             cost_micros=sum(call.cost_micros for call in models),
@@ -155,8 +158,8 @@ class Recorded:
             return f"it has no knowledge {', '.join(gone)} any more"
         if started and len(members) == 1:
             return "it has no leader any more"
-        own = [logged.step.tool for call_id, logged in self.calls.items() if parent(call_id) == path]
-        if len(members) > 1 and any(tool not in LEADER_TOOLS for tool in own):
+        own = {c.step.tool for i, c in self.calls.items() if parent(i) == path and not is_own(i)}
+        if len(members) > 1 and own - {*LEADER_TOOLS, *MEMORY_TOOLS}:
             return "it has a leader now"
         if any(team.spec.mode not in self._modes(call_id) for call_id in started):
             return f"its mode is {team.spec.mode} now"

@@ -10,6 +10,7 @@ from orchestrator.core.citations import cite
 from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable
+from orchestrator.core.memories import recall
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
@@ -121,6 +122,7 @@ async def conclude(turn: Turn) -> None:
 async def _answer(turn: Turn) -> str:
     try:
         await screen_input(turn)
+        await recall(turn)
         content = await modes.answer(turn)
         found = content != prompts.nothing_found(turn.question)
     except NoDocuments as nothing:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from manifests import Knowledge, Member, ToolSource
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Invocation, text_argument
+from orchestrator.core.memories import memory_abilities
 from orchestrator.core.model import Tool
 from orchestrator.core.search import search
 from orchestrator.core.turn import Turn, together
@@ -17,8 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OTHER = re.compile(r"[^A-Za-z0-9_-]")
 
 
-async def abilities_for(turn: Turn, member: Member) -> list[Ability]:
-    """All that a member may call.
+async def abilities_for(turn: Turn, member: Member, *, for_user: bool) -> list[Ability]:
+    """All that a member may call; `for_user`: it speaks with the user itself.
 
     Raises:
         ServiceError: TOOL_FAILED: what a source offers cannot be found out.
@@ -28,6 +29,8 @@ async def abilities_for(turn: Turn, member: Member) -> list[Ability]:
     on_demand = [k for k in spec.knowledge if k.name in member.knowledge and k.search == "OnDemand"]
     if on_demand:
         abilities.append(_search(turn, on_demand))
+    if for_user:
+        abilities += memory_abilities(turn)
     sources = [source for source in spec.tools if source.name in member.tools]
     if not sources:
         return abilities

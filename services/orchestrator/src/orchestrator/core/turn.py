@@ -27,7 +27,7 @@ from orchestrator.core.model import (
     Tool,
     Usage,
 )
-from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge
+from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge, Memories, NoMemories
 from orchestrator.core.recorded import Recorded, is_own, text_id
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
@@ -52,6 +52,7 @@ class World:
     gates: Gates = field(default_factory=Gates)
     contexts: Contexts = field(default_factory=Contexts)
     tools: Tools = field(default_factory=NoTools)
+    memories: Memories = field(default_factory=NoMemories)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

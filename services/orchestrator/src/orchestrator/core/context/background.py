@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.core.model import HistorySummarized
+from orchestrator.core.model import HistorySummarized, Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,8 +11,10 @@ class Background:
 
     Attributes:
         summary: Of the conversation before the messages; None: there is none.
-        memories: What is remembered of the user, as a model is told; empty: nothing.
+        memories: What is remembered of the user and fits the question, best first.
+        memories_lost: It could not be looked up.
     """
 
     summary: HistorySummarized | None = None
-    memories: str = ""
+    memories: tuple[Memory, ...] = ()
+    memories_lost: bool = False

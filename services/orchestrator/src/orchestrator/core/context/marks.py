@@ -29,6 +29,12 @@ def summary_block(summary: str) -> str:
     return f"<summary>\n{neutral(summary)}\n</summary>"
 
 
+def memories_block(memories: Iterable[str]) -> str:
+    """What is remembered of a user, numbered and marked as data."""
+    lines = "\n".join(f"{number}. {neutral(text)}" for number, text in enumerate(memories, start=1))
+    return f"<memories>\n{lines}\n</memories>"
+
+
 def conversation_block(messages: Iterable[tuple[str, str]]) -> str:
     """What was said, and by whom, marked as data."""
     lines = "\n".join(f"{role}: {neutral(text)}" for role, text in messages)

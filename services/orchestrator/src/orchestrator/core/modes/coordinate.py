@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from orchestrator.core import prompts
 from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
 from orchestrator.core.members import Members, leader_conversation, member_named, told
+from orchestrator.core.memories import memory_abilities
 from orchestrator.core.model import Prompt
 from orchestrator.core.turn import Turn
 from servicekit.errors import ServiceError
@@ -26,7 +27,10 @@ class Coordinate:
             path=turn.path,
             member=turn.speaks_as,
             config=turn.model_config(spec.model_config_ref.name),
-            abilities=[Ability(tool=tool, call=self._delegate, side_effects=False, resumes=True)],
+            abilities=[
+                Ability(tool=tool, call=self._delegate, side_effects=False, resumes=True),
+                *(memory_abilities(turn) if not turn.speaks_as else []),
+            ],
         )
         with turn.stages.stage("context_assembly"):
             conversation = leader_conversation(turn, history)

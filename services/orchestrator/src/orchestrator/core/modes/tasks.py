@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Invocation
 from orchestrator.core.members import Members, leader_conversation, told
+from orchestrator.core.memories import memory_abilities
 from orchestrator.core.model import Prompt
 from orchestrator.core.modes.task_list import Task, TaskList
 from orchestrator.core.turn import Turn, together
@@ -34,7 +35,10 @@ class Tasks:
             path=turn.path,
             member=turn.speaks_as,
             config=turn.model_config(spec.model_config_ref.name),
-            abilities=[Ability(tool=tool, call=self._add, side_effects=False, resumes=True)],
+            abilities=[
+                Ability(tool=tool, call=self._add, side_effects=False, resumes=True),
+                *(memory_abilities(turn) if not turn.speaks_as else []),
+            ],
         )
         with turn.stages.stage("context_assembly"):
             conversation = leader_conversation(turn, history)
