@@ -175,6 +175,24 @@ async def test_deleting_sweeping_and_erasing_leave_no_blob(kit: Kit, databases: 
     assert await parts(kit) == others
 
 
+async def test_erasing_much_takes_many_transactions_and_no_reader_meets_a_text_without_its_content(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("session.adapters.user_rows._ERASE_PARTS", 2)
+    monkeypatch.setattr("session.adapters.user_rows._ERASE_ROWS", 3)
+    run = await kit.store.get_run(ADA, await stored(kit))
+    steps = 0
+    while await kit.store.erase_some(ADA) != Erased():
+        steps += 1
+        if await kit.store.list_sessions(ADA, team="", before=None, limit=1):
+            for message in await all_messages(kit.store, ADA, run.session):
+                assert message.content in (LARGE, LARGE + "!")
+            for event in await all_events(kit.store, ADA, run.id):
+                assert event.payload
+    assert steps >= 5  # four events, two messages, seven parts
+    assert await parts(kit) == []
+
+
 async def test_a_fork_has_the_blobs_of_its_beginning_and_keeps_them(kit: Kit) -> None:
     run = await kit.store.get_run(ADA, await stored(kit))
     new = NewFork(request_id=new_id(), body_hash=b"", session=run.session, sequence=1, display_name="")

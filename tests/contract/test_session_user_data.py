@@ -409,12 +409,12 @@ async def test_erasing_is_refused_while_a_run_is_not_finished(kit: Kit) -> None:
 
 
 async def test_a_long_log_is_erased_in_bounded_steps(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("session.adapters.user_rows._ERASE_EVENTS", 2)
+    monkeypatch.setattr("session.adapters.user_rows._ERASE_ROWS", 2)
     await whole_turn(kit.store, ADA, "three events")
     steps = []
     while (some := await kit.store.erase_some(ADA)) != Erased():
-        steps.append((some.run_events, some.sessions))
-    assert steps == [(2, 0), (1, 1)]
+        steps.append((some.run_events, some.messages, some.sessions))
+    assert steps == [(2, 0, 0), (1, 2, 0), (0, 0, 1)]
 
 
 # Reading all

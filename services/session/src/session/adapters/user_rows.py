@@ -16,10 +16,11 @@ from session.adapters.tables import blobs, memories, messages, run_events, runs,
 from session.core.model import Owner, Run, RunState, Session
 from session.core.user_data import MAX_FORK_MESSAGES, Erased, NewFork, SessionTimes
 
-# Sessions of one erasing transaction, and events: a lock is held no longer
-# than some ten thousand rows take.
+# Sessions of one erasing transaction, events or messages, and parts of 256 KiB: a
+# lock is held no longer than some ten thousand rows take.
 _ERASE_SESSIONS = 20
-_ERASE_EVENTS = 5_000
+_ERASE_ROWS = 5_000
+_ERASE_PARTS = 500
 
 # Literals, so that an index on running or pending runs can serve them.
 UNFINISHED = runs.c.state.in_(
@@ -181,27 +182,36 @@ def _erase(connection: Connection, owner: Owner) -> Erased:
     if not some:
         forget = sa.delete(memories).where(owned(memories))
         return Erased(memories=connection.execute(forget, values).rowcount)
-    mine = runs.c.session_id.in_(some)
-    of_runs = sa.select(runs.c.id).where(owned(runs), mine)
-    chunk = (
-        sa.select(run_events.c.run_id, run_events.c.sequence)
-        .where(owned(run_events), run_events.c.run_id.in_(of_runs))
-        .limit(_ERASE_EVENTS)
-    )
-    events = connection.execute(
-        sa.delete(run_events).where(
-            owned(run_events), sa.tuple_(run_events.c.run_id, run_events.c.sequence).in_(chunk)
-        ),
-        values,
-    ).rowcount
-    if events == _ERASE_EVENTS:
-        return Erased(run_events=events)  # the sessions stay until their events are gone
-    return Erased(
-        run_events=events,
+    erased = Erased()
+    of_runs = sa.select(runs.c.id).where(owned(runs), runs.c.session_id.in_(some))
+    # In this order, so that nothing that is still there names what is gone.
+    for table, condition, limit, name in (
+        (run_events, run_events.c.run_id.in_(of_runs), _ERASE_ROWS, "run_events"),
+        (messages, messages.c.session_id.in_(some), _ERASE_ROWS, "messages"),
+        (blobs, blobs.c.session_id.in_(some), _ERASE_PARTS, "blob_parts"),
+    ):
+        gone = _delete_some(connection, table, condition, limit, values)
+        erased += Erased(**{name: gone})
+        if gone == limit:
+            return erased  # the sessions stay until all of it is gone
+    return erased + Erased(
         runs=_delete(connection, runs, runs.c.session_id, some, values),
-        messages=_delete(connection, messages, messages.c.session_id, some, values),
         sessions=_delete(connection, sessions, sessions.c.id, some, values),
     )
+
+
+def _delete_some(
+    connection: Connection,
+    table: sa.Table,
+    condition: sa.ColumnElement[bool],
+    limit: int,
+    values: dict[str, Any],
+) -> int:
+    keys = list(table.primary_key)
+    chunk = sa.select(*keys).where(owned(table), condition).limit(limit)
+    return connection.execute(
+        sa.delete(table).where(owned(table), sa.tuple_(*keys).in_(chunk)), values
+    ).rowcount
 
 
 def _delete(

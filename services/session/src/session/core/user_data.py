@@ -48,6 +48,7 @@ class Erased:
     runs: int = 0
     run_events: int = 0
     memories: int = 0
+    blob_parts: int = 0
 
     def __add__(self, other: "Erased") -> "Erased":
         return Erased(
@@ -56,6 +57,7 @@ class Erased:
             runs=self.runs + other.runs,
             run_events=self.run_events + other.run_events,
             memories=self.memories + other.memories,
+            blob_parts=self.blob_parts + other.blob_parts,
         )
 
 
