@@ -21,9 +21,12 @@ from orchestrator.core.model import (
     Completion,
     Embedding,
     Event,
+    InputProvided,
+    InputRequested,
     Message,
     Prompt,
     RunFinished,
+    RunInput,
     SearchQuery,
     SearchResult,
     StoredEvent,
@@ -47,7 +50,15 @@ from orchestrator.core.structured import Schema
 from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import Turn, World
 from servicekit.context import Caller, current_caller
-from servicekit.errors import Conflict, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from servicekit.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 
 ADA = Caller("default", "ada")
 LEASE_LOST = Conflict("somebody else owns it", reason="LEASE_LOST")
@@ -253,6 +264,8 @@ class FakeStore:
     holders: dict[str, str] = field(default_factory=dict)  # run: process; none: free to be taken
     asked_to_stop: set[str] = field(default_factory=set)
     reads: int = 0
+    said: dict[str, dict[str, RunInput]] = field(default_factory=dict)  # by run and call
+    parked_until: dict[str, datetime] = field(default_factory=dict)
 
     async def begin(
         self,
@@ -302,7 +315,9 @@ class FakeStore:
             started=self._read(name)[0],
         )
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
+    async def append(
+        self, run: str, *, fencing_token: int, events: Sequence[Event], park_until: datetime | None = None
+    ) -> Appended:
         """See SessionLog."""
         self.appending.set()
         if self.gate is not None:
@@ -338,12 +353,21 @@ class FakeStore:
             self._start(waiting[0])
             self.holders[waiting[0]] = self.holders.get(run, "")
             next_run = self._acquired(waiting[0])
-        return Appended(stored=stored, cancel_requested=run in self.asked_to_stop, next_run=next_run)
+        unread, stop = self.unread(run), run in self.asked_to_stop
+        parked = park_until is not None and not unread and not stop
+        if park_until is not None and parked:
+            assert self.pending(run), "parked, and nobody was asked"
+            self.parked_until[run] = park_until
+            self.rows[run] = replace(self.rows[run], state="WAITING", owner_address="")
+            self.holders.pop(run, None)
+        return Appended(stored=stored, cancel_requested=stop, next_run=next_run, parked=parked, inputs=unread)
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""
         self.reads += 1
-        if run not in self.rows or self.owners[run] != current_caller():
+        caller = current_caller()
+        anybody = caller == Caller("default", "", "orchestrator")
+        if run not in self.rows or (self.owners[run] != caller and not anybody):
             raise NotFound(run, reason="RUN_NOT_FOUND")
         return self.rows[run]
 
@@ -357,6 +381,7 @@ class FakeStore:
         return Renewed(
             lost=[run for run in runs if run in self.lost],
             cancelled=[run for run in runs if run in self.asked_to_stop],
+            inputs={run: unread for run in runs if (unread := self.unread(run))},
         )
 
     async def release(self, runs: Sequence[str]) -> None:
@@ -370,7 +395,27 @@ class FakeStore:
         if row.is_over:
             raise FailedPrecondition(f"{run} has ended", reason="RUN_FINISHED")
         self.asked_to_stop.add(run)
+        if row.state == "WAITING":
+            self.wake(run)
         return row
+
+    async def provide(self, run: str, said: RunInput, *, user: str) -> RunRow:
+        """See SessionLog."""
+        row = await self.get(run)
+        known = self.said.setdefault(run, {}).get(said.call_id)
+        said = replace(said, user=user)
+        if known is not None:
+            if known != said:
+                raise AlreadyExists("said already", reason="INPUT_PROVIDED")
+            return row
+        if row.is_over:
+            raise FailedPrecondition(f"{run} has ended", reason="RUN_FINISHED")
+        if said.call_id not in self.pending(run):
+            raise InvalidArgument("not asked", reason="INPUT_NOT_REQUESTED")
+        self.said[run][said.call_id] = said
+        if row.state == "WAITING":
+            self.wake(run)
+        return self.rows[run]
 
     async def acquire_expired(self) -> list[Acquired]:
         """See SessionLog."""
@@ -392,9 +437,29 @@ class FakeStore:
             self.rows[run], owner_address="", lost_attempts=self.rows[run].lost_attempts + lost
         )
 
+    def pending(self, run: str) -> list[str]:
+        """The calls about which people are asked and have not answered."""
+        asked = [step.call_id for step in self.steps(run) if isinstance(step, InputRequested)]
+        logged = [step.input.call_id for step in self.steps(run) if isinstance(step, InputProvided)]
+        return [call for call in asked if call not in logged]
+
+    def unread(self, run: str) -> tuple[RunInput, ...]:
+        """What people said that the log does not hold yet."""
+        said = self.said.get(run, {})
+        return tuple(said[call] for call in self.pending(run) if call in said) if run in self.log else ()
+
+    def wake(self, run: str) -> None:
+        """A run that waited may be taken."""
+        self.parked_until.pop(run, None)
+        self.tokens[run] += 1
+        self.rows[run] = replace(self.rows[run], state="RUNNING")
+
     def take(self, process: str) -> list[Acquired]:
         """All that nobody holds."""
         out = []
+        for run, until in list(self.parked_until.items()):
+            if LoopClock().now() >= until:
+                self.wake(run)
         for run, row in self.rows.items():
             if row.state == "RUNNING" and run not in self.holders:
                 self.tokens[run] += 1
@@ -436,6 +501,7 @@ class FakeStore:
             caller=self.owners[run],
             history=self.history,
             input=self.inputs[run],
+            inputs=self.unread(run),
         )
 
     def _read(self, run: str) -> list[StoredEvent]:
@@ -478,10 +544,17 @@ class Link:
         self.store.rows[run] = replace(self.store.rows[run], owner_address=self.process)
         return begun
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
+    async def append(
+        self, run: str, *, fencing_token: int, events: Sequence[Event], park_until: datetime | None = None
+    ) -> Appended:
         """See SessionLog."""
         self._alive()
-        return await self.store.append(run, fencing_token=fencing_token, events=events)
+        return await self.store.append(run, fencing_token=fencing_token, events=events, park_until=park_until)
+
+    async def provide(self, run: str, said: RunInput, *, user: str) -> RunRow:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.provide(run, said, user=user)
 
     async def get(self, run: str) -> RunRow:
         """See SessionLog."""
@@ -497,7 +570,7 @@ class Link:
         """See SessionLog."""
         self._alive()
         lost = [run for run in runs if self.store.holders.get(run) != self.process]
-        return Renewed(lost=lost, cancelled=[run for run in runs if run in self.store.asked_to_stop])
+        return replace(await self.store.renew(runs), lost=lost)
 
     async def release(self, runs: Sequence[str]) -> None:
         """See SessionLog."""

@@ -11,7 +11,7 @@ from manifests import AgentTeam, schema_problem
 from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
 from orchestrator.adapters.events_read import message_from_pb, plain
 from orchestrator.adapters.peers import FORWARDED
-from orchestrator.core.model import Message
+from orchestrator.core.model import Message, RunInput
 from orchestrator.core.ports import BusyPolicy, Catalogue, RunRow
 from orchestrator.core.runs import Runs
 from orchestrator.core.structured import Schema
@@ -77,11 +77,16 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def ApproveToolCall(self, request: pb.ApproveToolCallRequest, context: Any) -> run_pb2.Run:
         """Allows or refuses a tool call."""
-        raise _not_requested(request.run, request.call_id)
+        if not request.HasField("decision"):
+            raise InvalidArgument.field("decision", "is required: yes or no")
+        decision = request.decision
+        said = RunInput(call_id=request.call_id, approved=decision.approved, reason=decision.reason)
+        return run_to_pb(await self._runs.provide(request.run, said))
 
     async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> run_pb2.Run:
         """Answers a question of the team."""
-        raise _not_requested(request.run, request.call_id)
+        said = RunInput(call_id=request.call_id, answer=request.answer)
+        return run_to_pb(await self._runs.provide(request.run, said))
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
         """Returns a team."""
@@ -160,14 +165,6 @@ def _answer_schema(request: pb.StartRunRequest) -> Schema | None:
     if problem:
         raise InvalidArgument.field("answer_schema", problem)
     return schema
-
-
-def _not_requested(run: str, call_id: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{run} has asked nobody about {call_id!r}",
-        reason="INPUT_NOT_REQUESTED",
-        metadata={"run": run, "call_id": call_id},
-    )
 
 
 def _messages(given: Sequence[session_pb2.Message], *, new_session: bool) -> list[Message]:

@@ -1,6 +1,7 @@
 """Stored events, read for whoever goes on with their run."""
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import cast
 
 from agentteams.session.v1 import run_pb2, session_pb2
@@ -19,14 +20,18 @@ from orchestrator.core.model import (
     GuardrailPlace,
     GuardrailTriggered,
     HistorySummarized,
+    InputProvided,
+    InputRequested,
     MemberFinished,
     MemberStarted,
     Message,
     MessageCompleted,
     ModelCallFinished,
     Outcome,
+    Question,
     Role,
     RunFinished,
+    RunInput,
     RunResumed,
     RunStarted,
     Source,
@@ -38,6 +43,7 @@ from orchestrator.core.model import (
     TasksChanged,
     TaskState,
     TeamTask,
+    ToolApproval,
     ToolCall,
     ToolCallFinished,
     ToolCallStarted,
@@ -192,6 +198,32 @@ def _tasks_changed(event: run_pb2.TasksChanged) -> TasksChanged:
     )
 
 
+def _input_requested(event: run_pb2.InputRequested) -> InputRequested:
+    asked: ToolApproval | Question
+    if event.HasField("approval"):
+        asked = ToolApproval(tool=event.approval.tool, arguments=plain(event.approval.arguments))
+    else:
+        asked = Question(text=event.question.text, choices=tuple(event.question.choices))
+    expire_time = event.expire_time.ToDatetime(UTC)
+    return InputRequested(call_id=event.call_id, asked=asked, expire_time=expire_time)
+
+
+def _input_provided(event: run_pb2.InputProvided) -> InputProvided:
+    return InputProvided(input=input_from_pb(event.input), expired=event.expired)
+
+
+def input_from_pb(said: run_pb2.RunInput) -> RunInput:
+    """What a person said."""
+    decided = said.HasField("decision")
+    return RunInput(
+        call_id=said.call_id,
+        approved=said.decision.approved if decided else None,
+        reason=said.decision.reason,
+        answer=said.answer if said.HasField("answer") else None,
+        user=said.user,
+    )
+
+
 def _context_trimmed(event: run_pb2.ContextTrimmed) -> ContextTrimmed:
     return ContextTrimmed(
         step=event.step,
@@ -257,5 +289,7 @@ _READERS: dict[str, Callable[..., Step]] = {
     "message_completed": _message_completed,
     "context_trimmed": _context_trimmed,
     "history_summarized": _history_summarized,
+    "input_requested": _input_requested,
+    "input_provided": _input_provided,
     "run_finished": _run_finished,
 }

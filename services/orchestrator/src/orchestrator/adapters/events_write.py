@@ -4,8 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from agentteams.session.v1 import run_pb2
+from google.protobuf.json_format import ParseDict
 
-from orchestrator.core.model import ContextTrimmed, GuardrailTriggered, HistorySummarized, Step
+from orchestrator.core.model import (
+    ContextTrimmed,
+    GuardrailTriggered,
+    HistorySummarized,
+    InputProvided,
+    InputRequested,
+    RunInput,
+    Step,
+    ToolApproval,
+)
 
 
 def write_step(out: run_pb2.RunEvent, step: Step) -> None:
@@ -49,8 +59,37 @@ def _history_summarized(out: run_pb2.RunEvent, step: HistorySummarized) -> None:
     out.history_summarized.through_message_sequence = step.through_sequence
 
 
+def _input_requested(out: run_pb2.RunEvent, step: InputRequested) -> None:
+    asked, request = step.asked, out.input_requested
+    request.call_id = step.call_id
+    request.expire_time.FromDatetime(step.expire_time)
+    if isinstance(asked, ToolApproval):
+        request.approval.tool = asked.tool
+        ParseDict(dict(asked.arguments), request.approval.arguments)
+    else:
+        request.question.text = asked.text
+        request.question.choices.extend(asked.choices)
+
+
+def _input_provided(out: run_pb2.RunEvent, step: InputProvided) -> None:
+    out.input_provided.expired = step.expired
+    out.input_provided.input.CopyFrom(input_to_pb(step.input))
+
+
+def input_to_pb(said: RunInput) -> run_pb2.RunInput:
+    """What a person says."""
+    out = run_pb2.RunInput(call_id=said.call_id, user=said.user)
+    if said.approved is not None:
+        out.decision.approved, out.decision.reason = said.approved, said.reason
+    elif said.answer is not None:
+        out.answer = said.answer
+    return out
+
+
 _WRITERS: dict[type[Any], Callable[[run_pb2.RunEvent, Any], None]] = {
     ContextTrimmed: _context_trimmed,
+    InputRequested: _input_requested,
+    InputProvided: _input_provided,
     GuardrailTriggered: _guardrail_triggered,
     HistorySummarized: _history_summarized,
 }

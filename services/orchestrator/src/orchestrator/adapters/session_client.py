@@ -1,7 +1,8 @@
 """The session service as the core's SessionLog."""
 
-from collections.abc import Sequence
-from datetime import UTC, timedelta
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from agentteams.session.v1 import run_pb2, session_service_pb2_grpc
 from agentteams.session.v1 import session_service_pb2 as pb
@@ -15,8 +16,9 @@ from orchestrator.adapters.events_pb import (
     stored_as,
     stored_event,
 )
-from orchestrator.adapters.events_read import message_from_pb
-from orchestrator.core.model import Event, HistorySummarized, Message, StoredEvent
+from orchestrator.adapters.events_read import input_from_pb, message_from_pb
+from orchestrator.adapters.events_write import input_to_pb
+from orchestrator.core.model import Event, HistorySummarized, Message, RunInput, StoredEvent
 from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
 from orchestrator.core.structured import Schema
 from servicekit.client import RpcClient
@@ -92,7 +94,9 @@ class SessionClient:
             summary=_summary(answer),
         )
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
+    async def append(
+        self, run: str, *, fencing_token: int, events: Sequence[Event], park_until: datetime | None = None
+    ) -> Appended:
         """See SessionLog. More than fit into one call go in several, in order."""
         request = pb.AppendRunEventsRequest(run=run, fencing_token=fencing_token)
         size = 0
@@ -104,6 +108,8 @@ class SessionClient:
                 del request.events[:]
                 size = message.ByteSize()
             request.events.append(message)
+        if park_until is not None:
+            request.park_until.FromDatetime(park_until)
         answer = await self._rpc.unary(self._stub.AppendRunEvents, request, timeout=_APPEND_TIMEOUT)
         if answer.HasField("run_finished"):
             messages[-1] = answer.run_finished
@@ -111,6 +117,8 @@ class SessionClient:
             stored=[stored_as(event, message) for event, message in zip(events, messages, strict=True)],
             cancel_requested=answer.cancel_requested,
             next_run=_acquired(answer.next_run) if answer.HasField("next_run") else None,
+            parked=answer.parked,
+            inputs=_inputs(answer.inputs),
         )
 
     async def get(self, run: str) -> RunRow:
@@ -129,11 +137,13 @@ class SessionClient:
         """See SessionLog."""
         lost: list[str] = []
         cancelled: list[str] = []
+        inputs: dict[str, Sequence[RunInput]] = {}
         for start in range(0, len(runs), _MAX_RUNS):
             answer = await self._renew(runs[start : start + _MAX_RUNS], self._lease)
             lost += answer.lost_runs
             cancelled += answer.cancelled_runs
-        return Renewed(lost=lost, cancelled=cancelled)
+            inputs.update((of.run, _inputs(of.inputs)) for of in answer.inputs)
+        return Renewed(lost=lost, cancelled=cancelled, inputs=inputs)
 
     async def release(self, runs: Sequence[str]) -> None:
         """See SessionLog."""
@@ -148,6 +158,11 @@ class SessionClient:
         """See SessionLog."""
         request = pb.RequestRunCancelRequest(name=run)
         return _row(await self._rpc.unary(self._stub.RequestRunCancel, request))
+
+    async def provide(self, run: str, said: RunInput, *, user: str) -> RunRow:
+        """See SessionLog."""
+        request = pb.ProvideRunInputRequest(run=run, input=input_to_pb(replace(said, user=user)))
+        return _row(await self._rpc.unary(self._stub.ProvideRunInput, request))
 
     async def acquire_expired(self) -> list[Acquired]:
         """See SessionLog."""
@@ -174,7 +189,12 @@ def _acquired(run: pb.AcquiredRun) -> Acquired:
         input=tuple(message_from_pb(message) for message in run.input),
         owner_seen=run.owner_seen_time.ToDatetime(UTC) if run.HasField("owner_seen_time") else None,
         summary=_summary(run),
+        inputs=_inputs(run.inputs),
     )
+
+
+def _inputs(said: Iterable[run_pb2.RunInput]) -> tuple[RunInput, ...]:
+    return tuple(input_from_pb(one) for one in said)
 
 
 def _row(run: run_pb2.Run) -> RunRow:

@@ -7,8 +7,15 @@ from manifests import ModelConfig
 from orchestrator.core.arguments import Arguments, BadArguments, read
 from orchestrator.core.context.assembly import complete
 from orchestrator.core.guardrails.turns import screen_tool_result
-from orchestrator.core.model import Prompt, Tool, ToolCall, ToolCallFinished, ToolCallStarted
-from orchestrator.core.prompts import SEARCH, in_form
+from orchestrator.core.model import (
+    Prompt,
+    Tool,
+    ToolApproval,
+    ToolCall,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from orchestrator.core.prompts import SEARCH, in_form, not_approved
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import LimitReached, Turn, together
@@ -48,12 +55,14 @@ class Ability:
             it ended before anything else happens.
         resumes: It is made of steps of the run itself (a delegation): it measures
             its own stages, and an interrupted one goes on rather than begins again.
+        needs_approval: It is not called before a person has allowed it.
     """
 
     tool: Tool
     call: Callable[[Invocation], Awaitable[str]]
     side_effects: bool = True
     resumes: bool = False
+    needs_approval: bool = False
 
 
 class Agent:
@@ -141,9 +150,14 @@ class Agent:
         except BadArguments as error:
             self._log_start(call, call_id, {}, begun=begun)
             return self._refused(call, call_id, error)
+        refusal = ""
+        if allowed and ability.needs_approval:
+            refusal = await self._refusal(call.name, call_id, arguments)
         if not (begun and ability.resumes):
             self._log_start(call, call_id, arguments, begun=begun)
-        if not allowed:
+        if refusal:
+            result = refusal
+        elif not allowed:
             limit = turn.limits.max_tool_calls
             result = f"Refused: the run has had its {limit} tool calls. Answer with what you have."
         else:
@@ -166,9 +180,15 @@ class Agent:
         if len(result) > RESULT_LIMIT:
             result = result[: RESULT_LIMIT - 40] + "\n[cut: the result was longer]"
         turn.log.emit(ToolCallFinished(call_id=call_id, result=result), member=self._member)
-        if allowed and ability.side_effects:
+        if allowed and not refusal and ability.side_effects:
             await turn.log.flush()
         return Prompt(role="tool", content=result, tool_call_id=call.id)
+
+    async def _refusal(self, tool: str, call_id: str, arguments: Arguments) -> str:
+        """What the model is told if a person does not allow the call; empty if one does."""
+        asked = ToolApproval(tool=tool, arguments=arguments)
+        said = await self._turn.inputs.ask(call_id, asked, member=self._member)
+        return "" if said.input.approved else not_approved(tool, said)
 
     async def _make(self, ability: Ability, invocation: Invocation) -> str:
         if ability.resumes:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
@@ -26,6 +27,10 @@ _GIVE_UP_S = 60.0
 
 class LogUnavailable(Exception):
     """The log could not be stored for a minute, or is closed; the run must stop, unheard."""
+
+
+class Parked(Exception):
+    """The run waits for a person, and is nobody's until one answers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class RunLog:
         self._sequence = last_sequence
         self._on_appended = on_appended
         self._waiting: list[Event] = []
+        self._newest: Event | None = None  # of those that were stored
         self._storing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.Task[None] | None = None
@@ -113,25 +119,46 @@ class RunLog:
                 once raised, every flush raises it.
             LogUnavailable: The service did not answer for a minute.
         """
+        await self._store_waiting(None)
+
+    async def park(self, until: datetime) -> bool:
+        """Stores everything, and gives the run up until a person answers or the time is over.
+
+        False if somebody has spoken already, or asked the run to stop. After it
+        was parked nothing more can be stored. Raises as `flush`.
+        """
+        await self._store_waiting(until)
+        return isinstance(self.failure, Parked)
+
+    def now(self) -> datetime:
+        """The time of the events."""
+        return self._clock.now()
+
+    async def _store_waiting(self, park_until: datetime | None) -> None:
         async with self._storing:
             if self.failure is not None:
                 raise self.failure  # what it lost must not become a gap
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            if not self._waiting:
+            new = len(self._waiting)
+            if not new and (park_until is None or self._newest is None):
                 return
-            batch, self._waiting = self._waiting, []
+            # An append has one event at least: to park alone, the last one is stored once more.
+            batch, self._waiting = self._waiting or [self._newest], []  # type: ignore[list-item]
             try:
-                appended = await self._store_batch(batch)
+                appended = await self._store_batch(batch, park_until)
             except asyncio.CancelledError:
                 # Perhaps stored, perhaps not: an append may be repeated, a gap may not be made.
-                self._waiting[:0] = batch
+                self._waiting[:0] = batch[:new]
                 raise
             except Exception as error:
                 self.failure = error
                 raise
-            self.published.extend(appended.stored)
+            self._newest = batch[-1]
+            self.published.extend(appended.stored[:new])
+            if appended.parked:
+                self.failure = Parked(self.run)
             end = batch[-1].step
             if isinstance(end, RunFinished):
                 self.finished, self.end_state = True, end.state
@@ -145,13 +172,15 @@ class RunLog:
         self._fencing_token = fencing_token
         return True
 
-    async def _store_batch(self, batch: list[Event]) -> Appended:
+    async def _store_batch(self, batch: list[Event], park_until: datetime | None) -> Appended:
         give_up = self._clock.monotonic() + _GIVE_UP_S
         delay = _RETRY_S
         while True:
             token = self._fencing_token
             try:
-                return await self._store.append(self.run, fencing_token=token, events=batch)
+                return await self._store.append(
+                    self.run, fencing_token=token, events=batch, park_until=park_until
+                )
             except Conflict:
                 if token == self._fencing_token:
                     raise

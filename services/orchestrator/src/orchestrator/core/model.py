@@ -367,6 +367,50 @@ class GuardrailTriggered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolApproval:
+    """A tool call that is not made before somebody allows it."""
+
+    tool: str
+    arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Something that only a person knows; without choices any text answers it."""
+
+    text: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """What a person says to a run: a decision (`approved`) or an `answer`; the other is None."""
+
+    call_id: str
+    approved: bool | None = None
+    reason: str = ""
+    answer: str | None = None
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequested:
+    """The run needs a person for one of its tool calls."""
+
+    call_id: str
+    asked: ToolApproval | Question
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputProvided:
+    """A person has answered; or, with `expired`, nobody has in time."""
+
+    input: RunInput
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageCompleted:
     """A message of the conversation is complete."""
 
@@ -423,6 +467,8 @@ Step = (
     | StepStarted
     | StepFinished
     | GuardrailTriggered
+    | InputRequested
+    | InputProvided
     | MessageCompleted
     | ContextTrimmed
     | HistorySummarized

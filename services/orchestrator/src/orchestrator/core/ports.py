@@ -1,8 +1,8 @@
 """What the core needs of the world. Implemented in adapters/, faked in tests."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ from orchestrator.core.model import (
     Memory,
     Message,
     Prompt,
+    RunInput,
     SearchQuery,
     SearchResult,
     StoredEvent,
@@ -32,7 +33,8 @@ class RunRow:
     """A run as the session service stores it.
 
     Attributes:
-        state: PENDING while it waits, RUNNING while it is worked on, else how it ended.
+        state: PENDING while it waits for its turn, RUNNING while it is worked on, WAITING for a person,
+            else how it ended.
         attempt: How often somebody began to work on it.
         lost_attempts: How often its owner was lost.
         cancel_requested: Somebody asked it to stop.
@@ -53,7 +55,7 @@ class RunRow:
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
-        return self.state not in ("PENDING", "RUNNING")
+        return self.state not in ("PENDING", "RUNNING", "WAITING")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class Acquired:
     input: tuple[Message, ...] = ()
     owner_seen: datetime | None = None
     summary: HistorySummarized | None = None
+    inputs: tuple[RunInput, ...] = ()  # what people said that the log does not hold yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +96,24 @@ class Appended:
         stored: The events as they are stored: what followers are shown.
         cancel_requested: Somebody asked the run to stop.
         next_run: The next run of the session, if the events ended this one; ours now.
+        parked: The run waits for a person, and is not ours any more.
+        inputs: What people said that the log does not hold yet.
     """
 
     stored: Sequence[StoredEvent]
     cancel_requested: bool = False
     next_run: Acquired | None = None
+    parked: bool = False
+    inputs: Sequence[RunInput] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
-    """Runs that somebody else owns now, and runs that somebody asked to stop."""
+    """Runs that somebody else owns now, runs to stop, and what people said that the logs do not hold yet."""
 
     lost: Sequence[str] = ()
     cancelled: Sequence[str] = ()
+    inputs: Mapping[str, Sequence[RunInput]] = field(default_factory=dict)
 
 
 BusyPolicy = Literal["REJECT", "ENQUEUE", "INTERRUPT"]
@@ -132,8 +140,13 @@ class SessionLog(Protocol):
         """Stores a run, under this process' lease unless it waits. Raises as `BeginRun` says."""
         ...
 
-    async def append(self, run: str, *, fencing_token: int, events: Sequence[Event]) -> Appended:
-        """Stores events, all or none; safe to repeat. Raises Conflict with LEASE_LOST: stop."""
+    async def append(
+        self, run: str, *, fencing_token: int, events: Sequence[Event], park_until: datetime | None = None
+    ) -> Appended:
+        """Stores events, all or none; safe to repeat. Raises Conflict with LEASE_LOST: stop.
+
+        With `park_until` the run waits for people from now on, unless some have spoken.
+        """
         ...
 
     async def get(self, run: str) -> RunRow:
@@ -154,6 +167,10 @@ class SessionLog(Protocol):
 
     async def request_cancel(self, run: str) -> RunRow:
         """Leaves word that a run is to stop. Raises NotFound, FailedPrecondition (RUN_FINISHED)."""
+        ...
+
+    async def provide(self, run: str, said: RunInput, *, user: str) -> RunRow:
+        """Stores what a user says to a run that asked for it. Raises as `ProvideRunInput` says."""
         ...
 
     async def acquire_expired(self) -> list[Acquired]:

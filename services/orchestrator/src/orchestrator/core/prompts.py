@@ -11,13 +11,14 @@ import msgspec
 
 from manifests import AgentTeam, Member
 from orchestrator.core.context.marks import neutral, report_block
-from orchestrator.core.model import Evidence, Prompt, SearchResult, Tool
+from orchestrator.core.model import Evidence, InputProvided, Prompt, SearchResult, Tool
 from orchestrator.core.structured import Schema
 
 SEARCH = "search_knowledge"
 DELEGATE = "delegate_task"
 CHOOSE = "choose_member"
 ADD_TASKS = "add_tasks"
+ASK_USER = "ask_user"
 LEADER_TOOLS = (DELEGATE, ADD_TASKS)
 REMEMBER = "remember"
 FORGET = "forget"
@@ -286,6 +287,46 @@ def tool_error(name: str, text: str) -> str:
 def tool_away(name: str, why: str) -> str:
     """What a model is told of a tool that cannot be reached."""
     return f"{name} could not be called: {why}. Do without it, or say that it is not available; do not guess."
+
+
+def ask_user_tool() -> Tool:
+    """The tool by which an agent asks the user something."""
+    choices = {
+        "type": "array",
+        "items": {"type": "string", "minLength": 1, "maxLength": 200},
+        "maxItems": 10,
+        "uniqueItems": True,
+        "description": "What the user may choose from. Leave it out to let the user write.",
+    }
+    question = {"type": "string", "minLength": 1, "maxLength": 4000, "description": "The question."}
+    return Tool(
+        name=ASK_USER,
+        description="Asks the user something that only the user knows, and waits for the answer.",
+        parameters={
+            "type": "object",
+            "properties": {"question": question, "choices": choices},
+            "required": ["question"],
+            "additionalProperties": False,
+        },
+    )
+
+
+def not_approved(tool: str, said: InputProvided) -> str:
+    """What a model is told of a tool call that was not made."""
+    if said.expired:
+        return f"Not done: nobody has allowed this call of {tool} in time. Do without it, and say so."
+    reason = f" because: {said.input.reason.strip()}" if said.input.reason.strip() else ""
+    return (
+        f"Not done: {said.input.user or 'the user'} has refused this call of {tool}{reason}\n"
+        "Do not call it like this again; do without it, and say so."
+    )
+
+
+def user_answer(said: InputProvided) -> str:
+    """What a model is told when the user was asked."""
+    if said.expired:
+        return "The user has not answered in time. Go on without the answer, and say what you assumed."
+    return f"The user answers: {said.input.answer}"
 
 
 def no_documents(knowledge: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from orchestrator.core.model import (
     ContextTrimmed,
     EvidenceRetrieved,
     GuardrailTriggered,
+    InputProvided,
+    InputRequested,
     MemberFinished,
     MemberStarted,
     Message,
@@ -25,7 +27,7 @@ from orchestrator.core.model import (
     ToolCallStarted,
     Usage,
 )
-from orchestrator.core.prompts import LEADER_TOOLS, MEMORY_TOOLS
+from orchestrator.core.prompts import ASK_USER, LEADER_TOOLS, MEMORY_TOOLS
 from orchestrator.core.workflow.paths import agent_path, missing_steps
 
 What = TypeVar("What")
@@ -61,6 +63,8 @@ class Recorded:
         step_starts: Steps of a workflow that began, by path and attempt.
         step_ends: Steps of a workflow that ended, likewise.
         guardrails: What guardrails have found.
+        requests: What people were asked, by call id.
+        provided: What they said, or that nobody did, by call id.
         answer: The answer; the run needs nothing but its end.
     """
 
@@ -77,6 +81,8 @@ class Recorded:
     step_starts: dict[tuple[str, int], Logged[StepStarted]] = field(default_factory=dict)
     step_ends: dict[tuple[str, int], Logged[StepFinished]] = field(default_factory=dict)
     guardrails: set[GuardrailTriggered] = field(default_factory=set)
+    requests: dict[str, InputRequested] = field(default_factory=dict)
+    provided: dict[str, InputProvided] = field(default_factory=dict)
     answer: Message | None = None
 
     @classmethod
@@ -118,11 +124,11 @@ class Recorded:
 
     @property
     def unfinished_calls(self) -> tuple[str, ...]:
-        """Tool calls to be made again. A delegation is not: it goes on from the member's own steps."""
+        """Tool calls to be made again. A delegation is not, nor is a question to the user: they go on."""
         return tuple(
             call_id
             for call_id, logged in self.calls.items()
-            if call_id not in self.results and logged.step.tool not in LEADER_TOOLS
+            if call_id not in self.results and logged.step.tool not in (*LEADER_TOOLS, ASK_USER)
         )
 
     def searches_of(self, team: AgentTeam, path: str) -> dict[str, Logged[EvidenceRetrieved]]:
@@ -215,6 +221,10 @@ class Recorded:
             case StepFinished():
                 ended = Logged(sequence=sequence, member=member, step=step)
                 self.step_ends[step.path, step.attempt] = ended
+            case InputRequested():
+                self.requests[step.call_id] = step
+            case InputProvided():
+                self.provided[step.input.call_id] = step
             case GuardrailTriggered():
                 self.guardrails.add(step)
             case _:

@@ -9,7 +9,7 @@ from orchestrator.core import modes, prompts
 from orchestrator.core.citations import cite
 from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
-from orchestrator.core.log import LogUnavailable
+from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
@@ -43,6 +43,7 @@ async def execute(turn: Turn) -> None:
     Raises:
         ServiceError: LEASE_LOST, or the log refused an event; the run is somebody else's now.
         LogUnavailable: The log could not be stored; whoever takes the run over ends it.
+        Parked: The run waits for a person; whoever takes it over when one has answered goes on.
         asyncio.CancelledError: The process stops; likewise.
     """
     if turn.attempt > 1:
@@ -58,7 +59,7 @@ async def execute(turn: Turn) -> None:
             content = await _answer(turn)
     except ServiceError as failure:
         error = failure
-    except LogUnavailable:
+    except (LogUnavailable, Parked):
         raise
     except Exception as failure:
         if isinstance(failure, TimeoutError) and limit.expired():

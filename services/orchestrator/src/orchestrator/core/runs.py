@@ -12,13 +12,25 @@ import structlog
 from prometheus_client import Gauge
 
 from manifests import AgentTeam
+from orchestrator.core.active import Active, Finished
 from orchestrator.core.admission import ready_team, too_many_runs
+from orchestrator.core.approving import provide
 from orchestrator.core.beginning import turn_of
 from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
-from orchestrator.core.log import Item, LogUnavailable, RunLog
-from orchestrator.core.model import HistorySummarized, Message, StoredEvent
-from orchestrator.core.ports import Acquired, Appended, BusyPolicy, LeaseTimes, Peers, RunRow, SessionLog
+from orchestrator.core.leases import ORCHESTRATOR, Leases
+from orchestrator.core.log import Item, LogUnavailable, Parked, RunLog
+from orchestrator.core.model import HistorySummarized, Message, RunInput, StoredEvent
+from orchestrator.core.ports import (
+    Acquired,
+    Appended,
+    BusyPolicy,
+    LeaseTimes,
+    Peers,
+    Renewed,
+    RunRow,
+    SessionLog,
+)
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.resume import end_recorded, note_take_over, refusal
 from orchestrator.core.run import Cancelled, conclude, execute, fail
@@ -35,7 +47,6 @@ ACTIVE_RUNS = Gauge("agentteams_active_runs", "Runs that this process works on")
 
 _KEEP_FINISHED = 200  # so that a follower which comes a moment late needs no look into the store
 _STOP_S = 5.0
-_SELF = Caller(tenant="", user="", service="orchestrator")
 
 Place = tuple[str, str]  # whose limit of active runs it counts for: tenant and team
 
@@ -51,30 +62,6 @@ class _Asked:
     request_id: str
     on_busy: BusyPolicy
     answer_schema: Schema | None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Active:
-    caller: Caller
-    row: RunRow
-    log: RunLog
-    task: "asyncio.Task[Any]"
-    request_id: str = ""
-    turn: Turn | None = None  # None while it is not known yet whether the run can go on
-    stopped: bool = False
-    cancelled: bool = False
-
-    @property
-    def ends(self) -> bool:
-        """Whether its end is being stored: nothing may cut that off."""
-        return self.turn is not None and self.turn.end is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Finished:
-    caller: Caller
-    row: RunRow
-    log: RunLog
 
 
 class Runs:
@@ -104,12 +91,19 @@ class Runs:
         self._peers = peers
         self._clock = clock
         self._address = address
-        self._times = times
-        self._active: dict[str, _Active] = {}
-        self._finished: OrderedDict[str, _Finished] = OrderedDict()
+        self._active: dict[str, Active] = {}
+        self._finished: OrderedDict[str, Finished] = OrderedDict()
         self._places: Counter[Place] = Counter()  # taken
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
+        self._leases = Leases(
+            store=store,
+            clock=clock,
+            times=times,
+            runs=lambda: list(self._active),
+            renewed=self._renewed,
+            take=self._take,
+        )
         self._following = Following(store=store, peers=peers, address=address, find=self._find)
 
     # --- the process' loops -------------------------------------------------
@@ -118,12 +112,13 @@ class Runs:
         """Carries the runs' tasks for the process' life."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            group.create_task(self._renew_leases())
-            group.create_task(self._take_over_runs())
+            group.create_task(self._leases.renew())
+            group.create_task(self._leases.take_over())
 
     async def drain(self, grace: timedelta) -> None:
         """Lets the runs end within the grace period, and hands over what is left then."""
         self._draining = True
+        self._leases.stop()
         tasks = [active.task for active in self._active.values()]
         if tasks:
             log.info("runs_draining", runs=len(tasks))
@@ -209,6 +204,16 @@ class Runs:
             except ServiceError as error:
                 # The owner finds the note with its next renewal.
                 log.info("owner_not_reached", run=run, owner=row.owner_address, error=error.message)
+        return row
+
+    async def provide(self, run: str, said: RunInput) -> RunRow:
+        """What the caller says to a run that asked for it. Raises as `approving.provide`."""
+        row = await provide(self._store, self._world.catalogue, run, said)
+        active = self._active.get(run)
+        if active is not None:
+            self._deliver(active, [replace(said, user=current_caller().user)])
+        else:
+            self._leases.look()  # it waited, and is free now; if it runs elsewhere, its owner finds it
         return row
 
     # --- beginning and taking over ----------------------------------------------
@@ -301,7 +306,7 @@ class Runs:
         team = acquired.run.team.removeprefix("teams/")
         self._carry((acquired.caller.tenant, team), self._resume(acquired, active))
 
-    async def _resume(self, acquired: Acquired, before: _Active | None) -> None:
+    async def _resume(self, acquired: Acquired, before: Active | None) -> None:
         run = acquired.run
         if before is not None:
             self._lose(before)
@@ -324,6 +329,7 @@ class Runs:
             stages = StageClock(self._clock, earlier_s=max(0.0, earlier))
             said = [*acquired.history, *acquired.input]
             active.turn = self._turn(active, team, said, acquired.summary, stages=stages, recorded=recorded)
+            active.turn.inputs.deliver(acquired.inputs)
             await execute(active.turn)
 
         note_take_over(acquired, self._clock.now())
@@ -337,7 +343,7 @@ class Runs:
 
     def _turn(
         self,
-        active: _Active,
+        active: Active,
         team: AgentTeam,
         conversation: Sequence[Message],
         summary: HistorySummarized | None,
@@ -358,7 +364,7 @@ class Runs:
 
     # --- a run while it is ours ---------------------------------------------------
 
-    def _register(self, caller: Caller, row: RunRow, fencing_token: int, *, request_id: str = "") -> _Active:
+    def _register(self, caller: Caller, row: RunRow, fencing_token: int, *, request_id: str = "") -> Active:
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a run has a task of its own")
@@ -370,13 +376,13 @@ class Runs:
             last_sequence=row.last_sequence,
             on_appended=lambda appended: self._appended(row.name, appended),
         )
-        active = _Active(caller=caller, row=row, log=run_log, task=task, request_id=request_id)
+        active = Active(caller=caller, row=row, log=run_log, task=task, request_id=request_id)
         self._active[row.name] = active
         ACTIVE_RUNS.set(len(self._active))
         self._following.arrived()
         return active
 
-    async def _work_on(self, active: _Active, work: Callable[[], Awaitable[None]]) -> None:
+    async def _work_on(self, active: Active, work: Callable[[], Awaitable[None]]) -> None:
         run = active.row.name
         try:
             # The run outlives the call that began it: its own caller, no deadline but its own.
@@ -385,6 +391,8 @@ class Runs:
                     await work()
                 except asyncio.CancelledError:
                     await self._stopped(active)
+        except Parked:
+            log.info("run_parked", run=run)
         except (ServiceError, LogUnavailable) as error:
             log.warning("run_given_up", run=run, error=str(error))
         except Exception as error:
@@ -396,7 +404,7 @@ class Runs:
             ACTIVE_RUNS.set(len(self._active))
             if active.log.finished:
                 row = replace(active.row, state=active.log.end_state)
-                self._finished[run] = _Finished(caller=active.caller, row=row, log=active.log)
+                self._finished[run] = Finished(caller=active.caller, row=row, log=active.log)
                 if len(self._finished) > _KEEP_FINISHED:
                     self._finished.popitem(last=False)
 
@@ -409,16 +417,32 @@ class Runs:
 
     def _appended(self, run: str, appended: Appended) -> None:
         active = self._active.get(run)
-        if appended.cancel_requested and active is not None:
-            self._cancel(active)
+        if active is not None:
+            self._deliver(active, appended.inputs)
+            if appended.cancel_requested:
+                self._cancel(active)
         if appended.next_run is not None:
             self._take(appended.next_run)
 
-    def _cancel(self, active: _Active) -> None:
+    def _renewed(self, renewed: Renewed) -> None:
+        for run, active in list(self._active.items()):
+            # One that ends right now counts as lost, too; its last append tells which it is.
+            if run in renewed.lost and not active.ends and active.log.failure is None:
+                self._lose(active)
+            elif run in renewed.cancelled:
+                self._cancel(active)
+            self._deliver(active, renewed.inputs.get(run, ()))
+
+    def _deliver(self, active: Active, inputs: Sequence[RunInput]) -> None:
+        # Before there is a turn they are no use; the store tells of them again.
+        if inputs and active.turn is not None:
+            active.turn.inputs.deliver(inputs)
+
+    def _cancel(self, active: Active) -> None:
         active.cancelled = True
         self._stop(active)
 
-    def _lose(self, active: _Active) -> None:
+    def _lose(self, active: Active) -> None:
         log.warning("lease_lost", run=active.row.name)
         active.log.failure = Conflict(
             f"{active.row.name} was taken over by another process", reason="LEASE_LOST"
@@ -426,13 +450,13 @@ class Runs:
         active.stopped = True
         active.task.cancel()
 
-    def _stop(self, active: _Active) -> None:
+    def _stop(self, active: Active) -> None:
         # Once only, and not when it ends already: both would cut off the storing of its end.
         if not active.stopped and not active.ends:
             active.stopped = True
             active.task.cancel()
 
-    async def _stopped(self, active: _Active) -> None:
+    async def _stopped(self, active: Active) -> None:
         if active.log.failure is not None:
             return  # the lease is lost: whoever has it goes on
         if active.turn is not None and active.turn.end is not None:
@@ -442,56 +466,16 @@ class Runs:
         else:
             await self._hand_over(active)
 
-    async def _hand_over(self, active: _Active) -> None:
+    async def _hand_over(self, active: Active) -> None:
         """Stores what there is and gives the lease back, for another process to go on."""
         run = active.row.name
         try:
             with suppress(TimeoutError, LogUnavailable):
                 async with asyncio.timeout(_STOP_S / 2):
                     await active.log.flush()
-            with scope(caller=_SELF, timeout=timedelta(seconds=_STOP_S / 2)):
+            with scope(caller=ORCHESTRATOR, timeout=timedelta(seconds=_STOP_S / 2)):
                 await self._store.release([run])
             log.info("run_handed_over", run=run)
         except ServiceError as error:
             # The lease runs out by itself.
             log.warning("run_not_handed_over", run=run, error=error.message)
-
-    # --- leases ---------------------------------------------------------------------
-
-    async def _renew_leases(self) -> None:
-        period = self._times.renew_every.total_seconds()
-        delay = period
-        while True:
-            await asyncio.sleep(delay)
-            began, delay = self._clock.monotonic(), period
-            if not self._active:
-                continue
-            try:
-                with scope(caller=_SELF, timeout=self._times.renew_every):
-                    renewed = await self._store.renew(list(self._active))
-            except ServiceError as error:
-                log.warning("leases_not_renewed", error=error.message)
-                delay = max(period / 10, period - (self._clock.monotonic() - began))
-                continue
-            for run in renewed.lost:
-                active = self._active.get(run)
-                # One that ends right now counts as lost, too; its last append tells which it is.
-                if active is not None and not active.ends and active.log.failure is None:
-                    self._lose(active)
-            for run in renewed.cancelled:
-                active = self._active.get(run)
-                if active is not None:
-                    self._cancel(active)
-
-    async def _take_over_runs(self) -> None:
-        while not self._draining:
-            try:
-                with scope(caller=_SELF, timeout=self._times.lease):
-                    acquired = await self._store.acquire_expired()
-            except ServiceError as error:
-                log.warning("expired_runs_not_acquired", error=error.message)
-                acquired = []
-            for run in acquired:
-                self._take(run)
-            # Where there were some there may be more; the others shall have a share of them.
-            await asyncio.sleep(self._times.renew_every.total_seconds() * (0.1 if acquired else 1.0))

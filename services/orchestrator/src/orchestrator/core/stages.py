@@ -39,12 +39,18 @@ class StageClock:
         self._counts: dict[str, int] = {}
         self._active = 0
         self._active_since = 0.0
+        self._quiet_since = self._started
         self._covered = 0.0
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the turn began."""
         return self._clock.monotonic() - self._started
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last stage ended; 0 while there is one."""
+        return 0.0 if self._active else self._clock.monotonic() - self._quiet_since
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -65,6 +71,7 @@ class StageClock:
             self._active -= 1
             if self._active == 0:
                 self._covered += ended - self._active_since
+                self._quiet_since = ended
             if outer is not None:
                 outer[0] += ended - began
             # What ran side by side inside, or another machine measured, can exceed the block.

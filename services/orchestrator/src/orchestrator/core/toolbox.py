@@ -9,7 +9,7 @@ from manifests import Knowledge, Member, ToolSource
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Invocation, text_argument
 from orchestrator.core.memories import memory_abilities
-from orchestrator.core.model import Tool
+from orchestrator.core.model import Question, Tool
 from orchestrator.core.search import search
 from orchestrator.core.turn import Turn, together
 
@@ -32,6 +32,9 @@ async def abilities_for(turn: Turn, member: Member, *, for_user: bool) -> list[A
     if for_user:
         abilities += memory_abilities(turn)
     sources = [source for source in spec.tools if source.name in member.tools]
+    if any(source.builtin == "AskUser" for source in sources):
+        abilities.append(_ask_user(turn))
+    sources = [source for source in sources if source.builtin is None]
     if not sources:
         return abilities
     namespace = turn.team.metadata.namespace
@@ -53,6 +56,19 @@ def _search(turn: Turn, uses: Sequence[Knowledge]) -> Ability:
     return Ability(tool=prompts.search_tool([use.name for use in uses]), call=call, side_effects=False)
 
 
+def _ask_user(turn: Turn) -> Ability:
+    async def call(made: Invocation) -> str:
+        choices = made.arguments.get("choices")
+        question = Question(
+            text=text_argument(made.arguments, "question"),
+            choices=tuple(map(str, choices)) if isinstance(choices, list) else (),
+        )
+        return prompts.user_answer(await turn.inputs.ask(made.call_id, question, member=made.member))
+
+    # Made of what the log holds: the question is not asked again, and to wait is no work.
+    return Ability(tool=prompts.ask_user_tool(), call=call, side_effects=False, resumes=True)
+
+
 def _tool(turn: Turn, source: ToolSource, tool: Tool, shown_as: str) -> Ability:
     async def call(made: Invocation) -> str:
         text = await turn.world.tools.call(
@@ -65,7 +81,8 @@ def _tool(turn: Turn, source: ToolSource, tool: Tool, shown_as: str) -> Ability:
         return prompts.tool_result(text, RESULT_LIMIT)
 
     shown = Tool(name=shown_as, description=tool.description, parameters=tool.parameters)
-    return Ability(tool=shown, call=call)
+    needs_approval = source.mcp is not None and tool.name in source.mcp.require_approval
+    return Ability(tool=shown, call=call, needs_approval=needs_approval)
 
 
 def _names(offered: Sequence[tuple[str, str]], taken: Sequence[str]) -> list[str]:

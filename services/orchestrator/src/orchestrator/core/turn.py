@@ -5,6 +5,7 @@ import copy
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from orchestrator.core.gate import Gates
 from orchestrator.core.guardrails.outlet import Outlet
 from orchestrator.core.guardrails.screen import WITHHELD, Screen
 from orchestrator.core.guardrails.turns import blocked
+from orchestrator.core.inputs import Inputs
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog, Text
 from orchestrator.core.model import (
@@ -119,7 +121,15 @@ class Turn:
     concluded: bool = False  # its last event is in the log, stored or not
     outer: Outer | None = None
 
+    inputs: Inputs = field(init=False)
+
     def __post_init__(self) -> None:
+        self.inputs = Inputs(
+            log=self.log,
+            stages=self.stages,
+            recorded=self.recorded,
+            expire_after=timedelta(hours=self.team.spec.approvals.expire_after_hours),
+        )
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
         for logged in self.recorded.models.values():
             if logged.step.text and logged.step.text != WITHHELD:
