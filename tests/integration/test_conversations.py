@@ -13,6 +13,8 @@ import pytest
 from agentteams.session.v1 import session_service_pb2 as pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
+from localmodel.server import conversation, wire
+from localmodel.server.extractive import summarize
 from manifests import AgentTeam
 from orchestrator.adapters.memory_client import MemoryClient
 from orchestrator.adapters.session_client import SessionClient
@@ -146,6 +148,26 @@ async def test_what_was_said_long_ago_is_known_by_its_summary(live: Live) -> Non
     assert "<summary>\nNotes: fact1 fact2 fact3 fact4 fact5\n</summary>" in told
     assert f"fact5 {LONG}" not in told
     assert f"fact6 {LONG}" in told
+
+
+def local_answerer(call: Call) -> Script:
+    """As the answerer of local mode that has no model."""
+    messages = [wire.Message(role=prompt.role, content=prompt.content) for prompt in call.prompts]
+    asked = conversation.transcript(messages)
+    return says(f"No. Well, {LONG}" if asked is None else summarize(*asked))
+
+
+async def test_the_local_answerer_without_a_model_sums_up_what_it_is_sent(live: Live) -> None:
+    live.bench.models.choose = local_answerer
+    of = team(session=SUMMARIZES)
+    session = (await live.ask(f"My name is Ada. Well, {LONG}", of=of)).session
+    for number in (2, 3, 4):
+        await live.ask(f"Number {number}? Well, {LONG}", of=of, session=session)
+    (*_, last) = await live.summaries(session)
+    assert last.text.splitlines() == [
+        "user: My name is Ada.", "assistant: No.", "user: Number 2?", "assistant: No.",
+        "user: Number 3?", "assistant: No.",
+    ]  # fmt: skip
 
 
 async def test_without_summaries_only_the_last_questions_are_known(live: Live) -> None:

@@ -1,6 +1,7 @@
 """The answer in the form that the team or the caller asked for."""
 
 from orchestrator.core import prompts
+from orchestrator.core.context.assembly import complete
 from orchestrator.core.model import Prompt
 from orchestrator.core.recorded import model_step
 from orchestrator.core.structured import Checked, strings, validate
@@ -38,8 +39,8 @@ async def in_form(turn: Turn, content: str) -> str:
             Prompt(role="assistant", content=content[:_MAX_CHARS]),
             Prompt(role="user", content=prompts.repair(checked.problems)),
         ]
-        completion = await turn.complete(
-            config, conversation, tools=[], must_answer=True, step=model_step(_PATH, number), member=""
+        completion = await complete(
+            turn, config, conversation, tools=[], must_answer=True, step=model_step(_PATH, number), member=""
         )
         content = completion.text
         checked = validate(content, schema)

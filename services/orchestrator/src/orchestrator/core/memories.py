@@ -12,6 +12,7 @@ from manifests import UserMemory
 from orchestrator.core import prompts
 from orchestrator.core.agent import Ability, Invocation, text_argument
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.guardrails.turns import screen_tool_result
 from orchestrator.core.model import Memory, ToolCallFinished, ToolCallStarted
 from orchestrator.core.recorded import own_step
 from orchestrator.core.turn import Turn
@@ -86,7 +87,12 @@ async def _look_up(turn: Turn, query: str) -> ToolCallFinished:
     try:
         with turn.stages.stage("tool"):
             found = await turn.world.memories.search(query, team=_team(turn), limit=_MOST)
-        finished = ToolCallFinished(call_id=_CALL, result=_written(found))
+        # A model wrote them, perhaps after it had read what gives orders: they are looked at as tool results.
+        seen = [
+            Memory(name=m.name, text=await screen_tool_result(turn, m.text, call_id=_CALL, member=""))
+            for m in found
+        ]
+        finished = ToolCallFinished(call_id=_CALL, result=_written(seen))
     except ServiceError as error:
         log.warning("memories_not_recalled", run=turn.log.run, error=error.message)
         finished = ToolCallFinished(call_id=_CALL, result="", error=error)
