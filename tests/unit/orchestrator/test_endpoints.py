@@ -60,6 +60,15 @@ async def test_headers_come_from_their_secrets_each_time(server: ModelServer, tm
     await models.close()
 
 
+async def test_a_header_may_be_another_kind_of_authorization(server: ModelServer, tmp_path: Path) -> None:
+    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    write(tmp_path, "Basic dXNlcg==")
+    header = {"name": "authorization", "valueFrom": {"secretKeyRef": REF}}
+    assert await ask(models, config(server.base_url, headersFrom=(header,)))
+    assert server.requests[0].headers["authorization"] == "Basic dXNlcg=="
+    await models.close()
+
+
 @pytest.mark.parametrize("spec", [X_KEY, {"credentialsSecretKeyRef": REF}], ids=["header", "key"])
 async def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(
     server: ModelServer, tmp_path: Path, spec: dict[str, Any]
