@@ -371,10 +371,16 @@ class FakeStore:
             raise NotFound(run, reason="RUN_NOT_FOUND")
         return self.rows[run]
 
-    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+    async def events(self, run: str, *, after: int, wait: timedelta = timedelta(0)) -> list[StoredEvent]:
         """See SessionLog."""
-        events = self.earlier[run] if run in self.earlier else self._read(run)
-        return [event for event in events if event.sequence > after]
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait.total_seconds()
+        while True:
+            stored = self.earlier[run] if run in self.earlier else self._read(run)
+            events = [event for event in stored if event.sequence > after]
+            if events or loop.time() >= end or (run in self.rows and self.rows[run].is_over):
+                return events
+            await asyncio.sleep(0.02)
 
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""
@@ -561,10 +567,10 @@ class Link:
         self._alive()
         return await self.store.get(run)
 
-    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+    async def events(self, run: str, *, after: int, wait: timedelta = timedelta(0)) -> list[StoredEvent]:
         """See SessionLog."""
         self._alive()
-        return await self.store.events(run, after=after)
+        return await self.store.events(run, after=after, wait=wait)
 
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""

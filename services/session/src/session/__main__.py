@@ -12,7 +12,9 @@ from servicekit.identity import load_key
 from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.server import Assembly, run
-from session.adapters.database import open_database
+from session.adapters.database import PostgresDatabase, open_database
+from session.adapters.listener import Listener
+from session.adapters.news import RunNews
 from session.adapters.retention import SqlRetentionStore
 from session.adapters.schema import check_schema, migrate
 from session.adapters.store import SqlSessionStore
@@ -52,7 +54,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
         sweeper.begin()
 
     clock = SystemClock()
-    store = SqlSessionStore(database=database, clock=clock, new_id=new_id)
+    news = RunNews(most=settings.session_max_followers)
+    store = SqlSessionStore(database=database, clock=clock, new_id=new_id, news=news)
     tokens = PageTokens(load_key(settings.identity_key_file))
     kept = SqlRetentionStore(database=database, clock=clock)
     sweeper = Sweeper(store=kept, interval=settings.sweep_interval())
@@ -60,7 +63,14 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
         session_service(SessionServicer(store=store, tokens=tokens)),
         memory_service(MemoryServicer(store=store, tokens=tokens)),
     ]
-    return Assembly(services=services, ready=ready, tasks=[sweeper.run])
+    tasks = [sweeper.run]
+    if isinstance(database, PostgresDatabase):
+        tasks.append(Listener(database=database, news=news).run)
+
+    async def drain() -> None:
+        news.stop()
+
+    return Assembly(services=services, ready=ready, tasks=tasks, drain=drain)
 
 
 async def migrate_command(settings: DatabaseSettings) -> None:

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from servicekit.context import remaining
 from servicekit.errors import InvalidArgument
 from servicekit.ids import is_uuid4
 from session.core.model import Lease, RunState
@@ -26,6 +27,8 @@ MAX_SUMMARY_BYTES = 32 * 1024  # with each of 50 runs of one response
 MAX_CALL_ID = 1_024
 MAX_ANSWER = 32_768
 MAX_REASON = 1_024
+MAX_WAIT = timedelta(seconds=30)
+_ANSWER_TIME = timedelta(milliseconds=500)  # what is left to answer when the wait is over
 # A run that is taken over comes with its input: it must fit into a response with all the rest.
 MAX_INPUT_BYTES = 8 * 1024 * 1024
 _MAX_NAME = 253  # as Kubernetes allows
@@ -80,6 +83,18 @@ def lease(owner: str, duration: Duration, address: str = "", *, may_give_back: b
         alternative = ", or 0 to give the leases back" if may_give_back else ""
         raise InvalidArgument.field("lease_duration", f"must be 1 s to 10 min{alternative}", str(length))
     return Lease(owner=owner, duration=length, address=address)
+
+
+def wait(duration: Duration) -> timedelta:
+    """The field wait of ListRunEvents; shorter if the caller's deadline is."""
+    try:
+        length = duration.ToTimedelta()
+    except (OverflowError, ValueError):
+        length = timedelta.max
+    if not timedelta(0) <= length <= MAX_WAIT:
+        raise InvalidArgument.field("wait", "must be 0 to 30 s", str(length))
+    left = remaining()
+    return length if left is None else max(min(length, left - _ANSWER_TIME), timedelta(0))
 
 
 def retention(field: str, parent: Message, name: str = "retention") -> timedelta | None:

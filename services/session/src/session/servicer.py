@@ -280,6 +280,7 @@ class SessionServicer(UserDataMethods):
             checks.resource_id("run", request.run, "runs"),
             after_sequence=checks.number("after_sequence", request.after_sequence),
             limit=page_size(request.page_size, default=100, maximum=500),
+            wait=checks.wait(request.wait),
         )
         return session_service_pb2.ListRunEventsResponse(events=map(convert.event_to_pb, events))
 

@@ -52,6 +52,10 @@ class Settings(DatabaseSettings, ServerSettings):
         60.0, ge=1, description="Pause between two searches for sessions whose retention is over."
     )
 
+    session_max_followers: int = Field(
+        2_000, ge=1, description="Calls that may wait for events of runs at a time."
+    )
+
     def sweep_interval(self) -> timedelta:
         """As a duration."""
         return timedelta(seconds=self.session_sweep_interval_s)

@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No memory of that name for this caller."""
     ERROR_REASON_MEMORY_LIMIT_REACHED: _ErrorReason.ValueType  # 48
     """The user has as many memories as allowed. Forget some first."""
+    ERROR_REASON_TOO_MANY_FOLLOWERS: _ErrorReason.ValueType  # 49
+    """As many calls as allowed wait for events. Ask without waiting."""
     ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: _ErrorReason.ValueType  # 60
     """No knowledge base of that name in the caller's namespace."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 61
@@ -195,6 +197,8 @@ ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 47
 """No memory of that name for this caller."""
 ERROR_REASON_MEMORY_LIMIT_REACHED: ErrorReason.ValueType  # 48
 """The user has as many memories as allowed. Forget some first."""
+ERROR_REASON_TOO_MANY_FOLLOWERS: ErrorReason.ValueType  # 49
+"""As many calls as allowed wait for events. Ask without waiting."""
 ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: ErrorReason.ValueType  # 60
 """No knowledge base of that name in the caller's namespace."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 61

@@ -1103,22 +1103,31 @@ class ListRunEventsRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Required. Format: `runs/{run}`."""
     after_sequence: _builtins.int
     """Optional. Only events after this one. Default 0: all."""
     page_size: _builtins.int
     """Optional. Default 100, at most 500; below 0 is INVALID_ARGUMENT."""
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """Optional. If there is no event for now, how long to wait for one; at most
+        30 s. The answer comes at once when there is one, and is empty at the end of
+        the wait, of the run, or of the service. Absent or 0: not at all.
+        """
+
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "page_size", b"page_size", "run", b"run", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

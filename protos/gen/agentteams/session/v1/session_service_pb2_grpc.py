@@ -301,8 +301,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRunEvents(self, request, context):
-        """Lists the events of a run in order. Reasons: RUN_NOT_FOUND,
-        INVALID_FIELD.
+        """Lists the events of a run in order, or waits for them. Reasons:
+        RUN_NOT_FOUND, INVALID_FIELD, TOO_MANY_FOLLOWERS (ask without `wait`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

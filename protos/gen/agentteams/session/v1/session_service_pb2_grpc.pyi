@@ -130,8 +130,8 @@ class SessionServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListRunsRequest, _session_service_pb2.ListRunsResponse]
     """Lists runs, newest first. Reasons: INVALID_FIELD."""
     ListRunEvents: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListRunEventsRequest, _session_service_pb2.ListRunEventsResponse]
-    """Lists the events of a run in order. Reasons: RUN_NOT_FOUND,
-    INVALID_FIELD.
+    """Lists the events of a run in order, or waits for them. Reasons:
+    RUN_NOT_FOUND, INVALID_FIELD, TOO_MANY_FOLLOWERS (ask without `wait`).
     """
 
 @_typing.type_check_only
@@ -233,8 +233,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListRunsRequest, _session_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first. Reasons: INVALID_FIELD."""
     ListRunEvents: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListRunEventsRequest, _session_service_pb2.ListRunEventsResponse]  # type: ignore[assignment]
-    """Lists the events of a run in order. Reasons: RUN_NOT_FOUND,
-    INVALID_FIELD.
+    """Lists the events of a run in order, or waits for them. Reasons:
+    RUN_NOT_FOUND, INVALID_FIELD, TOO_MANY_FOLLOWERS (ask without `wait`).
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -441,8 +441,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListRunEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListRunEventsResponse, _abc.Awaitable[_session_service_pb2.ListRunEventsResponse]]:
-        """Lists the events of a run in order. Reasons: RUN_NOT_FOUND,
-        INVALID_FIELD.
+        """Lists the events of a run in order, or waits for them. Reasons:
+        RUN_NOT_FOUND, INVALID_FIELD, TOO_MANY_FOLLOWERS (ask without `wait`).
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,6 +29,7 @@ _MAX_EVENTS = 256  # of one AppendRunEvents
 _MAX_BYTES = 8 * 1024 * 1024  # of one AppendRunEvents; a message may have 16 MiB
 _MAX_RUNS = 1000  # of one RenewRunLeases
 _APPEND_TIMEOUT = timedelta(seconds=5)
+_READ_TIMEOUT = timedelta(seconds=5)  # beside a wait
 _POLICIES: dict[BusyPolicy, "run_pb2.BusyPolicy.ValueType"] = {
     "REJECT": run_pb2.BUSY_POLICY_REJECT,
     "ENQUEUE": run_pb2.BUSY_POLICY_ENQUEUE,
@@ -125,11 +126,13 @@ class SessionClient:
         """See SessionLog."""
         return _row(await self._rpc.unary(self._stub.GetRun, pb.GetRunRequest(name=run)))
 
-    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
+    async def events(self, run: str, *, after: int, wait: timedelta = timedelta(0)) -> list[StoredEvent]:
         """See SessionLog."""
+        request = pb.ListRunEventsRequest(run=run, after_sequence=after, page_size=_PAGE)
+        if wait:
+            request.wait.FromTimedelta(wait)
         answer = await self._rpc.unary(
-            self._stub.ListRunEvents,
-            pb.ListRunEventsRequest(run=run, after_sequence=after, page_size=_PAGE),
+            self._stub.ListRunEvents, request, timeout=wait + _READ_TIMEOUT if wait else None
         )
         return [stored_event(event) for event in answer.events]
 

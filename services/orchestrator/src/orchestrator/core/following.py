@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -11,12 +12,15 @@ from orchestrator.core.log import Item, LogUnavailable, RunLog
 from orchestrator.core.model import MessageCompleted, ModelCallFinished, StoredEvent, TextDelta
 from orchestrator.core.ports import Followed, Peers, RunRow, SessionLog
 from orchestrator.core.recorded import text_id
-from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from servicekit.errors import DeadlineExceeded, NotFound, ResourceExhausted, ServiceError, Unavailable
 
 log = structlog.get_logger()
 
-_POLL_S = 0.1
-_POLL_MAX_S = 1.0
+# Until the store is asked again, whatever it knows: a session service of before
+# the schema 0007, beside newer ones, does not say that it has appended something.
+_WAIT = timedelta(seconds=10)
+_TRY_OWNER_AGAIN = timedelta(seconds=2)  # as long as somebody works on the run who cannot be reached
+_PAUSE_S = 1.0  # where the store does not wait for us
 _QUIET_S = 1.0  # after which it is asked whether the owner is still the owner
 
 
@@ -59,7 +63,6 @@ class Following:
             NotFound: RUN_NOT_FOUND.
             Unavailable: The process stops, or does not work on a forwarded run; ask again.
         """
-        delay = _POLL_S
         shown: dict[str, str] = {}
         while True:
             arrived = self._arrived
@@ -77,24 +80,51 @@ class Following:
                 async with aclosing(self._through_owner(row, after)) as stream:
                     async for passed in stream:
                         yield passed
-                        after, delay = _last(passed, after), _POLL_S
+                        after = _last(passed, after)
                         if _has_end(passed):
                             return
                 if self._find(run) is not None:
                     continue  # it came to us meanwhile, with its texts
-            events = await self._store.events(run, after=after)
+            wait = _TRY_OWNER_AGAIN if row.owner_address else _WAIT
+            if row.is_over:
+                wait = timedelta(0)
+            events = await self._from_store(run, after, wait, arrived)
             if events:
                 yield _with_texts(events, shown)
-                after, delay = events[-1].sequence, _POLL_S
+                after = events[-1].sequence
                 if events[-1].is_last:
                     return
             elif row.is_over:
                 return
-            else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(delay):
-                        await arrived.wait()
-                delay = min(1.5 * delay, _POLL_MAX_S)
+
+    async def _from_store(
+        self, run: str, after: int, wait: timedelta, arrived: asyncio.Event
+    ) -> Sequence[StoredEvent]:
+        """What the store gets within a time; nothing if there is nothing, or a run came to us meanwhile."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        reading = asyncio.ensure_future(self._read(run, after, wait))
+        arriving = asyncio.ensure_future(arrived.wait())
+        try:
+            await asyncio.wait([reading, arriving], return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return ()
+            events = reading.result()
+            pause_s = min(_PAUSE_S, wait.total_seconds()) - (loop.time() - began)
+            if not events and pause_s > 0:
+                await asyncio.wait([arriving], timeout=pause_s)
+            return events
+        finally:
+            for task in (reading, arriving):
+                task.cancel()
+            await asyncio.wait([reading, arriving])
+
+    async def _read(self, run: str, after: int, wait: timedelta) -> Sequence[StoredEvent]:
+        try:
+            return await self._store.events(run, after=after, wait=wait)
+        except ResourceExhausted as error:
+            log.warning("not_followed", run=run, error=error.message)
+            return await self._store.events(run, after=after)
 
     async def _through_owner(self, row: RunRow, after: int) -> AsyncGenerator[Followed, None]:
         """What the owner streams, as long as it is the owner and can be reached."""

@@ -153,8 +153,12 @@ class SessionLog(Protocol):
         """Returns a run. Raises NotFound."""
         ...
 
-    async def events(self, run: str, *, after: int) -> list[StoredEvent]:
-        """Some events after a sequence, in order; none: there are no more for now."""
+    async def events(self, run: str, *, after: int, wait: timedelta = timedelta(0)) -> list[StoredEvent]:
+        """Some events after a sequence, in order; none: there are no more for now.
+
+        Waits for one if there is none and the run has not ended. Raises
+        ResourceExhausted (TOO_MANY_FOLLOWERS): ask without waiting.
+        """
         ...
 
     async def renew(self, runs: Sequence[str]) -> Renewed:

@@ -255,6 +255,7 @@ class BeginRun:
             "answer_schema": new.answer_schema or None,
             "max_active_runs": new.max_active_runs,
             "wait_expire_time_us": None,
+            "followed_until_us": None,
         }
 
 

@@ -8,13 +8,14 @@ README.md has the figures.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, make_url
@@ -106,25 +107,27 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, limits: PoolLimits, offload_bytes: int) -> None:
         statement_timeout_ms = int(limits.statement_timeout.total_seconds() * 1000)
+        self._url = url.set(drivername="postgresql+asyncpg")
+        self._connect_args: dict[str, Any] = {
+            "timeout": limits.timeout.total_seconds(),
+            # The server's own limit ends a slow statement; this one is
+            # for a server that does not answer at all.
+            "command_timeout": limits.statement_timeout.total_seconds() + 5,
+            "server_settings": {
+                "application_name": "agentteams-session",
+                "statement_timeout": str(statement_timeout_ms),
+                "lock_timeout": str(statement_timeout_ms // 2),
+                "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
+            },
+        }
         self._engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
+            self._url,
             pool_size=limits.connections,
             max_overflow=0,
             pool_timeout=limits.timeout.total_seconds(),
             pool_recycle=1800,
             execution_options={OPTION: offload_bytes},
-            connect_args={
-                "timeout": limits.timeout.total_seconds(),
-                # The server's own limit ends a slow statement; this one is
-                # for a server that does not answer at all.
-                "command_timeout": limits.statement_timeout.total_seconds() + 5,
-                "server_settings": {
-                    "application_name": "agentteams-session",
-                    "statement_timeout": str(statement_timeout_ms),
-                    "lock_timeout": str(statement_timeout_ms // 2),
-                    "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
-                },
-            },
+            connect_args=self._connect_args,
         )
 
     async def write(self, work: Callable[[Connection], T], access: Access = None) -> T:
@@ -140,6 +143,15 @@ class PostgresDatabase:
             async with self._engine.connect() as connection:
                 await connection.run_sync(announce, access)
                 return await connection.run_sync(work)
+
+    @asynccontextmanager
+    async def own_connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """A connection outside of the pool. Raises what the driver raises."""
+        engine = create_async_engine(self._url, poolclass=sa.NullPool, connect_args=self._connect_args)
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            yield driver
 
     async def close(self) -> None:
         """See Database."""

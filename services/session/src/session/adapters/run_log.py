@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
 from session.adapters.inputs import note, park, said, some_unread
+from session.adapters.news import NOTIFY_FOLLOWERS
 from session.adapters.records import (
     ACQUIRED,
     EVENT_OF_RUN,
@@ -72,7 +73,9 @@ _ADVANCE = (
         last_sequence=sa.bindparam("b_last"),
         lease_expire_time_us=sa.bindparam("b_now") + runs.c.lease_duration_us,
     )
-    .returning(runs.c.session_id, runs.c.cancel_requested, some_unread(runs.c.id).correlate(runs))
+    .returning(
+        runs.c.session_id, runs.c.cancel_requested, some_unread(runs.c.id).correlate(runs), NOTIFY_FOLLOWERS
+    )
 )
 _waiting = runs.alias("waiting")
 _FINISH = (
@@ -96,6 +99,7 @@ _FINISH = (
         runs.c.lease_owner,
         runs.c.lease_address,
         runs.c.lease_duration_us,
+        NOTIFY_FOLLOWERS,
     )
 )
 _LEASED_RUN = (
@@ -241,7 +245,7 @@ class AppendEvents:
 
     def _running(self, connection: Connection, last: int, row: rows.Row, *, told: bool) -> AppendedEvents:
         """Of a run that has not ended, with what people said; parks it if that is nothing."""
-        _, cancel_requested, unread = row
+        _, cancel_requested, unread, _ = row
         new: tuple[RunInput, ...] = ()
         if unread or told or self.park_until is not None:
             new = said(connection, [self.run]).get(self.run, ())
@@ -252,7 +256,7 @@ class AppendEvents:
         return AppendedEvents(last_sequence=last, cancel_requested=cancel_requested, parked=parked, said=new)
 
     def _begin_next(self, connection: Connection, ended: rows.Row) -> AcquiredRun | None:
-        session, _, _, lease_owner, address, duration_us = ended
+        session, _, _, lease_owner, address, duration_us, _ = ended
         lease = Lease(owner=lease_owner, address=address, duration=timedelta(microseconds=duration_us))
         return begin_next(connection, self.owner, session, lease=lease, after_run=self.run, now=self.now)
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from session.adapters import rows
 from session.adapters.inputs import STOP
 from session.adapters.log_events import FIRST_SEQUENCE, run_cancelled, run_started
+from session.adapters.news import NOTIFY_FOLLOWERS
 from session.adapters.records import (
     ACQUIRED,
     LOCK_SESSION_OF_RUN,
@@ -86,7 +87,7 @@ _PROMOTE = (
         input_count=sa.bindparam("b_count"),
         after_run=sa.bindparam("b_after"),
     )
-    .returning(*ACQUIRED)
+    .returning(*ACQUIRED, NOTIFY_FOLLOWERS)
 )
 _LOCK_FREE_SESSION = (
     sa.select(sessions.c.id)
@@ -119,7 +120,7 @@ _CANCEL_WAITING = (
         last_sequence=FIRST_SEQUENCE + 1,
         end_time_us=sa.bindparam("b_now"),
     )
-    .returning(*RUN, runs.c.team_revision, runs.c.answer_schema)
+    .returning(*RUN, runs.c.team_revision, runs.c.answer_schema, NOTIFY_FOLLOWERS)
 )
 _SET_SUMMARY = (
     sa.update(runs)
@@ -199,7 +200,7 @@ def begin_next(
     row = connection.execute(_PROMOTE, values).one()
     event = run_started(session, first, len(new), revision=revision, answer_schema=schema or b"", now=now)
     insert_events(connection, owner, run, [event])
-    return acquired(connection, row, Summary(text=text, through_sequence=through))
+    return acquired(connection, row[: len(ACQUIRED)], Summary(text=text, through_sequence=through))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +249,7 @@ class RequestCancel:
         connection.execute(LOCK_SESSION_OF_RUN, values)
         row = connection.execute(_CANCEL_WAITING, values).one_or_none()
         if row is not None:
-            return self._end_waiting(connection, rows.run_from(row), revision=row[-2], schema=row[-1])
+            return self._end_waiting(connection, rows.run_from(row), revision=row[-3], schema=row[-2])
         run = self(connection)
         if run is not None:
             return run

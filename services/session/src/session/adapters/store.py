@@ -14,23 +14,23 @@ from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
 from session.adapters.access import Bypass
 from session.adapters.begin_run import BeginRun, session_row
-from session.adapters.blobs import BlobMissing
 from session.adapters.database import BoundReached, Database, Duplicate
+from session.adapters.event_rows import EventRows
 from session.adapters.inputs import ProvideInput, said
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
 from session.adapters.memories import MemoryRows
+from session.adapters.news import RunNews
 from session.adapters.records import Missed, summaries
-from session.adapters.rows import EVENT, MESSAGE, RUN, SESSION, owned, owner_values, to_us
+from session.adapters.rows import MESSAGE, RUN, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents
 from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, RequestCancel
-from session.adapters.tables import messages, run_events, runs, sessions
+from session.adapters.tables import messages, runs, sessions
 from session.adapters.user_rows import UserRows, within
 from session.core.model import (
     NO_SUMMARY,
     AcquiredRun,
     AppendedEvents,
     BegunRun,
-    Event,
     Lease,
     Message,
     NewEvent,
@@ -60,16 +60,6 @@ _MESSAGES_AFTER = (
     .order_by(messages.c.sequence)
     .limit(sa.bindparam("b_limit"))
 )
-_EVENTS_AFTER = (
-    sa.select(*EVENT)
-    .where(
-        run_events.c.run_id == sa.bindparam("b_run"),
-        owned(run_events),
-        run_events.c.sequence > sa.bindparam("b_after"),
-    )
-    .order_by(run_events.c.sequence)
-    .limit(sa.bindparam("b_limit"))
-)
 _RUN_BY_ID = sa.select(*RUN).where(runs.c.id == sa.bindparam("b_run"), owned(runs))
 
 
@@ -81,7 +71,7 @@ class _Found(Generic[T]):
     body_hash: bytes
 
 
-class SqlSessionStore(UserRows, MemoryRows):
+class SqlSessionStore(EventRows, UserRows, MemoryRows):
     """SessionStore on a Database.
 
     Leases are timed by this process' clock: replicas need clocks that agree
@@ -89,7 +79,10 @@ class SqlSessionStore(UserRows, MemoryRows):
     never a double write: the fencing token decides about those.
     """
 
-    def __init__(self, *, database: Database, clock: Clock, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, *, database: Database, clock: Clock, new_id: Callable[[], str], news: RunNews | None = None
+    ) -> None:
+        self._news = RunNews() if news is None else news
         self._database = database
         self._clock = clock
         self._new_id = new_id
@@ -249,9 +242,13 @@ class SqlSessionStore(UserRows, MemoryRows):
             now=self._clock.now(),
         )
         try:
-            return await self._database.write(transaction, owner)
+            appended = await self._database.write(transaction, owner)
         except Missed:
-            return await self._database.write(transaction.rest, owner)
+            appended = await self._database.write(transaction.rest, owner)
+        self._news.tell(run)
+        if appended.next_run is not None:
+            self._news.tell(appended.next_run.run.id)
+        return appended
 
     async def renew_leases(self, owner: Owner | None, names: Sequence[str], *, lease: Lease) -> RenewedLeases:
         """See SessionStore."""
@@ -276,6 +273,7 @@ class SqlSessionStore(UserRows, MemoryRows):
             begun = await self._database.write(waiting, owner)
             if begun is not None:
                 taken.append(begun)
+                self._news.tell(begun.run.id)
         return tuple(taken)
 
     async def request_cancel(self, owner: Owner, run: str) -> Run:
@@ -284,7 +282,9 @@ class SqlSessionStore(UserRows, MemoryRows):
         active = await self._database.write(transaction, owner)
         if active is not None:
             return active
-        return await self._database.write(transaction.unless_active, owner)
+        ended = await self._database.write(transaction.unless_active, owner)
+        self._news.tell(run)
+        return ended
 
     async def owner_of_run(self, tenant: str, run: str) -> Owner:
         """See SessionStore."""
@@ -332,30 +332,6 @@ class SqlSessionStore(UserRows, MemoryRows):
             query = query.where(rows.in_state(runs, state))
         query = _newest_first(query, runs.c.create_time_us, runs.c.id, before, limit)
         return tuple(map(rows.run_from, await self._all(query, owner)))
-
-    async def list_run_events(
-        self, owner: Owner, run: str, *, after_sequence: int, limit: int
-    ) -> tuple[Event, ...]:
-        """See SessionStore."""
-        values = owner_values(owner) | {"b_run": run, "b_after": after_sequence, "b_limit": limit}
-
-        def look(connection: Connection) -> tuple[Event, ...]:
-            found = connection.execute(_EVENTS_AFTER, values).all()
-            fit = oldest_within(found, PAGE_BYTES, blobs.event_bytes)
-            return tuple(blobs.events_from(connection, owner, run, fit))
-
-        events = await self._whole(look, owner)
-        if not events:
-            await self.get_run(owner, run)
-        return events
-
-    async def _whole(self, look: Callable[[Connection], T], owner: Owner) -> T:
-        """Reads rows with their blobs."""
-        try:
-            return await self._database.read(look, owner)
-        except BlobMissing:
-            # Deleted between the two statements: now the rows are gone as well.
-            return await self._database.read(look, owner)
 
     async def _one(self, query: sa.Select[Any], owner: Owner, **values: object) -> rows.Row | None:
         return await self._database.read(

@@ -131,6 +131,8 @@ runs = Table(
     Column("max_active_runs", Integer, nullable=False, server_default="0"),
     # Until when it waits for a person; NULL unless it is WAITING.
     Column("wait_expire_time_us", BigInteger),
+    # Until when somebody waits for its events: appends say so then. See news.
+    Column("followed_until_us", BigInteger),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "create_time_us", "id"),
     Index(None, "session_id", "create_time_us", "id"),

@@ -205,7 +205,7 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
         ...
 
     async def list_run_events(
-        self, owner: Owner, run: str, *, after_sequence: int, limit: int
+        self, owner: Owner, run: str, *, after_sequence: int, limit: int, wait: timedelta = timedelta(0)
     ) -> tuple[Event, ...]:
         """Events after a sequence, in order, as many as fit into PAGE_BYTES; none: there are no more.
 
