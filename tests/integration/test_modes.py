@@ -13,7 +13,7 @@ import pytest
 from manifests import Catalogue
 from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.session_client import SessionClient
-from orchestrator.core.model import Event, Message, RunFinished, RunStarted, StoredEvent
+from orchestrator.core.model import Event, InputRequested, Message, RunFinished, RunStarted, StoredEvent
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
 from servicekit.client import RpcClient, open_channel
@@ -92,7 +92,12 @@ async def test_an_example_does_over_the_wire_what_its_history_says(scene: Scene,
                 request_id=str(uuid.uuid4()),
                 on_busy="REJECT",
             )
-            items: list[Any] = [item async for item in flat(runs.follow(row.name, after=0))]
+            items: list[Any] = []
+            async for item in flat(runs.follow(row.name, after=0)):
+                items.append(item)
+                if isinstance(item, Event | StoredEvent) and isinstance(item.step, InputRequested):
+                    (said,) = [said for said in scene.people if said.call_id == item.step.call_id]
+                    await runs.provide(row.name, said)
     log = [
         Event(sequence=item.sequence, time=item.time, member=item.member, step=item.step)
         for item in items

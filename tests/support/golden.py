@@ -33,6 +33,7 @@ from orchestrator.core.model import (
     ModelCallFinished,
     Prompt,
     RunFinished,
+    RunInput,
     SearchResult,
     StepFinished,
     TasksChanged,
@@ -76,6 +77,7 @@ class Scene:
         script: The model: the answer must follow from the request alone, so
             that a run that is taken over is answered as before. It may raise.
         documents: What every search finds, by id.
+        people: What people say to the run when it asks.
         teams: Instead of manifests: the teams there are, with a chat model and knowledge.
         uneven: Its model takes longer for some requests than for others, so that what is
             done side by side ends in another order when the run is taken over.
@@ -87,6 +89,7 @@ class Scene:
     script: Callable[[ChatRequest], Reply]
     manifests: str = ""
     documents: Mapping[str, str] = field(default_factory=dict)
+    people: Sequence[RunInput] = ()
     teams: Sequence[AgentTeam] = ()
     uneven: bool = False
 
@@ -211,6 +214,7 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
         attempt=2 if before else 1,
         recorded=recorded,
     )
+    turn.inputs.deliver(scene.people)
     await execute(turn)
     await log.close()
     return Played(events=store.log[RUN], asked=models.asked)

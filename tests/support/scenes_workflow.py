@@ -1,7 +1,8 @@
 """The scenes of examples/workflow: one for each kind of step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from orchestrator.core.model import RunInput
 from tests.support.golden import Scene
 from tests.support.model_script import ChatRequest, Reply
 
@@ -35,6 +36,7 @@ def _scene(
     *,
     question: str = QUESTION,
     documents: Mapping[str, str] | None = None,
+    people: Sequence[RunInput] = (),
 ) -> Scene:
     return Scene(
         name=f"workflow_{name}",
@@ -43,10 +45,20 @@ def _scene(
         question=question,
         script=answers(replies),
         documents=documents or {},
+        people=people,
     )
 
 
 SCENES = [
+    _scene(
+        "approval",
+        {
+            "Draft a reply.": "Dear Ada, no.",
+            "final form: Dear Ada, no. (agreed by ada)": "Dear Ada, no. Yours, Ben",
+        },
+        question="May I?",
+        people=[RunInput(call_id="@agree", approved=True, reason="go on", user="ada")],
+    ),
     _scene(
         "steps",
         {

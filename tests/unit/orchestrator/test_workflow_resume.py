@@ -194,3 +194,11 @@ async def test_a_run_whose_workflow_was_changed_does_not_go_on_in_another() -> N
         recorded.misfit(team({"name": "clerk"}, name="desk"), "@side/sub")
         == "its workflow has no step do any more"
     )
+
+
+async def test_the_limit_of_steps_counts_those_of_earlier_attempts_of_the_run() -> None:
+    of = _whole("end")
+    whole, _ = await _play(of)
+    recorded = Recorded.of([stored_event(event_to_pb(event)) for event in whole])
+    begun = sum(isinstance(event.step, StepStarted) for event in whole)
+    assert recorded.usage(max_tool_calls=0).steps == begun > 10

@@ -48,13 +48,21 @@ class Inputs:
             self._said.setdefault(said.call_id, said)
         self._arrived.set()
 
-    async def ask(self, call_id: str, asked: ToolApproval | Question, *, member: str) -> InputProvided:
+    async def ask(
+        self,
+        call_id: str,
+        asked: ToolApproval | Question,
+        *,
+        member: str,
+        expire_after: timedelta | None = None,
+    ) -> InputProvided:
         """What a person says, or that nobody did in time. The same in every attempt of the run.
 
         Args:
             call_id: The step that needs it: unique within the run, the same in every attempt.
             asked: What is needed.
             member: Whose events it is among.
+            expire_after: How long it stays open, if not as long as all others.
 
         Raises:
             Parked: The run waits, and is not ours any more. Never to be caught on the way.
@@ -67,7 +75,7 @@ class Inputs:
         if before is not None:
             expire_time = before.expire_time
         else:
-            expire_time = self._log.now() + self._expire_after
+            expire_time = self._log.now() + (expire_after or self._expire_after)
             request = InputRequested(call_id=call_id, asked=asked, expire_time=expire_time)
             self._log.emit(request, member=member)
             await self._log.flush()

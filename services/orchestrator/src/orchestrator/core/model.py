@@ -180,6 +180,7 @@ class Usage:
     searches_saved: int = 0
     cost_micros: int = 0  # millionths of `currency`
     currency: str = ""  # empty: no call had a price
+    steps: int = field(default=0, compare=False)  # of workflows; not in the summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,7 @@ class Recorded:
             ),
             searches=searches.count("SEARCH"),
             searches_saved=len(searches) - searches.count("SEARCH"),
+            steps=len(self.step_starts),
             cost_micros=sum(call.cost_micros for call in models),
             currency=next((call.currency for call in models if call.currency), ""),
         )

@@ -38,6 +38,7 @@ class StageClock:
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._active = 0
+        self._busy = 0
         self._active_since = 0.0
         self._quiet_since = self._started
         self._covered = 0.0
@@ -49,8 +50,18 @@ class StageClock:
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since the last stage ended; 0 while there is one."""
-        return 0.0 if self._active else self._clock.monotonic() - self._quiet_since
+        """Seconds since the last stage ended; 0 while there is one, or somebody is busy."""
+        return 0.0 if self._active or self._busy else self._clock.monotonic() - self._quiet_since
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Something goes on that is no stage, such as the pause before another attempt."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._quiet_since = max(self._quiet_since, self._clock.monotonic())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 from prometheus_client import Counter
 
 from manifests.expressions import ExpressionError, Scope, Wanted, as_text, canonical, evaluate, render
 from manifests.workflow_plan import Block, Plan, PlannedStep, plan
 from orchestrator.core.members import Members
-from orchestrator.core.model import Evidence, Prompt, StepFinished, StepStarted
+from orchestrator.core.model import Evidence, Prompt, StepFinished, StepStarted, ToolApproval
 from orchestrator.core.turn import LimitReached, Turn, together
 from orchestrator.core.workflow import errors
 from orchestrator.core.workflow.frame import NOTHING, Frame, Outcome, Seen
@@ -20,6 +21,7 @@ STEPS = Counter(
     "agentteams_workflow_steps_total", "Attempts of workflow steps that ended", ["kind", "outcome"]
 )
 
+APPROVAL = "approval"  # what stands for the tool when a step asks for leave
 MAX_STEPS = 1000  # steps that a run may begin, each attempt and iteration counted
 MAX_OUTPUT_BYTES = 256 * 1024
 _SIDE_BY_SIDE = 8
@@ -44,7 +46,6 @@ class Engine:
         self._plans = plan(workflow)
         self._work = MemberWork(turn, members, history)
         self._prefix = f"{turn.path}@" if turn.path else ""
-        self._begun = 0
 
     async def answer(self) -> str:
         """The team's answer.
@@ -105,7 +106,9 @@ class Engine:
                     raise errors.failed(path, error) from error
                 refused = error.message if error.reason == "ANSWER_INVALID" else ""
             if (path, attempt + 1) not in self._turn.recorded.step_starts:
-                await asyncio.sleep(min(retries.backoff_seconds * 2 ** (attempt - 1), _MAX_BACKOFF_S))
+                delay = min(retries.backoff_seconds * 2 ** (attempt - 1), _MAX_BACKOFF_S)
+                with self._turn.stages.busy():  # a run with something to do does not wait for people alone
+                    await asyncio.sleep(delay)
 
     async def _attempt(
         self,
@@ -120,7 +123,6 @@ class Engine:
     ) -> Outcome:
         """One attempt of a step, from its first event to its last; from the log if that has both."""
         turn, own = self._turn, attempt_path(path, attempt)
-        self._count()
         ended = turn.recorded.step_ends.get((path, attempt))
         if ended is not None:
             if ended.step.error is not None and not ended.step.continued:
@@ -203,12 +205,28 @@ class Engine:
                 text = frame.input if given.value is None else as_text(given.value)
                 return await self._workflow(called, f"{own}/", Frame(input=text), speaks=speaks)
             case "approval":
-                raise errors.refused("nobody can be asked yet")
+                return await self._approval(step, own, as_text(given.value))
             case _:
                 way = step.way(given.value)
                 if way is None:
                     raise errors.no_way(as_text(given.value))
                 return await self._in_turn(way, f"{own}/", frame.inner(), speaks=speaks)
+
+    async def _approval(self, step: PlannedStep, own: str, message: str) -> Outcome:
+        """Waits until a person has decided. Raises if nobody agrees, and Parked if nothing else is to do."""
+        seconds = step.fields.timeout_seconds
+        provided = await self._turn.inputs.ask(
+            agent_path(own),
+            ToolApproval(tool=APPROVAL, arguments={"step": own, "message": message}),
+            member=self._member(step),
+            expire_after=timedelta(seconds=seconds) if seconds is not None else None,
+        )
+        said = provided.input
+        if provided.expired:
+            raise errors.refused("nobody has decided in time")
+        if not said.approved:
+            raise errors.refused(said.reason)
+        return Outcome(output={"approved": True, "user": said.user, "reason": said.reason})
 
     async def _side_by_side(self, block: Block, prefix: str, frame: Frame) -> Outcome:
         places = asyncio.Semaphore(_SIDE_BY_SIDE)
@@ -284,8 +302,9 @@ class Engine:
     # --- the log --------------------------------------------------------------------
 
     def _count(self) -> None:
-        self._begun += 1
-        if self._begun > MAX_STEPS:
+        usage = self._turn.usage
+        usage.steps += 1
+        if usage.steps > MAX_STEPS:
             raise LimitReached(
                 f"the workflow began more than {MAX_STEPS} steps, attempts and iterations counted: "
                 "give its loops a smaller maxIterations",
@@ -298,6 +317,7 @@ class Engine:
         started = self._turn.recorded.step_starts.get((path, attempt))
         if started is not None:
             return started.sequence
+        self._count()
         event = StepStarted(path=path, kind=step.kind, input=given.logged, attempt=attempt)
         return self._turn.log.emit(event, member=self._member(step))
 
