@@ -241,7 +241,7 @@ def _types() -> Any:
     return cel.Type
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _environment(scope: Scope) -> Any:
     from cel_expr_python import cel  # noqa: PLC0415
 
@@ -266,6 +266,6 @@ def _compiled(expression: str, scope: Scope) -> Any:
     return _compiled_in(expression, named)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)  # 0.1 MB each
 def _compiled_in(expression: str, scope: Scope) -> Any:
     return _environment(scope).compile(expression)
