@@ -218,7 +218,7 @@ async def test_a_run_fails_when_all_members_do(bench: Bench) -> None:
 
 async def test_a_limit_ends_the_run_whichever_member_reaches_it(bench: Bench) -> None:
     of = team(*MEMBERS, mode="Broadcast", limits={"maxTokensPerRun": 256})
-    steps = await play(bench, of, [done("long", tokens=300)], [10.0, *says("late")])
+    steps = await play(bench, of, [1.0, done("long", tokens=300)], [10.0, *says("late")])
     assert end(steps) == ("FAILED", "RUN_LIMIT_REACHED")
     assert steps[-1].summary.seconds < 5
 
@@ -342,6 +342,17 @@ async def test_tasks_count_as_tool_calls(bench: Bench) -> None:
     assert "Task 3 (ben) was skipped" in result
     assert steps[-1].summary.usage.tool_calls == 2
     assert end(steps) == ("SUCCEEDED", "")
+
+
+async def test_a_leader_that_never_stops_adding_must_answer_in_its_last_turn(bench: Bench) -> None:
+    bench.models.choose = works(adds(task("ann", "a")), adds(task("ann", "b")), says("Enough."))
+    steps = await play(bench, team(*MEMBERS, mode="Tasks", limits={"maxTurns": 3}))
+    assert answer(steps) == "Enough."
+    assert [call.must_answer for call in bench.models.calls if call.tools] == [False, False, True]
+    stubborn = Bench()
+    stubborn.models.choose = works(*[adds(task("ann", "a"))] * 3)
+    steps = await play(stubborn, team(*MEMBERS, mode="Tasks", limits={"maxTurns": 3}))
+    assert end(steps) == ("FAILED", "RUN_LIMIT_REACHED")
 
 
 async def test_every_result_has_its_share_of_what_the_leader_is_told(bench: Bench) -> None:

@@ -10,10 +10,12 @@ from orchestrator.core.model import (
     EvidenceRetrieved,
     MemberFinished,
     MemberStarted,
+    Message,
     MessageCompleted,
     ModelCallFinished,
     RunFinished,
     SearchResult,
+    TasksChanged,
     TextDelta,
     ToolCallFinished,
 )
@@ -141,6 +143,44 @@ async def test_an_inner_agent_searches_its_own_knowledge_and_the_ledger_is_share
     first, second = of_type(steps, EvidenceRetrieved)
     assert (first.query, first.source, first.step) == ("warranty", "SEARCH", "#1.1?docs")
     assert second.source == "LEDGER_EXACT"
+
+
+@pytest.mark.parametrize("mode", ["Route", "Coordinate"])
+async def test_an_inner_team_that_answers_the_user_knows_the_conversation(bench: Bench, mode: str) -> None:
+    bench.catalogue.all_teams = [team(name="inner")]
+    first = calls(("choose_member", '{"member": "desk"}')) if mode == "Route" else delegates(("desk", "x"))
+    bench.models.add(first, says("From the desk."), says("Done."))
+    history = (Message(role="user", content="Hello"), Message(role="assistant", content="Good day"))
+    turn = bench.turn(team(DESK, EDITOR, mode=mode), history=history)
+    await execute(turn)
+    await turn.log.close()
+    asked = [prompt.content for prompt in bench.models.calls[1].prompts]
+    assert ("Good day" in asked) is (mode == "Route")  # a task says what its member must know
+
+
+async def test_an_inner_agent_is_shown_what_was_found_before_it_began(bench: Bench) -> None:
+    bench.catalogue.all_teams = [team(name="inner")]
+    outer = team(DESK, {"name": "editor", "knowledge": ["docs"]}, knowledge=knowledge(search="Always"))
+    script = delegates(("editor", "look"))
+    await play(bench, outer, script, says("Seen."), delegates(("desk", "x")), says("Yes."), says("Done."))
+    assert "<evidence>" in bench.models.calls[3].last
+
+
+async def test_a_team_within_a_team_that_routes_has_the_task_of_that(bench: Bench) -> None:
+    middle = team({"name": "deep", "teamRef": {"name": "last"}}, EDITOR, name="inner", mode="Route")
+    bench.catalogue.all_teams = [middle, team(*INNER, name="last")]
+    chosen = calls(("choose_member", '{"member": "deep"}'))
+    await play(bench, team(DESK, EDITOR), delegates(("desk", "dig")), chosen, says("Dug."), says("Done."))
+    assert bench.models.calls[2].last == "Question of the user: Why?\n\nYour task: dig"
+
+
+async def test_the_task_list_of_an_inner_team_is_its_own(bench: Bench) -> None:
+    bench.catalogue.all_teams = [team(*INNER, name="inner", mode="Tasks")]
+    plan = calls(("add_tasks", '{"tasks": [{"member": "ann", "text": "a"}]}'))
+    await play(bench, team(DESK, EDITOR), delegates(("desk", "x")), plan, *map(says, ("1", "2", "3")))
+    told = [e for e in bench.store.log["runs/r1"] if isinstance(e.step, TasksChanged)]
+    assert {event.member for event in told} == {"desk"}
+    assert [(t.id, t.member) for t in told[-1].step.tasks] == [("#1.1:1", "desk/ann")]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("inner", "most"), [(1, 1), (12, 2)])

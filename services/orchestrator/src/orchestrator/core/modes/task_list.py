@@ -127,12 +127,8 @@ class TaskList:
                     self.add(call_id, logged.step.arguments)
         for task in self._tasks:
             ended = recorded.member_ends.get(task.call_id)
-            call = task.call_id.rpartition("/")[0]
             if ended is not None:
                 task.state = "DONE" if ended.step.error is None else "FAILED"
-            elif call in recorded.results:
-                skipped = any(self._tasks[number - 1].state != "DONE" for number in task.depends_on)
-                task.state = "SKIPPED" if skipped else "FAILED"
 
 
 def _refuse_cycles(new: Sequence[Task]) -> None:
