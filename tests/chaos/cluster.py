@@ -19,6 +19,7 @@ from agentteams_cli.services import plan
 from agentteams_cli.stack import Endpoint, ServiceSpec, Stack, StackConfig
 from servicekit.client import RpcClient, open_channel
 from servicekit.identity import TokenIssuer, load_key
+from tests.chaos.asking import MANIFEST, ask_first
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.model_server import ModelServer
 from tests.support.postgres import Postgres, temporary_postgres
@@ -178,9 +179,11 @@ async def running_cluster(folder: Path, *, store: str, chunk_delay_s: float) -> 
             knowledge_base("docs"),
             team("solo", "clerk", knowledge="docs"),
             team("pair", "analyst", "writer", knowledge="docs", search="Always"),
+            MANIFEST,
         )
         await live.ingest("docs", _DOCUMENTS)
         model.chunk_delay_s = chunk_delay_s
+        model.script(ask_first)
         yield Cluster(
             live=live,
             model=model,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
+from tests.chaos.asking import ask_first
 from tests.chaos.cluster import ORCHESTRATORS, Cluster
 from tests.chaos.history import Fault
 from tests.support.cutting_proxy import Cut
@@ -108,6 +109,7 @@ class Faults:
                     group.create_task(self._strike(kind, target, extent))
         self.model_calls = self.cluster.model.counts[CHAT]
         self.cluster.model.control({"clear": True})
+        self.cluster.model.script(ask_first)
 
     def _possible(self, kind: str, target: str) -> bool:
         if kind == "full" and target == "session":  # whose files are SQLite's

@@ -99,6 +99,16 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """The service said: this answer to a question of a run is stored."""
+
+    client: str
+    run: str
+    call: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCall:
     """A request as the model's endpoint saw it, which knows nothing of runs.
 
@@ -132,6 +142,7 @@ class History:
     runs: dict[str, StoredRun] = field(default_factory=dict)
     sessions: dict[str, list[StoredMessage]] = field(default_factory=dict)
     forks: list[Fork] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     model_calls: list[ModelCall] = field(default_factory=list)
     thawed: list[float] = field(default_factory=list)
     """When a frozen process went on, in seconds since 1970."""
@@ -201,6 +212,10 @@ class Recorder:
     def fork(self, fork: Fork) -> None:
         self.history.forks.append(fork)
         self._write("fork", asdict(fork))
+
+    def said(self, said: Said) -> None:
+        self.history.said.append(said)
+        self._write("said", asdict(said))
 
     def stream(self, *, client: str, run: str, after: int) -> Stream:
         """A stream begins; its items are told with `saw`."""

@@ -38,6 +38,7 @@ class Report:
     failures: Mapping[str, int] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
     forks: int = 0
+    waited: int = 0
     notes: Mapping[str, int] = field(default_factory=dict)
     take_overs_s: Sequence[float] = ()
     other_resumptions: int = 0
@@ -62,6 +63,7 @@ class Report:
             "turns": f"{self.turns} ({states})",
             "failed because of": failures or "-",
             "forks": str(self.forks),
+            "waited for people": f"{self.waited} runs",
             "faults": f"{len(self.faults)} ({kills})",
             "take-overs": f"{len(taken)} after a fault of an orchestrator, {self.other_resumptions} others",
             "take-over, seconds": f"median {statistics.median(taken):.2f}, max {taken[-1]:.2f}"
@@ -92,8 +94,9 @@ def take_overs(history: History, faults: Sequence[Fault]) -> tuple[list[float], 
             if kind_of(event) != "run_resumed":
                 continue
             at = _wall(event)
+            waited = any(kind_of(one) == "input_requested" for one in run.events)
             before = [hit for hit in hits if begun <= hit <= at and at - hit < 20]
-            if before and int(body_of(event).get("attempt", 0)) == 2:
+            if before and not waited and int(body_of(event).get("attempt", 0)) == 2:
                 seconds.append(at - before[-1])
             else:
                 others += 1

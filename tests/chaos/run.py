@@ -67,6 +67,7 @@ async def _run(plan: Plan, cluster: Cluster, recorder: Recorder) -> Report:
         failures=dict(Counter(failure_reasons(history))),
         faults=faults.done,
         forks=len({fork.request_id for fork in history.forks}),
+        waited=logged(history, "input_requested"),
         notes=recorder.counts,
         take_overs_s=taken,
         other_resumptions=others,

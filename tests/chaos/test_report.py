@@ -1,8 +1,8 @@
 """What the report makes of a history."""
 
 from tests.chaos.history import Fault, History, Stream
+from tests.chaos.planted import FIRST, good
 from tests.chaos.report import pauses, take_overs
-from tests.chaos.test_validate import FIRST, good
 
 
 def fault(wall: float, target: str) -> Fault:

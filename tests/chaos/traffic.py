@@ -30,6 +30,7 @@ from servicekit.errors import (
     NotFound,
     ServiceError,
 )
+from tests.chaos import asking
 from tests.chaos.cluster import ORCHESTRATORS, TEAMS, Cluster
 from tests.chaos.forks import fork
 from tests.chaos.history import (
@@ -41,6 +42,7 @@ from tests.chaos.history import (
     Recorder,
     StoredMessage,
     StoredRun,
+    body_of,
     kind_of,
     sequence_of,
 )
@@ -60,6 +62,7 @@ _POLICIES = (
 )
 # Refusals that are an answer. Everything else is tried again with the same request id.
 _FINAL = frozenset({"SESSION_BUSY", "SESSION_QUEUE_FULL"})
+_ENDED = (run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)
 _ROLES = {session_pb2.ROLE_USER: "user", session_pb2.ROLE_ASSISTANT: "assistant"}
 
 
@@ -116,7 +119,7 @@ class GrpcClient:
                 await asyncio.sleep(self.dice.uniform(0.0, 0.5))
 
     async def _conversation(self) -> None:
-        self.session, self.team = "", self.dice.choice(TEAMS)
+        self.session, self.team = "", self.dice.choice((*TEAMS, asking.TEAM))
         for _ in range(self.dice.randint(1, 4)):
             if not self.clock.may_ask:
                 return
@@ -181,6 +184,10 @@ class GrpcClient:
 
     async def _follow(self, run: str, *, leaves: int) -> None:
         """Until its end; hangs up so often in between, on purpose."""
+        async with asyncio.TaskGroup() as answers:
+            await self._follow_and_answer(run, leaves, answers)
+
+    async def _follow_and_answer(self, run: str, leaves: int, answers: asyncio.TaskGroup) -> None:
         after = 0
         while self.clock.may_wait:
             stream = self.recorder.stream(client=self.name, run=run, after=after)
@@ -194,6 +201,9 @@ class GrpcClient:
                             after = sequence_of(item)
                             if kind_of(item) == "run_finished":
                                 return
+                            if kind_of(item) == "input_requested":
+                                call = str(body_of(item).get("call_id"))
+                                answers.create_task(self._respondent().answer(run, call))
                         if patience and len(stream.items) >= patience:
                             break
             except ServiceError as error:
@@ -230,6 +240,15 @@ class GrpcClient:
                 continue
             self.recorder.note("cancelled", self.name, run=run)
             return
+
+    def _respondent(self) -> asking.Respondent:
+        return asking.Respondent(
+            client=self.name,
+            any_rpc=self._any,
+            recorder=self.recorder,
+            dice=self.dice,
+            wait_until=self.clock.wait_until,
+        )
 
     def _any(self) -> RpcClient:
         return self.dice.choice(self.rpcs)
@@ -407,7 +426,7 @@ async def unfinished(cluster: Cluster, *, grpc_clients: int) -> int:
         for user in [*(f"client-{number}" for number in range(grpc_clients)), OPENAI_USER]:
             with scope(caller=Caller(TENANT, user)):
                 async for run in _all_runs(rpc, stub):
-                    count += run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
+                    count += run.state not in _ENDED
     return count
 
 

@@ -113,6 +113,31 @@ def recorded_repetitions(history: History) -> Iterator[Violation]:
                 ended.add(call)
 
 
+def people_are_heard(history: History) -> Iterator[Violation]:
+    """input_differs: what a person was told is stored is what the run was told, once for each question."""
+    told: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in history.runs.values():
+        asked = [str(body_of(e).get("call_id")) for e in run.events if kind_of(e) == "input_requested"]
+        for event in run.events:
+            if kind_of(event) == "input_provided":
+                said = body_of(event).get("input", {})
+                told[run.name, str(said.get("call_id"))].append(str(said.get("answer", "")))
+        for call in {call for call in asked if asked.count(call) > 1}:
+            what = f"question {call} was asked {asked.count(call)} times"
+            yield Violation(kind="input_differs", where=run.name, what=what)
+    for (name, call), texts in told.items():
+        if len(texts) > 1:
+            what = f"question {call} was answered {len(texts)} times"
+            yield Violation(kind="input_differs", where=name, what=what)
+    for said in history.said:
+        texts = told[said.run, said.call]
+        run_ = history.runs.get(said.run)
+        # A run that was cancelled, or failed, need not have come to what was said.
+        if texts != [said.text] and (texts or run_ is None or run_.state == "RUN_STATE_SUCCEEDED"):
+            what = f"{said.client} said {said.text!r} to {said.call}, the log has {texts}"
+            yield Violation(kind="input_differs", where=said.run, what=what)
+
+
 _NAMED_STEPS = ("model_call_finished", "evidence_retrieved")
 
 
@@ -371,6 +396,7 @@ CHECKS: Sequence[Check] = (
     one_end,
     failures_have_a_cause,
     recorded_repetitions,
+    people_are_heard,
     finished_steps_once,
     streams_tell_the_log,
     streams_in_order,
