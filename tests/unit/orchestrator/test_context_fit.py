@@ -54,7 +54,7 @@ def size(prompts: Sequence[Prompt], tools: Sequence[Tool] = ()) -> int:
 
 
 def fitted(prompts: Sequence[Prompt], budget: int, tools: Sequence[Tool] = ()) -> Fitted:
-    return fit(prompts, tools, budget_tokens=budget, percent=100)
+    return fit(prompts, tools, budget_tokens=budget, measure=100)
 
 
 def kinds(done: Fitted) -> list[str]:
@@ -209,9 +209,9 @@ def test_whatever_is_asked_the_rules_hold(
     prompts.append(Prompt(role="user", content=f"{evidence}\n\nWhy?"))
     for turn in turns:
         prompts.extend(called(*((name, found(*["w " + LONG * n] * (k + 1))) for name, n, k in turn)))
-    done = fit(prompts, [SEARCH], budget_tokens=budget, percent=percent)
+    done = fit(prompts, [SEARCH], budget_tokens=budget, measure=percent)
 
-    assert done == fit(prompts, [SEARCH], budget_tokens=budget, percent=percent)
+    assert done == fit(prompts, [SEARCH], budget_tokens=budget, measure=percent)
     assert done.needed_tokens == sum(prompt_tokens(p, percent) for p in prompts) + tool_tokens(
         [SEARCH], percent
     )

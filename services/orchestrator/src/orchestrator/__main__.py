@@ -13,8 +13,9 @@ from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
-from orchestrator.core.context.budget import Contexts
+from orchestrator.core.context.budget import Contexts, NoTokenizers
 from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
@@ -57,7 +58,10 @@ async def build(stack: AsyncExitStack, settings: Settings) -> Assembly:
         models=models,
         knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
         embedder=EmbeddingClient(rpc(settings.embedding_target)),
-        contexts=Contexts(built_in_tokens=settings.builtin_chat_context_tokens),
+        contexts=Contexts(
+            built_in_tokens=settings.builtin_chat_context_tokens,
+            tokenizers=TokenizerFiles(settings.tokenizers_dir) if settings.tokenizers_dir else NoTokenizers(),
+        ),
         tools=ToolSources(mcp=mcp, python=python),
         memories=MemoryClient(rpc(settings.session_target)),
     )

@@ -27,6 +27,9 @@ class Settings(ServerSettings):
         description="Folder that teams may take Python modules from as tools. Only for local mode: what they "
         "do, this process does. Default: no team may.",
     )
+    tokenizers_dir: Path | None = Field(
+        None, description="Folder of tokenizers, <ModelConfig>.json each. Default: tokens are estimated."
+    )
     builtin_chat_url: str | None = Field(None, description="What provider BuiltIn means: base URL with /v1.")
     builtin_chat_model: str = Field("", description="Model name at that URL.")
     builtin_chat_context_tokens: int | None = Field(

@@ -1602,8 +1602,8 @@ class ContextTrimmed(_message.Message):
     """Tokens before, by the same count."""
     estimate_percent: _builtins.int
     """What the counts rest on: an estimate of the text, times so many percent,
-    which the model's endpoint has taught (docs/context.md). An attempt that
-    makes the call again tells the model the same.
+    which the model's endpoint has taught (docs/context.md); 0: the model's own
+    tokenizer. An attempt that makes the call again tells the model the same.
     """
     @_builtins.property
     def trimmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trimmed]:

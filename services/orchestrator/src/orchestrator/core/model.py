@@ -438,7 +438,7 @@ class Trimmed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextTrimmed:
-    """A prompt did not fit its budget. `percent` is what the count rests on (docs/context.md)."""
+    """A prompt did not fit its budget. `percent` is what the count rests on; 0: the model's tokenizer."""
 
     step: str
     budget_tokens: int

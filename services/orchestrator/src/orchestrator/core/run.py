@@ -92,7 +92,7 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
     turn.end = End(state=state, error=error)
-    due = summary_due(turn) if state == "SUCCEEDED" else None
+    due = await summary_due(turn) if state == "SUCCEEDED" else None
     if due is not None:
         await turn.log.flush()  # nobody waits for the summary to see the answer
         await sum_up(turn, due)

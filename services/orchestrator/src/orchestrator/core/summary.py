@@ -10,10 +10,11 @@ from prometheus_client import Counter
 from manifests import ModelConfig
 from orchestrator.core import prompts
 from orchestrator.core.context import marks
-from orchestrator.core.context.assembly import budget_tokens, complete, percent
+from orchestrator.core.context.assembly import budget_tokens, complete
+from orchestrator.core.context.budget import counting
 from orchestrator.core.context.conversation import UNSUMMARIZED_MESSAGES, unsummarized
 from orchestrator.core.context.fit import level_of
-from orchestrator.core.context.tokens import MESSAGE_TOKENS, tokens
+from orchestrator.core.context.tokens import MESSAGE_TOKENS, Measure, tokens
 from orchestrator.core.model import HistorySummarized, Message, Prompt
 from orchestrator.core.recorded import own_step
 from orchestrator.core.turn import Turn
@@ -39,7 +40,7 @@ class Due:
     config: ModelConfig
 
 
-def summary_due(turn: Turn) -> Due | None:
+async def summary_due(turn: Turn) -> Due | None:
     """The part of the conversation that has grown too long; None: nothing has."""
     policy = turn.team.spec.session
     if not policy.summary.enabled:
@@ -48,8 +49,8 @@ def summary_due(turn: Turn) -> Due | None:
     config = turn.find_model(turn.team.spec.model_config_ref.name)
     if not older or config is None:
         return None
-    scale = percent(turn, config)
-    size = sum(MESSAGE_TOKENS + tokens(message.content, scale) for message in older)
+    measure = await turn.world.contexts.measure(config)
+    size = await counting(measure, lambda: sum(_sizes(older, measure)))
     window = turn.world.contexts.window(config)
     trigger = min(policy.summary.trigger_tokens, window // 2 if window else policy.summary.trigger_tokens)
     return Due(messages=older, config=config) if size > trigger or len(older) > _MAX_MESSAGES else None
@@ -75,9 +76,9 @@ async def _summary(turn: Turn, due: Due) -> str:
     with turn.stages.stage("context_assembly"):
         before = turn.background.summary
         summary = f"The summary so far:\n{marks.summary_block(before.text)}\n\n" if before else ""
-        scale = percent(turn, due.config)
-        room = budget_tokens(turn, due.config) - tokens(summary, scale) - _PROMPT_TOKENS
-        said = marks.conversation_block(_fitting(due.messages, room, scale))
+        measure = await turn.world.contexts.measure(due.config)
+        room = budget_tokens(turn, due.config) - _PROMPT_TOKENS
+        said = await counting(measure, lambda: _conversation(due.messages, summary, room, measure))
         conversation = [
             Prompt(role="system", content=prompts.SUMMARIZE),
             Prompt(role="user", content=f"{summary}What was said since:\n{said}\n\nWrite the summary."),
@@ -94,12 +95,16 @@ def _older(messages: Sequence[Message], history_runs: int) -> Sequence[Message]:
     return messages[:end]
 
 
-def _fitting(messages: Sequence[Message], room: int, scale: int) -> list[tuple[str, str]]:
-    """Who said what, the longest cut so that all have room."""
-    sizes = [MESSAGE_TOKENS + tokens(message.content, scale) for message in messages]
-    excess = sum(sizes) - room
+def _conversation(messages: Sequence[Message], summary: str, room: int, measure: Measure) -> str:
+    """Who said what, the longest cut so that all have room beside the summary so far."""
+    sizes = _sizes(messages, measure)
+    excess = sum(sizes) + tokens(summary, measure) - room
     level = level_of(sizes, excess) if excess > 0 else max(sizes)
-    return [
+    return marks.conversation_block(
         (message.role, marks.cut(message.content, len(message.content) * level // size))
         for message, size in zip(messages, sizes, strict=True)
-    ]
+    )
+
+
+def _sizes(messages: Sequence[Message], measure: Measure) -> list[int]:
+    return [MESSAGE_TOKENS + tokens(message.content, measure) for message in messages]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from manifests import ModelConfig
-from orchestrator.core.context.budget import reply_tokens
+from orchestrator.core.context.budget import counting, model_key, reply_tokens
 from orchestrator.core.context.fit import Fitted, fit
 from orchestrator.core.context.tokens import MIN_PERCENT, all_units, most_tokens
 from orchestrator.core.model import Completion, ContextTrimmed, Prompt, Tool
@@ -61,14 +61,14 @@ async def complete(
             budget = _budget(turn, config)
             near = step in turn.recorded.trimmed or most_tokens(prompts, tools) > budget.tokens // _NEAR
             if near:
-                prompts = _fitted(turn, config, prompts, tools, budget, step=step, member=member)
+                prompts = await _fitted(turn, config, prompts, tools, budget, step=step, member=member)
     done = await turn.complete(
         config, prompts, tools=tools, must_answer=must_answer, step=step, member=member
     )
     # The local model reads the prompt twice where there are tools, and counts both.
     if near and done.counted and not (tools and config.spec.provider == "BuiltIn"):
         turn.world.contexts.learnt.learn(
-            _key(config), estimated=all_units(prompts, tools), counted=done.input_tokens
+            model_key(config), estimated=all_units(prompts, tools), counted=done.input_tokens
         )
     return done
 
@@ -76,11 +76,6 @@ async def complete(
 def budget_tokens(turn: Turn, config: ModelConfig) -> int:
     """What a prompt of this run for this model may have now."""
     return _budget(turn, config).tokens
-
-
-def percent(turn: Turn, config: ModelConfig) -> int:
-    """By what to multiply the estimate for this model's tokens."""
-    return turn.world.contexts.learnt.percent(_key(config))
 
 
 def _budget(turn: Turn, config: ModelConfig) -> _Budget:
@@ -92,7 +87,7 @@ def _budget(turn: Turn, config: ModelConfig) -> _Budget:
     return _Budget(tokens=window - reserve, window=window, reserve=reserve, by_run=False)
 
 
-def _fitted(
+async def _fitted(
     turn: Turn,
     config: ModelConfig,
     prompts: Sequence[Prompt],
@@ -106,11 +101,19 @@ def _fitted(
     before = turn.recorded.trimmed.get(step)
     if before is not None:
         again = before.step
-        return fit(prompts, tools, budget_tokens=again.budget_tokens, percent=again.percent).prompts
-    scale = percent(turn, config)
-    fitted = fit(prompts, tools, budget_tokens=budget.tokens, percent=scale)
+        measure = again.percent or await turn.world.contexts.measure(config)
+        fitted = await counting(
+            measure, lambda: fit(prompts, tools, budget_tokens=again.budget_tokens, measure=measure)
+        )
+        return fitted.prompts
+    measure = await turn.world.contexts.measure(config)
+    percent = measure if isinstance(measure, int) else 0
+    fitted = await counting(
+        measure, lambda: fit(prompts, tools, budget_tokens=budget.tokens, measure=measure)
+    )
     # What a run uses is counted, not estimated: only what surely goes beyond its limit is refused here.
-    least = fitted.tokens * MIN_PERCENT // scale if budget.by_run else fitted.tokens
+    by_guess = budget.by_run and percent
+    least = fitted.tokens * MIN_PERCENT // percent if by_guess else fitted.tokens
     if least > budget.tokens:
         TOO_LARGE.inc()
         raise _too_large(turn, config, fitted, budget, member)
@@ -122,7 +125,7 @@ def _fitted(
                 step=step,
                 budget_tokens=budget.tokens,
                 needed_tokens=fitted.needed_tokens,
-                percent=scale,
+                percent=percent,
                 trimmed=fitted.trimmed,
             ),
             member=member,
@@ -155,7 +158,3 @@ def _too_large(
             "context_tokens": str(budget.window),
         },
     )
-
-
-def _key(config: ModelConfig) -> str:
-    return f"{config.metadata.namespace}/{config.metadata.name}"

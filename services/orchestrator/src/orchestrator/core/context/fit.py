@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core.context import marks
-from orchestrator.core.context.tokens import prompt_tokens, tokens, tool_tokens
+from orchestrator.core.context.tokens import Measure, prompt_tokens, tokens, tool_tokens
 from orchestrator.core.model import Prompt, PromptKind, Tool, Trimmed
 from orchestrator.core.prompts import DELEGATE
 
@@ -28,7 +28,7 @@ class Fitted:
     trimmed: tuple[Trimmed, ...]
 
 
-def fit(prompts: Sequence[Prompt], tools: Sequence[Tool], *, budget_tokens: int, percent: int) -> Fitted:
+def fit(prompts: Sequence[Prompt], tools: Sequence[Tool], *, budget_tokens: int, measure: Measure) -> Fitted:
     """Leaves out what must be, in this order, and no more of each than needed.
 
     1. The conversation before, the oldest exchange first; then memories; then its summary.
@@ -39,7 +39,7 @@ def fit(prompts: Sequence[Prompt], tools: Sequence[Tool], *, budget_tokens: int,
     System prompts, the question, and what the agent itself said stay whole, and
     each tool call keeps its answer. The result depends on the arguments alone.
     """
-    draft = _Draft(prompts, tools, budget_tokens=budget_tokens, percent=percent)
+    draft = _Draft(prompts, tools, budget_tokens=budget_tokens, measure=measure)
     needed = draft.tokens
     trimmed = [
         draft.drop("history"),
@@ -71,13 +71,13 @@ class _Draft:
     """The messages while they are trimmed; what is dropped is None."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], tools: Sequence[Tool], *, budget_tokens: int, percent: int
+        self, prompts: Sequence[Prompt], tools: Sequence[Tool], *, budget_tokens: int, measure: Measure
     ) -> None:
         self.prompts: list[Prompt | None] = list(prompts)
-        self._percent = percent
+        self._measure = measure
         self._budget = budget_tokens
-        self._sizes = [prompt_tokens(prompt, percent) for prompt in prompts]
-        self._tools = tool_tokens(tools, percent)
+        self._sizes = [prompt_tokens(prompt, measure) for prompt in prompts]
+        self._tools = tool_tokens(tools, measure)
 
     @property
     def tokens(self) -> int:
@@ -128,7 +128,7 @@ class _Draft:
                 if (excess := self._excess) <= 0:
                     break
             left_out[number] += 1
-            excess -= tokens(chunk, self._percent)
+            excess -= tokens(chunk, self._measure)
         count = self._write(contents, blocks, left_out)
         return Trimmed(kind="evidence", count=count, tokens=before - self.tokens)
 
@@ -168,7 +168,7 @@ class _Draft:
 
     def _place(self, index: int, start: int, end: int) -> _Place:
         text = self._content(index)[start:end]
-        return _Place(index=index, start=start, end=end, tokens=tokens(text, self._percent))
+        return _Place(index=index, start=start, end=end, tokens=tokens(text, self._measure))
 
     def _content(self, index: int) -> str:
         prompt = self.prompts[index]
@@ -178,7 +178,7 @@ class _Draft:
         prompt = self.prompts[index]
         if prompt is not None:
             self.prompts[index] = changed = replace(prompt, content=content)
-            self._sizes[index] = prompt_tokens(changed, self._percent)
+            self._sizes[index] = prompt_tokens(changed, self._measure)
 
     def _write(
         self,
@@ -193,7 +193,7 @@ class _Draft:
             content = changed.get(index, contents[index])
             whole, rest = content[block.start : block.end], marks.evidence_without(block, count)
             # It says how many are missing, which may be longer than they were.
-            if count and tokens(rest, self._percent) < tokens(whole, self._percent):
+            if count and tokens(rest, self._measure) < tokens(whole, self._measure):
                 changed[index] = content[: block.start] + rest + content[block.end :]
                 written += count
         for index, content in changed.items():
@@ -204,7 +204,7 @@ class _Draft:
         content = self._content(place.index)
         text = content[place.start : place.end]
         characters = int(len(text) * limit / place.tokens)
-        while tokens(short := marks.cut(text, characters), self._percent) > limit and characters:
+        while tokens(short := marks.cut(text, characters), self._measure) > limit and characters:
             characters = int(characters * _SHRINK)
         self._put(place.index, content[: place.start] + short + content[place.end :])
 

@@ -1,17 +1,22 @@
-"""How many tokens a text has, without its model's tokenizer.
+"""How many tokens a text has.
 
-An estimate by kinds of characters, times what the endpoint's own counts have
-taught about the model. docs/context.md has the measurements.
+By its model's tokenizer, where its file is at hand; else an estimate by kinds of
+characters, times what the endpoint's own counts have taught about the model.
+docs/context.md has the measurements.
 """
 
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from orchestrator.core.model import Prompt, Tool
+
+Tokenizer = Callable[[str], int]
+Measure = Tokenizer | int
+"""How to count: a real tokenizer, or the estimate times so many percent."""
 
 # Characters, or bytes, of one token; from tokenizers of 32,000 to 200,000 words over prose, code,
 # tables, logs and six scripts: with START_PERCENT nothing was counted too low but rows of emoji.
@@ -47,19 +52,21 @@ def units(text: str) -> float:
     return out + _RANDOM * sum(len(run) for run in _RUN.findall(data))
 
 
-def tokens(text: str, percent: int) -> int:
-    """The estimate. No tokenizer makes more tokens than bytes."""
-    return min(math.ceil(units(text) * percent / 100), len(text.encode(errors="replace")))
+def tokens(text: str, measure: Measure) -> int:
+    """By the tokenizer, or the estimate. No tokenizer makes more tokens than bytes."""
+    if not isinstance(measure, int):
+        return measure(text)
+    return min(math.ceil(units(text) * measure / 100), len(text.encode(errors="replace")))
 
 
-def prompt_tokens(prompt: Prompt, percent: int) -> int:
+def prompt_tokens(prompt: Prompt, measure: Measure) -> int:
     """Of one message, with what the template puts around it."""
-    return MESSAGE_TOKENS + sum(tokens(text, percent) for text in _texts(prompt))
+    return MESSAGE_TOKENS + sum(tokens(text, measure) for text in _texts(prompt))
 
 
-def tool_tokens(tools: Sequence[Tool], percent: int) -> int:
+def tool_tokens(tools: Sequence[Tool], measure: Measure) -> int:
     """Of the tools that are shown with a prompt."""
-    return sum(MESSAGE_TOKENS + tokens(text, percent) for text in _tool_texts(tools))
+    return sum(MESSAGE_TOKENS + tokens(text, measure) for text in _tool_texts(tools))
 
 
 def most_tokens(prompts: Iterable[Prompt], tools: Sequence[Tool]) -> int:
