@@ -19,8 +19,9 @@ from servicekit.paging import PageTokens
 from servicekit.testing import TEST_KEY, serve_in_process
 from session.adapters.store import SqlSessionStore
 from session.servicer import SessionServicer, session_service
-from tests.integration.test_orchestrators import MANIFESTS, Fleet, Replica, as_ada
+from tests.integration.test_orchestrators import MANIFESTS, as_ada
 from tests.support.model_server import ModelServer, Reply
+from tests.support.replicas import Fleet, Replica
 from tests.support.sessions import Databases, databases, migrated_file
 
 __all__ = ["as_ada", "databases", "migrated_file"]

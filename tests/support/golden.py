@@ -47,6 +47,7 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
+from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import Turn, World
 from tests.support.model_script import ChatRequest, Reply
 from tests.support.orchestrator_fakes import (
@@ -81,6 +82,7 @@ class Scene:
         teams: Instead of manifests: the teams there are, with a chat model and knowledge.
         uneven: Its model takes longer for some requests than for others, so that what is
             done side by side ends in another order when the run is taken over.
+        tools: Makes the tools of its sources.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Scene:
     people: Sequence[RunInput] = ()
     teams: Sequence[AgentTeam] = ()
     uneven: bool = False
+    tools: Callable[[], Tools] = NoTools
 
     def catalogue(self) -> Catalogue | FakeCatalogue:
         """What there is, without problems."""
@@ -207,6 +210,7 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
             models=models,
             knowledge=FakeKnowledge(results=[scene.found()]),
             embedder=FakeEmbedder(),
+            tools=scene.tools(),
         ),
         log=log,
         ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),

@@ -162,6 +162,26 @@ def _tools(stand_in: McpStandIn) -> MCPServer:
 
 
 @asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
+    """An app on a free port: which."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.005)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        await asyncio.wait([task], timeout=10)
+
+
+@asynccontextmanager
 async def mcp_server(*, json: bool = False, sse: bool = False, token: str = "") -> AsyncIterator[McpStandIn]:
     """A running server."""
     server = McpStandIn(json=json, sse=sse, token=token)

@@ -62,7 +62,7 @@ def test_a_team_with_every_kind_of_tool() -> None:
         ),
         (
             "- {name: ask, builtin: AskUser}",
-            "- {name: orders, builtin: AskUser}\n  - {name: ask, builtin: Memory}",
+            "- {name: orders, builtin: AskUser}\n  - {name: ask, python: {module: a}}",
             '16: spec.tools[1].name: "orders" is the name of tools[0] already (got "orders"); '
             "give each its own name",
         ),

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.support import scenes_modes, scenes_workflow
+from tests.support import scenes_modes, scenes_tools, scenes_workflow
 from tests.support.golden import GOLDEN, Scene, compare, cut_anywhere, golden_events, play
 
 pytestmark = pytest.mark.looptime
 
-SCENES = [*scenes_modes.SCENES, *scenes_workflow.SCENES]
+SCENES = [*scenes_modes.SCENES, *scenes_workflow.SCENES, *scenes_tools.SCENES]
 
 
 @pytest.fixture(params=SCENES, ids=lambda scene: scene.name)

@@ -117,10 +117,10 @@ class ToolSource(Model):
     python: PythonModule | None = Field(
         default=None, description="Functions of a Python module. Only in local mode."
     )
-    builtin: Literal["Memory", "AskUser"] | None = Field(
+    builtin: Literal["AskUser"] | None = Field(
         default=None,
-        description="Memory: what is known about the user beyond the conversation. AskUser: asks the user a "
-        "question and waits for the answer.",
+        description="AskUser: asks the user a question, and waits for the answer. (Memories of the user are "
+        "session.userMemory.)",
     )
 
     @model_validator(mode="after")
