@@ -1,6 +1,6 @@
 """A workflow goes on where its log ends: in its loops, branches, attempts, and teams within it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -102,13 +102,15 @@ def _model(call: Call) -> Script:
 def _bench() -> Bench:
     bench = Bench()
     bench.knowledge.results = [ok("a", "b")]
-    bench.models.choose = _model
     bench.catalogue.all_teams = [DESK]
     return bench
 
 
-async def _play(of: AgentTeam, before: Sequence[Event] = ()) -> tuple[list[Event], Bench]:
+async def _play(
+    of: AgentTeam, before: Sequence[Event] = (), model: Callable[[Call], Script] = _model
+) -> tuple[list[Event], Bench]:
     bench = _bench()
+    bench.models.choose = model
     bench.store.log["runs/r1"] = list(before)
     stored = [stored_event(event_to_pb(event)) for event in before]
     log = bench.run_log()
@@ -202,3 +204,19 @@ async def test_the_limit_of_steps_counts_those_of_earlier_attempts_of_the_run() 
     recorded = Recorded.of([stored_event(event_to_pb(event)) for event in whole])
     begun = sum(isinstance(event.step, StepStarted) for event in whole)
     assert recorded.usage(max_tool_calls=0).steps == begun > 10
+
+
+async def test_a_branch_that_is_known_to_have_failed_keeps_the_others_from_beginning_anew() -> None:
+    of = team(
+        {"name": "ben"},
+        mode="Workflow",
+        workflow={
+            "steps": [{"name": "p", "parallel": {"steps": [_member("slow", "slow"), _member("x", "never")]}}]
+        },
+    )
+    whole, _ = await _play(of, model=lambda call: [9.0] if "slow" in call.last else _model(call))
+    assert [e.step.path for e in whole if isinstance(e.step, StepFinished)] == ["p/x", "p"]
+    kept = next(n for n, e in enumerate(whole, start=1) if isinstance(e.step, StepFinished))
+    events, bench = await _play(of, whole[:kept])
+    assert bench.models.calls == []
+    assert _done(events) == _done(whole)

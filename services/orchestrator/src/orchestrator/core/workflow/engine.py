@@ -92,7 +92,7 @@ class Engine:
     async def _step(self, step: PlannedStep, prefix: str, frame: Frame, *, speaks: bool) -> Outcome:
         """A step with its attempts. Raises the failure of the last one, unless the workflow goes on."""
         path, retries = f"{prefix}{step.name}", step.fields.retries
-        most = retries.max_attempts if retries else 1
+        most = _most(step)
         refused = ""
         attempt = 0
         while True:
@@ -235,17 +235,25 @@ class Engine:
             async with places:
                 return await self._step(step, prefix, frame.inner(), speaks=False)
 
-        # What is known to have failed comes first: it ends the others before they do anything again.
-        ends = self._turn.recorded.step_ends.values()
-        broken = {end.step.path for end in ends if end.step.error is not None}
-        order = sorted(block.steps, key=lambda step: f"{prefix}{step.name}" not in broken)
-        names = [step.name for step in order]
-        came = dict(zip(names, await together([one(step) for step in order]), strict=True))
-        outcomes = {step.name: came[step.name] for step in block.steps}
+        for step in block.steps:
+            known = self._known_failure(step, f"{prefix}{step.name}")
+            if known is not None:
+                raise known  # before the others begin anything again
+        done = await together([one(step) for step in block.steps])
+        outcomes = {step.name: outcome for step, outcome in zip(block.steps, done, strict=True)}
         return Outcome(
             output={name: outcome.output for name, outcome in outcomes.items()},
             error=next((o.error for o in outcomes.values() if o.error is not None), None),
         )
+
+    def _known_failure(self, step: PlannedStep, path: str) -> ServiceError | None:
+        """What ended the block in an earlier attempt of the run."""
+        for attempt in range(1, _most(step) + 1):
+            ended = self._turn.recorded.step_ends.get((path, attempt))
+            error = ended.step.error if ended is not None and not ended.step.continued else None
+            if error is not None and (attempt == _most(step) or not errors.is_worth_repeating(error)):
+                return errors.failed(path, error)
+        return None
 
     async def _loop(self, step: PlannedStep, own: str, frame: Frame) -> Outcome:
         block, inner, outcome = step.blocks[0], frame.inner(), NOTHING
@@ -332,6 +340,10 @@ class Engine:
             if name is not None
             else (self._turn.outer.member if self._turn.outer else "")
         )
+
+
+def _most(step: PlannedStep) -> int:
+    return step.fields.retries.max_attempts if step.fields.retries else 1
 
 
 def _bounded(output: object) -> object:
