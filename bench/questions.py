@@ -1,7 +1,7 @@
 """Asks the questions of questions.yaml and checks that the answers cite the right chunks.
 
     agentteams up            # in another terminal, with the quickstart's documents
-    python bench/questions.py [--json FILE] [--base-url URL] [--team TEAM]
+    python bench/questions.py [--json FILE] [--base-url URL] [--team TEAM] [--questions N]
 
 Exits with 1 if fewer than nine in ten answers cite a chunk that holds the answer.
 """
@@ -91,9 +91,10 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures there, as one object")
     parser.add_argument("--base-url", default="http://127.0.0.1:8080/v1")
-    parser.add_argument("--team", default="docs-team")
+    parser.add_argument("--team", default="docs-team", help="or one of examples/quickstart-modes")
+    parser.add_argument("--questions", type=int, default=0, metavar="N", help="only the first N; 0: all")
     arguments = parser.parse_args()
-    questions = load()
+    questions = load()[: arguments.questions or None]
     results = []
     print(f"{'question':<{_WIDTH}}  right  seconds  cited")
     with openai.OpenAI(
