@@ -19,7 +19,7 @@ from agentteams_cli.models import from_environment
 from agentteams_cli.ports import DEFAULT_PORTS, allocate
 from agentteams_cli.render import TextFollower
 from agentteams_cli.state import StateFolder
-from manifests import check_references
+from manifests import AgentTeam, check_references
 
 REPOSITORY = Path(__file__).parents[3]
 
