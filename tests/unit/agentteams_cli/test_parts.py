@@ -102,9 +102,8 @@ def test_the_quickstart_in_other_modes_is_valid() -> None:
     folders = [REPOSITORY / "examples/quickstart", REPOSITORY / "examples/quickstart-modes"]
     loaded = load_all(manifest_files(folders))
     assert loaded.problems == []
-    modes = {
-        o.resource.metadata.name: o.resource.spec.mode for o in loaded.objects if o.key[0] == "AgentTeam"
-    }
+    teams = [o.resource for o in loaded.objects if isinstance(o.resource, AgentTeam)]
+    modes = {team.metadata.name: team.spec.mode for team in teams}
     assert modes == {"docs-team": "Coordinate", "docs-route": "Route", "docs-workflow": "Workflow"}
     assert check_references({o.key: o for o in loaded.objects}) == {}
 
