@@ -286,6 +286,17 @@ def test_definitions_may_not_call_one_another_in_a_circle() -> None:
     ]
 
 
+def test_a_workflow_has_two_hundred_steps_at_most() -> None:
+    def text(blocks: int) -> str:
+        steps = ", ".join(f"{{name: s{n}, member: ann}}" for n in range(19))
+        loops = "\n".join(f"    - {{name: b{n}, loop: {{steps: [{steps}]}}}}" for n in range(blocks))
+        return TEAM.partition("    steps:")[0] + f"    steps:\n{loops}\n"
+
+    assert load_text(text(10), Path("t.yaml")).problems == []
+    (problem,) = load_text(text(11), Path("t.yaml")).problems
+    assert problem.message == "has 220 steps; 200 is the most"
+
+
 def test_mode_workflow_needs_one() -> None:
     head, _, _ = TEAM.partition("  workflow:")
     (problem,) = load_text(head, Path("t.yaml")).problems

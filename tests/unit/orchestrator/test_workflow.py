@@ -262,7 +262,26 @@ async def test_an_output_that_is_too_large_is_a_failure_that_says_so() -> None:
     played = await play(of, lambda _: says("x" * 140_000))
     reason, path, text = played.failure
     assert (reason, path) == ("STEP_FAILED", "p")
+    assert "its output has 280" in text
     assert "262144 is the most" in text
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        member("b", "{{ steps.a.answer }}" * 3),
+        member("b", input="[steps.a.answer] + [steps.a.answer, steps.a.answer]"),
+    ],
+)
+async def test_an_input_that_is_too_large_is_a_failure_before_anybody_is_asked(last: Step) -> None:
+    played = await play(workflow(member("a"), last), lambda _: says("x" * 90_000))
+    reason, path, text = played.failure
+    assert (reason, path) == ("STEP_FAILED", "b")
+    assert "its input has 270" in text
+    assert len(played.calls) == 1
+    whole = workflow(member("a"), output="steps.a.answer + steps.a.answer + steps.a.answer")
+    played = await play(whole, lambda _: says("x" * 90_000))
+    assert "its workflow's output has 270000 bytes" in played.failure[2]
 
 
 # --- bounds -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ STEPS = Counter(
 
 APPROVAL = "approval"  # what stands for the tool when a step asks for leave
 MAX_STEPS = 1000  # steps that a run may begin, each attempt and iteration counted
-MAX_OUTPUT_BYTES = 256 * 1024
+MAX_VALUE_BYTES = 256 * 1024
 _SIDE_BY_SIDE = 8
 _MAX_BACKOFF_S = 3600
 _ASKS: dict[str, Wanted] = {"condition": "bool", "router": "text"}
@@ -72,9 +72,8 @@ class Engine:
         if what.output is None:
             return outcome
         try:
-            return Outcome(
-                output=self._value("workflow's output", what.output, what.block.after, frame, "any")
-            )
+            output = self._value("workflow's output", what.output, what.block.after, frame, "any")
+            return Outcome(output=_bounded("workflow's output", output))
         except ServiceError as error:
             raise errors.failed(f"{prefix}{what.block.steps[-1].name}", error) from error
 
@@ -130,6 +129,7 @@ class Engine:
             return Outcome(output=ended.step.output, error=ended.step.error, evidence=self._evidence(own))
         try:
             given, broken = self._given(step, frame), None
+            _bounded("input", given.logged)
         except ServiceError as error:
             given, broken = Given(), error
         since = self._begin(step, path, attempt, given)
@@ -139,7 +139,7 @@ class Engine:
             outcome = await self._in_time(
                 step, own, frame, given, since=since, speaks=speaks, refused=refused
             )
-            output = _bounded(outcome.output)
+            output = _bounded("output", outcome.output)
         except ServiceError as error:
             if turn.log.failure is not None:
                 raise  # the run is somebody else's now
@@ -346,13 +346,13 @@ def _most(step: PlannedStep) -> int:
     return step.fields.retries.max_attempts if step.fields.retries else 1
 
 
-def _bounded(output: object) -> object:
-    """The output as the log will give it back. Raises if it is too large."""
+def _bounded(what: str, given: object) -> object:
+    """An input or output as the log will give it back. Raises if it is too large."""
     try:
-        value = canonical(output)
+        value = canonical(given)
     except ValueError as error:
-        raise errors.unusable("output", ExpressionError(str(error))) from error
+        raise errors.unusable(what, ExpressionError(str(error))) from error
     size = len(as_text(value).encode())
-    if size > MAX_OUTPUT_BYTES:
-        raise errors.too_large(size, MAX_OUTPUT_BYTES)
+    if size > MAX_VALUE_BYTES:
+        raise errors.too_large(what, size, MAX_VALUE_BYTES)
     return value

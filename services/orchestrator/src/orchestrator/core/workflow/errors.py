@@ -64,10 +64,10 @@ def refused(reason: str) -> ServiceError:
     )
 
 
-def too_large(size_bytes: int, most_bytes: int) -> ServiceError:
-    """An output is larger than what may be kept."""
+def too_large(what: str, size_bytes: int, most_bytes: int) -> ServiceError:
+    """What goes into a step, or comes out, is larger than what may be kept."""
     return FailedPrecondition(
-        f"its output has {size_bytes} bytes; {most_bytes} is the most",
+        f"its {what} has {size_bytes} bytes; {most_bytes} is the most",
         reason="STEP_FAILED",
         metadata={"size": str(size_bytes), "limit": str(most_bytes)},
     )
