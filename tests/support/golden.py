@@ -200,7 +200,6 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
     recorded = Recorded.of(stored)
     if misfit := recorded.misfit(team):
         raise AssertionError(f"the history is not one of team {scene.team}: {misfit}")
-    reuse = team.spec.sharing.evidence_reuse
     turn = Turn(
         team=team,
         question=scene.question,
@@ -213,7 +212,7 @@ async def play(scene: Scene, before: Sequence[Event] = ()) -> Played:
             tools=scene.tools(),
         ),
         log=log,
-        ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+        ledger=Ledger.of(team, earlier=store.earlier_logs),
         stages=StageClock(clock),
         attempt=2 if before else 1,
         recorded=recorded,

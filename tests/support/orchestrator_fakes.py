@@ -180,7 +180,8 @@ class _FakeModel:
 
 def chunk(name: str, text: str = "") -> Chunk:
     """A chunk."""
-    return Chunk(id=name, document=f"d/{name}", title=f"{name}.md", text=text or f"text of {name}", score=1.0)
+    text = text or f"text of {name}: the warranty"
+    return Chunk(id=name, document=f"d/{name}", title=f"{name}.md", text=text, score=1.0)
 
 
 def ok(*names: str) -> SearchResult:
@@ -195,6 +196,7 @@ class FakeKnowledge:
     results: list[SearchResult | Exception] = field(default_factory=lambda: [ok("a", "b")])
     queries: list[SearchQuery] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    now: str = ""  # the revision
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """See Knowledge."""
@@ -205,6 +207,10 @@ class FakeKnowledge:
         if isinstance(result, Exception):
             raise result
         return result
+
+    async def revision(self, knowledge_base: str) -> str:
+        """See Knowledge."""
+        return self.now
 
 
 @dataclass
@@ -266,6 +272,7 @@ class FakeStore:
     reads: int = 0
     said: dict[str, dict[str, RunInput]] = field(default_factory=dict)  # by run and call
     parked_until: dict[str, datetime] = field(default_factory=dict)
+    earlier_runs: list[list[StoredEvent]] = field(default_factory=list)
 
     async def begin(
         self,
@@ -381,6 +388,15 @@ class FakeStore:
             if events or loop.time() >= end or (run in self.rows and self.rows[run].is_over):
                 return events
             await asyncio.sleep(0.02)
+
+    async def session_logs(self, row: RunRow) -> list[list[StoredEvent]]:
+        """See SessionLog."""
+        return await self.earlier_logs()
+
+    async def earlier_logs(self) -> list[list[StoredEvent]]:
+        """Of every run."""
+        self.reads += 1
+        return self.earlier_runs
 
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""
@@ -572,6 +588,11 @@ class Link:
         self._alive()
         return await self.store.events(run, after=after, wait=wait)
 
+    async def session_logs(self, row: RunRow) -> list[list[StoredEvent]]:
+        """See SessionLog."""
+        self._alive()
+        return await self.store.session_logs(row)
+
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""
         self._alive()
@@ -716,14 +737,13 @@ class Bench:
 
     def turn(self, of: AgentTeam, question: str = "Why?", history: Sequence[Message] = ()) -> Turn:
         """A new run."""
-        reuse = of.spec.sharing.evidence_reuse
         return Turn(
             team=of,
             question=question,
             history=history,
             world=self.world,
             log=self.run_log(),
-            ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+            ledger=Ledger.of(of, earlier=self.store.earlier_logs),
             stages=StageClock(self.clock),
             answer_schema=Recorded().schema_for(of),
         )

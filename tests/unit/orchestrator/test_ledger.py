@@ -26,7 +26,12 @@ class Asking:
 
     async def find(self, text: str, *, base: str = "docs", top_k: int = 2) -> Found:
         query = SearchQuery(knowledge_base=base, text=text, top_k=top_k)
-        return await self.ledger.find(query, embed=self.embed, search=self.knowledge.search)
+        return await self.ledger.find(
+            query,
+            embed=self.embed,
+            search=self.knowledge.search,
+            revision=lambda: self.knowledge.revision(base),
+        )
 
     @property
     def searches(self) -> int:
@@ -182,7 +187,12 @@ async def test_a_chunk_keeps_its_number() -> None:
 async def test_a_reuse_names_the_event_of_the_search() -> None:
     asking = Asking("Exact")
     query = SearchQuery(knowledge_base="docs", text="x", top_k=2)
-    found = await asking.ledger.find(query, embed=asking.embed, search=asking.knowledge.search)
+    found = await asking.ledger.find(
+        query,
+        embed=asking.embed,
+        search=asking.knowledge.search,
+        revision=lambda: asking.knowledge.revision("docs"),
+    )
     asking.ledger.reported(found, query, 7)
     assert (await asking.find("x")).reused_sequence == 7
 

@@ -77,6 +77,7 @@ class Kit(Bench):
             summary,
             world=self.world,
             log=self.run_log(),
+            earlier=self.store.earlier_logs,
             stages=StageClock(self.clock),
             recorded=Recorded(),
             attempt=1,

@@ -71,6 +71,11 @@ class EvidenceReuse(Model):
         description="With Semantic: least cosine similarity of two queries that count as the same. "
         'Decimal in quotes, "0" to "1".',
     )
+    scope: Literal["Run", "Session"] = Field(
+        default="Run",
+        description="Run: earlier searches of the same run. Session: also those of the session's last runs, "
+        "if the team and the documents have not changed since.",
+    )
 
 
 class Sharing(Model):

@@ -955,8 +955,8 @@ class EvidenceRetrieved(_message.Message):
     grade: Global___EvidenceRetrieved.Grade.ValueType
     """How well it fits."""
     corrected_query: _builtins.str
-    """The other words of the corrective search whose result this is; empty if the
-    first search was good enough.
+    """The other words of a second search, made because the first one found nothing
+    that fits; empty if none was made. If GRADE_STRONG, this is its result.
     """
     quarantined_chunks: _builtins.int
     """Chunks that guardrails kept out of `evidence`."""

@@ -198,6 +198,9 @@ def _evidence_retrieved_to_pb(step: EvidenceRetrieved) -> run_pb2.EvidenceRetrie
         step=step.step,
         ready_documents=step.ready_documents,
         quarantined_chunks=step.quarantined,
+        grade=pb.Grade.Value(f"GRADE_{step.grade or 'UNSPECIFIED'}"),
+        corrected_query=step.corrected_query,
+        knowledge_revision=step.knowledge_revision,
     )
 
 

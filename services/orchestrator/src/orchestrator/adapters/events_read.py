@@ -16,6 +16,7 @@ from orchestrator.core.model import (
     Evidence,
     EvidenceRetrieved,
     FailedModel,
+    Grade,
     GuardrailAction,
     GuardrailPlace,
     GuardrailTriggered,
@@ -56,6 +57,13 @@ _ROLES: dict[int, Role] = {
     session_pb2.ROLE_SYSTEM: "system",
     session_pb2.ROLE_USER: "user",
     session_pb2.ROLE_ASSISTANT: "assistant",
+}
+
+
+_GRADES: dict[int, Grade] = {
+    run_pb2.EvidenceRetrieved.GRADE_UNSPECIFIED: "",
+    run_pb2.EvidenceRetrieved.GRADE_STRONG: "STRONG",
+    run_pb2.EvidenceRetrieved.GRADE_WEAK: "WEAK",
 }
 
 
@@ -177,6 +185,9 @@ def _evidence_retrieved(found: run_pb2.EvidenceRetrieved) -> EvidenceRetrieved:
         step=found.step,
         ready_documents=found.ready_documents,
         quarantined=found.quarantined_chunks,
+        grade=_GRADES[found.grade],
+        corrected_query=found.corrected_query,
+        knowledge_revision=found.knowledge_revision,
         similarity=found.similarity,
         reused_sequence=found.reused_sequence,
     )

@@ -49,8 +49,14 @@ class KnowledgeClient:
                 for c in answer.chunks
             ),
             ready_documents=answer.ready_documents,
+            revision=str(answer.revision),
             stages={s.stage: s.duration.seconds + s.duration.nanos / 1e9 for s in answer.stages},
         )
+
+    async def revision(self, knowledge_base: str) -> str:
+        """See Knowledge."""
+        request = retrieval_pb.GetKnowledgeBaseRequest(name=f"knowledgeBases/{knowledge_base}")
+        return str((await self._rpc.unary(self._stub.GetKnowledgeBase, request)).revision)
 
 
 class EmbeddingClient:

@@ -25,6 +25,7 @@ from servicekit.client import RpcClient
 from servicekit.context import Caller
 
 _PAGE = 500
+_EARLIER_RUNS = 5  # of a session, whose evidence may be used again; one page of events of each
 _MAX_EVENTS = 256  # of one AppendRunEvents
 _MAX_BYTES = 8 * 1024 * 1024  # of one AppendRunEvents; a message may have 16 MiB
 _MAX_RUNS = 1000  # of one RenewRunLeases
@@ -135,6 +136,14 @@ class SessionClient:
             self._stub.ListRunEvents, request, timeout=wait + _READ_TIMEOUT if wait else None
         )
         return [stored_event(event) for event in answer.events]
+
+    async def session_logs(self, row: RunRow) -> list[list[StoredEvent]]:
+        """See SessionLog."""
+        answer = await self._rpc.unary(
+            self._stub.ListRuns, pb.ListRunsRequest(session=row.session, page_size=_EARLIER_RUNS + 1)
+        )
+        runs = [run.name for run in answer.runs if run.name != row.name and run.HasField("end_time")]
+        return [await self.events(run, after=0) for run in runs[:_EARLIER_RUNS]]
 
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """See SessionLog."""

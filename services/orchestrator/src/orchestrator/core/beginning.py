@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from manifests import AgentTeam
 from orchestrator.core.context.background import Background
-from orchestrator.core.ledger import Ledger
+from orchestrator.core.ledger import EarlierLogs, Ledger
 from orchestrator.core.log import RunLog
 from orchestrator.core.model import HistorySummarized, Message
 from orchestrator.core.recorded import Recorded
@@ -19,12 +19,24 @@ def turn_of(
     *,
     world: World,
     log: RunLog,
+    earlier: EarlierLogs,
     stages: StageClock,
     recorded: Recorded,
     attempt: int,
 ) -> Turn:
-    """The turn that answers the last message; `summary` is of messages before the conversation."""
-    reuse = team.spec.sharing.evidence_reuse
+    """The turn that answers the last message.
+
+    Args:
+        team: Who answers.
+        conversation: What was said, the question last.
+        summary: Of messages before the conversation.
+        world: What the turn works with.
+        log: The run's.
+        earlier: Reads the logs of earlier runs of the session.
+        stages: Measure it.
+        recorded: What earlier attempts have done.
+        attempt: Which of the run's it is.
+    """
     return Turn(
         team=team,
         question=conversation[-1].content,
@@ -32,7 +44,7 @@ def turn_of(
         background=Background(summary=summary),
         world=world,
         log=log,
-        ledger=Ledger(policy=reuse.policy, min_similarity=float(reuse.min_similarity)),
+        ledger=Ledger.of(team, earlier=earlier),
         stages=stages,
         attempt=max(attempt, 2 if recorded.has_steps else 1),
         recorded=recorded,

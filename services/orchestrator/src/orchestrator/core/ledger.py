@@ -1,16 +1,29 @@
 """The evidence ledger: what a run has found, so that no member searches for it again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from orchestrator.core.model import Chunk, Embedding, Evidence, SearchQuery, SearchResult, Source
+from manifests import AgentTeam
+from orchestrator.core.model import (
+    Chunk,
+    Embedding,
+    Evidence,
+    SearchQuery,
+    SearchResult,
+    Source,
+    StoredEvent,
+)
+
+EarlierLogs = Callable[[], Awaitable[Sequence[Sequence[StoredEvent]]]]
 
 _MAX_ENTRIES = (
     256  # a run makes at most limits.maxToolCalls searches; this bounds its memory whatever they say
 )
+_MAX_EARLIER = 64  # searches of earlier runs
+_MAX_EMBEDDED = 16  # of a log, whose vectors are made again to compare them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +44,8 @@ class _Entry:
     result: asyncio.Future[SearchResult | None]  # None: given up, search by yourself
     embedding: Embedding | None = None  # set when the search begins: who has one waits for nobody
     sequence: int = 0  # of the event that reported it
-    restored: bool = False  # from the log, which holds no vectors
+    restored: bool = False  # from a log, which holds no vectors, and perhaps long ago
+    earlier: bool = False  # of an earlier run of the session
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,15 +55,31 @@ class Ledger:
     Attributes:
         policy: Never, Exact or Semantic.
         min_similarity: Least cosine similarity of two queries that count as the same.
+        earlier: The logs of earlier runs whose evidence may be used again; None: there are none to be used.
         by_step: What each search came to, by its step.
     """
 
     policy: str
     min_similarity: float
+    earlier: EarlierLogs | None = None
     by_step: dict[str, tuple[Evidence, ...]] = field(default_factory=dict)
     _entries: list[_Entry] = field(default_factory=list)
     _numbers: dict[tuple[str, str], Evidence] = field(default_factory=dict)
     _found_at: dict[int, int] = field(default_factory=dict)  # sequence of the event, by number
+    _weak: set[int] = field(default_factory=set)  # numbers of chunks that fitted no query yet
+    _fitting: set[int] = field(default_factory=set)
+    _recalled: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def of(cls, team: AgentTeam, *, earlier: EarlierLogs) -> "Ledger":
+        """The ledger of a team's run."""
+        reuse = team.spec.sharing.evidence_reuse
+        whole_session = reuse.scope == "Session" and reuse.policy != "Never"
+        return cls(
+            policy=reuse.policy,
+            min_similarity=float(reuse.min_similarity),
+            earlier=earlier if whole_session else None,
+        )
 
     @property
     def evidence(self) -> list[Evidence]:
@@ -57,15 +87,38 @@ class Ledger:
         return list(self._numbers.values())
 
     def evidence_before(self, sequence: int) -> list[Evidence]:
-        """What was found by the events before that one, by number."""
-        return [e for e in self._numbers.values() if self._found_at.get(e.number, sequence) < sequence]
+        """What was found by the events before that one and fits what was asked, by number."""
+        return [
+            e
+            for e in self._numbers.values()
+            if self._found_at.get(e.number, sequence) < sequence and e.number not in self._weak
+        ]
+
+    async def recall(
+        self, entries: Callable[[Sequence[StoredEvent]], Iterable[tuple[SearchQuery, SearchResult]]]
+    ) -> None:
+        """Takes in what earlier runs of the session have found, once; `entries` reads one run's log.
+
+        Raises:
+            ServiceError: They could not be read. The next call tries again.
+        """
+        async with self._recalled:
+            if self.earlier is None:
+                return
+            found = [entry for events in await self.earlier() for entry in entries(events)]
+            self.earlier = None
+            for query, result in reversed(found[:_MAX_EARLIER]):
+                entry = self._enter(query)
+                entry.result.set_result(result)
+                entry.restored = entry.earlier = True
 
     def restore(self, query: SearchQuery | None, found: Found, knowledge_base: str, sequence: int) -> None:
         """Takes in what an earlier attempt of the run found; without a query only the chunks' numbers."""
         for evidence in found.evidence:
             self._numbers.setdefault((knowledge_base, evidence.chunk.id), evidence)
             self._found_at.setdefault(evidence.number, sequence)
-        if query is not None and found.source == "SEARCH" and found.result.outcome == "OK":
+        self._mark(found)
+        if query is not None and found.source == "SEARCH" and _is_shared(found.result):
             entry = self._enter(query)
             entry.result.set_result(found.result)
             entry.sequence = sequence
@@ -77,17 +130,20 @@ class Ledger:
         *,
         embed: Callable[[str], Awaitable[Embedding | None]],
         search: Callable[[SearchQuery], Awaitable[SearchResult]],
+        revision: Callable[[], Awaitable[str]],
     ) -> Found:
         """Answers a query from what was found before, else searches and remembers.
 
         A query that is being searched for is waited for. Only searches that
-        ended OK are used again; after any other end the next one tries anew.
-        `embed` is called only with policy Semantic, and may say None (no vector
-        to be had): the service then embeds by itself.
+        found something that fits are used again; after any other end the next
+        one tries anew. What comes from a log is used again only if the knowledge
+        base still has the `revision` of then. `embed` is called only with policy
+        Semantic, and may say None (no vector to be had): the service then embeds
+        by itself.
         """
         # A search that comes to nothing leaves the ledger before those who wait for it go on.
         while (same := self._same(query)) is not None:
-            reused = await self._reuse(same, "LEDGER_EXACT", 1.0)
+            reused = await self._reuse(same, "LEDGER_EXACT", 1.0, revision)
             if reused is not None:
                 return reused
         # Entered before the vector is there, so that the same words asked side by side wait for us.
@@ -97,7 +153,7 @@ class Ledger:
                 embedding = await embed(query.text)
                 await self._embed_restored(query, embed)
                 while (closest := self._closest(query, embedding)) is not None:
-                    reused = await self._reuse(*closest)
+                    reused = await self._reuse(*closest, revision)
                     if reused is not None:
                         self._abandon(entry)
                         return reused
@@ -108,7 +164,7 @@ class Ledger:
             self._abandon(entry)
             raise
         entry.result.set_result(result)
-        if result.outcome != "OK":
+        if not _is_shared(result):
             self._remove(entry)
         return Found(
             result=result, evidence=self.number(result.chunks, query.knowledge_base), source="SEARCH"
@@ -118,10 +174,19 @@ class Ledger:
         """Remembers which event told of a search, for those that use it again."""
         for evidence in found.evidence:
             self._found_at.setdefault(evidence.number, sequence)
+        self._mark(found)
         if found.source == "SEARCH":
             for entry in self._entries:
                 if entry.query is query:
                     entry.sequence = sequence
+
+    def _mark(self, found: Found) -> None:
+        numbers = {evidence.number for evidence in found.evidence}
+        if found.result.grade == "WEAK":
+            self._weak |= numbers - self._fitting
+        else:
+            self._fitting |= numbers
+            self._weak -= numbers
 
     def number(self, chunks: tuple[Chunk, ...], knowledge_base: str) -> tuple[Evidence, ...]:
         """Gives chunks their numbers; a chunk seen before keeps its own."""
@@ -140,8 +205,10 @@ class Ledger:
     async def _embed_restored(
         self, query: SearchQuery, embed: Callable[[str], Awaitable[Embedding | None]]
     ) -> None:
-        for entry in list(self._entries):
-            if entry.restored and entry.embedding is None and _same_scope(entry.query, query):
+        # The newest are last.
+        lacking = [e for e in self._entries if e.restored and e.embedding is None]
+        for entry in [e for e in lacking if _same_scope(e.query, query)][-_MAX_EMBEDDED:]:
+            if entry.embedding is None:
                 entry.embedding = await embed(entry.query.text)
 
     def _same(self, query: SearchQuery) -> _Entry | None:
@@ -187,19 +254,29 @@ class Ledger:
                 best = (other, "LEDGER_SEMANTIC", similarity)
         return best
 
-    async def _reuse(self, entry: _Entry, source: Source, similarity: float) -> Found | None:
+    async def _reuse(
+        self, entry: _Entry, source: Source, similarity: float, revision: Callable[[], Awaitable[str]]
+    ) -> Found | None:
         # Shielded: a waiter that is cancelled must not cancel the search of another.
         result = await asyncio.shield(entry.result)
-        if result is None or result.outcome != "OK":
+        if result is None or not _is_shared(result):
+            return None
+        if entry.restored and await revision() != result.revision:
+            self._remove(entry)
             return None
         return Found(
             result=result,
             evidence=self.number(result.chunks, entry.query.knowledge_base),
-            source=source,
+            source="LEDGER_SESSION" if entry.earlier else source,
             similarity=similarity,
             reused_query=entry.query.text,
             reused_sequence=entry.sequence,
         )
+
+
+def _is_shared(result: SearchResult) -> bool:
+    """Whether others may use it: it found something, perhaps with less than was asked for, and it fits."""
+    return result.outcome in ("OK", "DEGRADED") and bool(result.chunks) and result.grade != "WEAK"
 
 
 def _same_scope(one: SearchQuery, other: SearchQuery) -> bool:

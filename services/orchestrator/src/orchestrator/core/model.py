@@ -13,6 +13,7 @@ from servicekit.errors import ServiceError
 Vector = npt.NDArray[np.float32]
 Role = Literal["system", "user", "assistant"]
 Outcome = Literal["OK", "EMPTY", "DEGRADED", "FAILED"]
+Grade = Literal["", "STRONG", "WEAK"]  # empty: nothing was found, or it was not graded
 State = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
 
 
@@ -74,6 +75,9 @@ class SearchResult:
 
     Attributes:
         quarantined: Chunks that guardrails left out.
+        revision: What the knowledge base held then.
+        grade: How well the chunks fit the query.
+        corrected_query: The other words of the second search whose result this is.
         stages: Seconds that the service spent, by stage.
     """
 
@@ -82,6 +86,9 @@ class SearchResult:
     chunks: tuple[Chunk, ...] = ()
     ready_documents: int = 0
     quarantined: int = 0
+    revision: str = ""
+    grade: Grade = ""
+    corrected_query: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -305,7 +312,7 @@ class StepFinished:
     continued: bool = False
 
 
-Source = Literal["SEARCH", "LEDGER_EXACT", "LEDGER_SEMANTIC"]
+Source = Literal["SEARCH", "LEDGER_EXACT", "LEDGER_SEMANTIC", "LEDGER_SESSION"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +328,9 @@ class EvidenceRetrieved:
     step: str
     ready_documents: int
     quarantined: int = 0
+    grade: Grade = ""
+    corrected_query: str = ""
+    knowledge_revision: str = ""
     similarity: float = 0.0
     reused_sequence: int = 0
 

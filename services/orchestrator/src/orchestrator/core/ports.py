@@ -161,6 +161,10 @@ class SessionLog(Protocol):
         """
         ...
 
+    async def session_logs(self, row: RunRow) -> list[list[StoredEvent]]:
+        """The logs of the last runs of its session that have ended, newest first; a few, and not endless."""
+        ...
+
     async def renew(self, runs: Sequence[str]) -> Renewed:
         """Renews this process' leases."""
         ...
@@ -199,6 +203,10 @@ class Knowledge(Protocol):
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """Never raises for what the store cannot do: that is an outcome. Raises NotFound, Unavailable."""
+        ...
+
+    async def revision(self, knowledge_base: str) -> str:
+        """What the knowledge base holds now, as searches tell it. Raises ServiceError."""
         ...
 
 

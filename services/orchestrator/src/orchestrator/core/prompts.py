@@ -249,6 +249,8 @@ def search_report(query: str, result: SearchResult, evidence: Sequence[Evidence]
     if result.outcome == "FAILED":
         return f"The search did not work: {reasons}. Say that you could not look it up; do not guess."
     note = f"Note: the search was limited: {reasons}.\n" if reasons else ""
+    if result.grade == "WEAK":
+        note += "Note: what was found hardly fits the query; do not use it unless it answers.\n"
     if not evidence:
         return f"{note}Nothing was found for {query!r}. Say so; do not guess."
     return note + evidence_block(evidence)

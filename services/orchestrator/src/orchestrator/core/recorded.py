@@ -97,6 +97,7 @@ class Recorded:
         """What the run used so far."""
         models = [logged.step for logged in self.models.values()]
         searches = [logged.step.source for logged in self.searches.values()]
+        corrections = [s.step for s in self.searches.values() if s.step.corrected_query]
         return Usage(
             input_tokens=sum(call.input_tokens for call in models),
             output_tokens=sum(call.output_tokens for call in models),
@@ -106,7 +107,7 @@ class Recorded:
                 sum(not is_own(call) for call in self.calls) + sum(map(is_task, self.member_starts)),
                 max_tool_calls,
             ),
-            searches=searches.count("SEARCH"),
+            searches=searches.count("SEARCH") + sum(step.source == "SEARCH" for step in corrections),
             searches_saved=len(searches) - searches.count("SEARCH"),
             steps=len(self.step_starts),
             cost_micros=sum(call.cost_micros for call in models),

@@ -357,6 +357,7 @@ class Runs:
             summary,
             world=self._world,
             log=active.log,
+            earlier=lambda: self._store.session_logs(active.row),
             stages=stages,
             recorded=recorded,
             attempt=active.row.attempt,

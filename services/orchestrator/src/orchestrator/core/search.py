@@ -1,8 +1,8 @@
 """How agents search: through the ledger, with every outcome told for what it is."""
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 from prometheus_client import Counter
@@ -10,10 +10,17 @@ from prometheus_client import Counter
 from manifests import AgentTeam
 from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
+from orchestrator.core.grading import grade, rewritten
 from orchestrator.core.guardrails.turns import screen_evidence
 from orchestrator.core.ledger import Found
-from orchestrator.core.model import Embedding, EvidenceRetrieved, SearchQuery, SearchResult
-from orchestrator.core.recorded import knowledge_of, search_step
+from orchestrator.core.model import (
+    Embedding,
+    EvidenceRetrieved,
+    SearchQuery,
+    SearchResult,
+    StoredEvent,
+)
+from orchestrator.core.recorded import Recorded, knowledge_of, search_step
 from orchestrator.core.stages import ORDER
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
@@ -22,6 +29,12 @@ log = structlog.get_logger()
 
 SEARCHES = Counter(
     "agentteams_ledger_searches_total", "Searches of agents, by who answered", ["source", "outcome"]
+)
+
+CORRECTIONS = Counter(
+    "agentteams_ledger_corrections_total",
+    "Second searches, in other words, after one that found nothing that fits",
+    ["grade"],
 )
 
 _DEFAULT_TOP_K = 8
@@ -77,19 +90,84 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
             return None
 
     async def ask(asked: SearchQuery) -> SearchResult:
-        turn.usage.searches += 1
-        with turn.stages.stage("vector_search"):
-            result = await _search_with_retries(turn, asked)
-            result = await screen_evidence(turn, result, member=member)
-            for stage, seconds in result.stages.items():
-                if stage != "vector_search" and stage in ORDER:
-                    turn.stages.move(stage, seconds)
-            return result
+        return await _best(turn, use, asked, member=member)
 
-    found = await turn.ledger.find(query, embed=embed, search=ask)
+    async def revision() -> str:
+        try:
+            return await turn.world.knowledge.revision(base)
+        except ServiceError as error:
+            log.warning("revision_not_read", knowledge_base=base, error=error.message)
+            return "unknown"  # no search has that one: it is made anew
+
+    await _recall(turn)
+    found = await turn.ledger.find(query, embed=embed, search=ask, revision=revision)
     turn.ledger.by_step[step] = found.evidence
     _log(turn, query, found, step, member)
     return _report(turn, text, found)
+
+
+async def _best(turn: Turn, use: KnowledgeUse, query: SearchQuery, *, member: str) -> SearchResult:
+    """A search; what hardly fits is looked for once more, in other words."""
+    first = await _graded(turn, use, query, query.text, member=member)
+    words = rewritten(query.text, turn.sought) if first.grade == "WEAK" else ""
+    if not words:
+        return first
+    other = replace(query, text=words, vector=None, model_fingerprint="")
+    second = await _graded(turn, use, other, words, member=member)
+    CORRECTIONS.labels(second.grade or "NOTHING").inc()
+    quarantined = first.quarantined + second.quarantined
+    if second.grade == "STRONG":
+        return replace(second, corrected_query=words, quarantined=quarantined)
+    known = {chunk.id for chunk in first.chunks}
+    more = tuple(chunk for chunk in second.chunks if chunk.id not in known)
+    chunks = (*first.chunks, *more)[: query.top_k]
+    return replace(first, chunks=chunks, corrected_query=words, quarantined=quarantined)
+
+
+async def _graded(
+    turn: Turn, use: KnowledgeUse, query: SearchQuery, wanted: str, *, member: str
+) -> SearchResult:
+    turn.usage.searches += 1
+    with turn.stages.stage("vector_search"):
+        result = await _search_with_retries(turn, query)
+        for stage, seconds in result.stages.items():
+            if stage != "vector_search" and stage in ORDER:
+                turn.stages.move(stage, seconds)
+    result = await screen_evidence(turn, result, member=member)
+    # A search that was limited may have compared something else than its mode says.
+    similarity = _least_similarity(turn, use, result) if result.outcome == "OK" else None
+    return replace(result, grade=grade(wanted, result.chunks, similarity=similarity))
+
+
+def _least_similarity(turn: Turn, use: KnowledgeUse, result: SearchResult) -> float | None:
+    """The cosine that the best chunk has at least; None: it is not known."""
+    manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, use.knowledge_base_ref.name)
+    mode = use.search_mode or (manifest.spec.retrieval.search_mode if manifest else "")
+    if mode == "Dense" and result.chunks:
+        return result.chunks[0].score
+    return float(use.min_score) if use.min_score is not None and mode == "Hybrid" else None
+
+
+async def _recall(turn: Turn) -> None:
+    """Lets the ledger know what earlier runs of the session have found, where the team wants that."""
+    if turn.ledger.earlier is None or turn.outer is not None:
+        return
+    uses = {use.name: use for use in turn.team.spec.knowledge}
+
+    def entries(events: Sequence[StoredEvent]) -> Iterator[tuple[SearchQuery, SearchResult]]:
+        recorded = Recorded.of(events)
+        if recorded.team_revision != turn.team.revision:
+            return  # its searches were others, or its guardrails
+        own = recorded.searches_of(turn.team, "")
+        for step, logged in sorted(own.items(), key=lambda item: -item[1].sequence):
+            use = uses.get(knowledge_of(step))
+            if use is not None and logged.step.source == "SEARCH" and logged.step.knowledge_revision:
+                yield _query(turn, use, logged.step.query), _found(logged.step).result
+
+    try:
+        await turn.ledger.recall(entries)
+    except ServiceError as error:
+        log.warning("session_evidence_not_read", run=turn.log.run, error=error.message)
 
 
 def restore(turn: Turn) -> None:
@@ -129,12 +207,17 @@ def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
 
 def _found(event: EvidenceRetrieved) -> Found:
     """A search as the log tells of it."""
-    reasons = (event.reason,) if event.reason and event.source != "LEDGER_SEMANTIC" else ()
+    # Of a search that ended OK it is the query that was used again.
+    reasons = (event.reason,) if event.reason and event.outcome != "OK" else ()
     result = SearchResult(
         outcome=event.outcome,
         reasons=reasons,
         chunks=tuple(evidence.chunk for evidence in event.evidence),
         ready_documents=event.ready_documents,
+        quarantined=event.quarantined,
+        revision=event.knowledge_revision,
+        grade=event.grade,
+        corrected_query=event.corrected_query,
     )
     return Found(result=result, evidence=tuple(event.evidence), source=event.source)
 
@@ -178,7 +261,8 @@ def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -
     if found.source != "SEARCH":
         turn.usage.searches_saved += 1
     SEARCHES.labels(found.source, found.result.outcome).inc()
-    reason = found.reused_query if found.source == "LEDGER_SEMANTIC" else "; ".join(found.result.reasons)
+    is_other_query = found.source in ("LEDGER_SEMANTIC", "LEDGER_SESSION")
+    reason = "; ".join(found.result.reasons) or (found.reused_query if is_other_query else "")
     sequence = turn.log.emit(
         EvidenceRetrieved(
             query=query.text,
@@ -190,7 +274,10 @@ def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -
             step=step,
             ready_documents=found.result.ready_documents,
             quarantined=found.result.quarantined if found.source == "SEARCH" else 0,
-            similarity=found.similarity if found.source == "LEDGER_SEMANTIC" else 0.0,
+            grade=found.result.grade,
+            corrected_query=found.result.corrected_query,
+            knowledge_revision=found.result.revision,
+            similarity=found.similarity if is_other_query else 0.0,
             reused_sequence=found.reused_sequence,
         ),
         member=member,

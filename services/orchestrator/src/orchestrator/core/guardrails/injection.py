@@ -136,7 +136,7 @@ _SIGNS = (
         "<|[",
         r"<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id|begin_of_text)\|?>?",
         r"|\[/?inst\]|<</?sys>>|<(?:start|end)_of_turn>",
-        r"|</?\s*(?:evidence|tool_result|system_prompt|untrusted)\s*>",
+        r"|</?\s*(?:evidence|system_prompt|untrusted)\s*>",
     ),
     _sign(
         MARKUP,
