@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tests.chaos.cluster import ORCHESTRATORS
-from tests.chaos.history import Fault, History, body_of, failure_of, kind_of
+from tests.chaos.history import Event, Fault, History, body_of, failure_of, kind_of
 from tests.chaos.violation import Violation
 
 # After the last fault: the longest pause between two attempts that these faults lead to, and some.
@@ -94,13 +94,16 @@ def take_overs(history: History, faults: Sequence[Fault]) -> tuple[list[float], 
             if kind_of(event) != "run_resumed":
                 continue
             at = _wall(event)
-            waited = any(kind_of(one) == "input_requested" for one in run.events)
             before = [hit for hit in hits if begun <= hit <= at and at - hit < 20]
-            if before and not waited and int(body_of(event).get("attempt", 0)) == 2:
+            if before and not _waited(run.events) and int(body_of(event).get("attempt", 0)) == 2:
                 seconds.append(at - before[-1])
             else:
                 others += 1
     return seconds, others
+
+
+def _waited(events: Sequence[Event]) -> bool:
+    return any(kind_of(event) == "input_requested" for event in events)
 
 
 def _wall(event: Mapping[str, object]) -> float:
@@ -122,9 +125,13 @@ def pauses(history: History, faults: Sequence[Fault]) -> dict[str, list[float]]:
     """By fault: how long each client that followed a run at that moment waited for its next item.
 
     Pauses in which a client had hung up on purpose are short: it comes back within a second.
+    Runs that waited for people are left out.
     """
+    waited = {name for name, run in history.runs.items() if _waited(run.events)}
     seen: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for stream in history.streams:
+        if stream.run in waited:
+            continue
         seen[stream.client, stream.run].extend(stream.times)
     found: defaultdict[str, list[float]] = defaultdict(list)
     for fault in faults:
