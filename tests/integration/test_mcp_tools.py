@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,47 @@ async def test_a_slow_call_does_not_hold_up_another_and_survives_a_broken_one(to
         assert not slow.done()
         slow.cancel()
         await asyncio.wait([slow])
+
+
+class Later:
+    """A clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self._system = SystemClock()
+        self.more_s = 0.0
+
+    def now(self) -> datetime:
+        return self._system.now()
+
+    def monotonic(self) -> float:
+        return self._system.monotonic() + self.more_s
+
+
+async def test_what_a_server_offers_is_asked_again_after_a_minute(tmp_path: Path) -> None:
+    clock, python = Later(), PythonTools(None)
+    mcp = McpTools(secrets_dir=tmp_path, clock=clock)
+    tools, work = ToolSources(mcp=mcp, python=python), asyncio.create_task(mcp.work())
+    await asyncio.sleep(0)
+    async with mcp_server() as server:
+        source = server.source(allowedTools=["echo", "late"])
+        assert [tool.name for tool in await tools.offered("default", source)] == ["echo"]
+        server.add("late")
+        requests = server.calls.requests
+        clock.more_s = 50
+        assert [tool.name for tool in await tools.offered("default", source)] == ["echo"]
+        assert server.calls.requests == requests
+        clock.more_s = 61
+        assert [tool.name for tool in await tools.offered("default", source)] == ["echo", "late"]
+        work.cancel()
+        await asyncio.wait([work])
+    python.close()
+
+
+async def test_a_server_that_says_that_its_tools_have_changed_is_asked_again(tools: ToolSources) -> None:
+    async with mcp_server(sse=True) as server:
+        source = server.source(allowedTools=["grow", "late"])
+        assert [tool.name for tool in await tools.offered("default", source)] == ["grow"]
+        await call(tools, source, "grow")
+        async with asyncio.timeout(10):
+            while len(await tools.offered("default", source)) < 2:  # noqa: ASYNC110  the notice has its own way
+                await asyncio.sleep(0.02)

@@ -42,6 +42,7 @@ class McpStandIn:
         self._json = json
         self._sse = sse
         self._token = token
+        self._mcp = MCPServer("none")
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -50,7 +51,7 @@ class McpStandIn:
         return f"http://127.0.0.1:{self.port}/{'sse' if self._sse else 'mcp'}"
 
     async def start(self) -> None:
-        mcp = _tools(self)
+        mcp = self._mcp = _tools(self)
         app = mcp.sse_app() if self._sse else mcp.streamable_http_app(json_response=self._json)
         config = uvicorn.Config(
             _Door(app, self.calls, self._token),
@@ -64,6 +65,10 @@ class McpStandIn:
         async with asyncio.timeout(10):
             while not self._server.started:  # noqa: ASYNC110  uvicorn has no event for it
                 await asyncio.sleep(0.005)
+
+    def add(self, name: str) -> None:
+        """One more tool."""
+        self._mcp.add_tool(lambda: "late", name=name, description="Came later.")
 
     def cut(self) -> None:
         """Ends every connection, as a crash does."""
@@ -151,6 +156,13 @@ def _tools(stand_in: McpStandIn) -> MCPServer:
     async def two_parts() -> list[str]:
         """Returns two texts."""
         return ["one", "two"]
+
+    @server.tool()
+    async def grow(context: Context[Any, Any]) -> str:
+        """Adds a tool, and says so."""
+        stand_in.add("late")
+        await context.session.send_tool_list_changed()
+        return "grown"
 
     @server.tool()
     async def secret() -> str:

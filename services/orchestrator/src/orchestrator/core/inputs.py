@@ -6,12 +6,17 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from prometheus_client import Counter
+
 from orchestrator.core.log import Parked, RunLog
 from orchestrator.core.model import InputProvided, InputRequested, Question, RunInput, ToolApproval
 from orchestrator.core.stages import StageClock
 
 if TYPE_CHECKING:
     from orchestrator.core.recorded import Recorded
+
+INPUTS = Counter("agentteams_inputs_total", "What people were asked for by runs, and said", ["outcome"])
+PARKED = Counter("agentteams_runs_parked_total", "Runs given up until a person answers")
 
 _SETTLE_S = 0.5  # a run that has done nothing for so long but wait for people is given up until they answer
 
@@ -112,8 +117,12 @@ class Inputs:
                 # Nobody waits for it any more: its member has ended. It must not keep the run awake.
                 self._note(InputProvided(input=said), "")
         if await self._log.park(min(self._open.values())):
+            PARKED.inc()
             raise Parked(self._log.run)
 
     def _note(self, provided: InputProvided, member: str) -> None:
-        self._logged.add(provided.input.call_id)
+        said = provided.input
+        self._logged.add(said.call_id)
+        decision = "answered" if said.approved is None else "yes" if said.approved else "no"
+        INPUTS.labels("expired" if provided.expired else decision).inc()
         self._log.emit(provided, member=member)

@@ -1,17 +1,23 @@
 """What one member can do: search, and the tools that its manifest names."""
 
+import collections
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
+
+from prometheus_client import Counter
 
 from manifests import Knowledge, Member, ToolSource
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Invocation, text_argument
+from orchestrator.core.arguments import BadArguments
 from orchestrator.core.memories import memory_abilities
 from orchestrator.core.model import Question, Tool
 from orchestrator.core.search import search
+from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import Turn, together
+
+TOOL_CALLS = Counter("agentteams_tool_calls_total", "Calls of tools of manifests", ["kind", "outcome"])
 
 _MAX_NAME = 64  # as the OpenAI API has it, with the letters below
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -70,14 +76,21 @@ def _ask_user(turn: Turn) -> Ability:
 
 
 def _tool(turn: Turn, source: ToolSource, tool: Tool, shown_as: str) -> Ability:
+    kind = "mcp" if source.mcp is not None else "python"
+
     async def call(made: Invocation) -> str:
-        text = await turn.world.tools.call(
-            turn.team.metadata.namespace,
-            source,
-            tool.name,
-            made.arguments,
-            idempotency_key=made.idempotency_key,
-        )
+        try:
+            text = await turn.world.tools.call(
+                turn.team.metadata.namespace,
+                source,
+                tool.name,
+                made.arguments,
+                idempotency_key=made.idempotency_key,
+            )
+        except (ToolFailed, BadArguments):
+            TOOL_CALLS.labels(kind, "failed").inc()
+            raise
+        TOOL_CALLS.labels(kind, "ok").inc()
         return prompts.tool_result(text, RESULT_LIMIT)
 
     shown = Tool(name=shown_as, description=tool.description, parameters=tool.parameters)
@@ -87,7 +100,7 @@ def _tool(turn: Turn, source: ToolSource, tool: Tool, shown_as: str) -> Ability:
 
 def _names(offered: Sequence[tuple[str, str]], taken: Sequence[str]) -> list[str]:
     """A name for each tool (source, name), that models may be shown and that no other has."""
-    count = Counter([*taken, *(name for _, name in offered)])
+    count = collections.Counter([*taken, *(name for _, name in offered)])
     used = set(taken)
     names = []
     for source, name in offered:
