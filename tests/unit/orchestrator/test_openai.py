@@ -136,6 +136,12 @@ async def test_one_connection_serves_many_answers(server: ModelServer) -> None:
             "MODEL_REJECTED",
             "bad key",
         ),
+        (
+            Fault(kind="status", status=400, message="This model's maximum context length is 8192 tokens."),
+            FailedPrecondition,
+            "MODEL_REJECTED",
+            "(set contextTokens of ModelConfig chat: ",
+        ),
         (Fault(kind="status", status=404), FailedPrecondition, "MODEL_REJECTED", "404"),
         (Fault(kind="status", status=400), FailedPrecondition, "MODEL_REJECTED", "400"),
         (Fault(kind="cut"), Unavailable, "MODEL_UNAVAILABLE", "no answer"),

@@ -7,6 +7,7 @@ request is the turn's business, so the client's own retries are off.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,8 @@ from servicekit.errors import (
 
 log = structlog.get_logger()
 
+# What endpoints say of a prompt that is longer than the model reads.
+_TOO_LONG = re.compile(r"context[ _](?:length|window|size)", re.IGNORECASE)
 _END_S = 0.05  # a connection that stays open longer after the answer is not worth the wait
 
 
@@ -150,6 +153,8 @@ class OpenAIChatModel:
             return Unavailable(
                 said, reason="MODEL_UNAVAILABLE", metadata=metadata, retry_after=_retry_after(error)
             )
+        if _TOO_LONG.search(said):
+            said += f" (set contextTokens of ModelConfig {self._name}: prompts are made to fit then)"
         return FailedPrecondition(said, reason="MODEL_REJECTED", metadata=metadata)
 
 
