@@ -70,6 +70,7 @@ bench: $(VENV)/.dev ## CPU and latency of a turn; sessions, large contents, take
 	@$(BIN)/python bench/large.py --events 20
 	@$(BIN)/python bench/takeover.py --rounds 4
 	@$(BIN)/python bench/guardrails.py
+	@$(BIN)/python bench/ledger.py
 
 chaos: $(VENV)/.dev ## Kill services under traffic and check what is left: SEED=1 MINUTES=2 STORE=postgres|sqlite
 	@$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)

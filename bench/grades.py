@@ -1,6 +1,6 @@
 """How well the grade of evidence tells what answers a question from what does not.
 
-    python -m bench.grades SCIFACT.json [--queries N] [--json FILE]
+    python bench/grades.py SCIFACT.json [--queries N] [--json FILE]
 
 The file holds `docs` ([id, title, text]), `queries` ({id: text}) and `qrels`
 ({query: {doc: grade}}). Searches are BM25, so that no model is needed.
@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.guardrails import documents
 from bench.questions import load

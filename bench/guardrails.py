@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from bench.guardrail_texts import ATTACKS, INNOCENT, PERSONAL
 from orchestrator.core.guardrails import injection, pii
 
