@@ -24,7 +24,7 @@ class FakeEmbedder:
         self.calls.append((list(texts), kind))
         vectors = np.tile(np.array([1, 0], np.float32), (len(texts), 1))
         cut = [i for i, text in enumerate(texts) if len(text) > 8]
-        return EmbedResult(vectors=vectors, truncated=cut, input_tokens=len(texts))
+        return EmbedResult(vectors=vectors, truncated=cut, tokens=[1] * len(texts))
 
     async def aclose(self) -> None:
         assert not self.closed

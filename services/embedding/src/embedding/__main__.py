@@ -34,7 +34,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
         await asyncio.to_thread(catalogue.load)
     await models.warm_up()
     return Assembly(
-        services=[service(Embedding(models=models))],
+        services=[service(Embedding(models=models, cache_bytes=settings.embedding_cache_bytes))],
         tasks=[] if catalogue is None else [catalogue.watch],
     )
 

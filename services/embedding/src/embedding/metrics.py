@@ -15,3 +15,9 @@ SECONDS = Histogram(
     "agentteams_embedding_seconds", "Wall time of one Embed, waiting included", _LABELS, buckets=_BUCKETS
 )
 QUEUED = Gauge("agentteams_embedding_queued_texts", "Texts waiting or being embedded", ["provider"])
+REMEMBERED = Counter(
+    "agentteams_embedding_cache_texts_total",
+    "Texts by how they were come by: hit (remembered), shared (in flight already), miss (embedded)",
+    ("kind", "outcome"),
+)
+CACHE_BYTES = Gauge("agentteams_embedding_cache_bytes", "Bytes of the vectors that are remembered")

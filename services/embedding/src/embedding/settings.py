@@ -39,6 +39,10 @@ class Settings(ServerSettings):
         2048, ge=1, description="Texts that wait or are embedded at a time, for each model."
     )
 
+    embedding_cache_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Vectors that are remembered, in bytes; 0: none are."
+    )
+
     @model_validator(mode="after")
     def _one_builtin(self) -> Self:
         if self.builtin_embedding_dir is not None and self.builtin_embedding_model is not None:

@@ -95,7 +95,9 @@ class EmbedResponse(_message.Message):
     little-endian float32, 4 * dimension * texts bytes, each of length 1.
     """
     input_tokens: _builtins.int
-    """Tokens read, over all texts, as the model counts them."""
+    """Tokens of all texts, as the model counts them, without what was cut. They
+    are the same when the service knew the vectors already.
+    """
     model_fingerprint: _builtins.str
     """Changes when equal texts would get other vectors. Vectors of different
     fingerprints must not be compared.

@@ -118,7 +118,7 @@ class OnnxEmbedder:
         return EmbedResult(
             vectors=vectors,
             truncated=[index for index, one in enumerate(encoded) if one.truncated],
-            input_tokens=sum(len(one.ids) for one in encoded),
+            tokens=[len(one.ids) for one in encoded],
         )
 
     async def aclose(self) -> None:

@@ -40,7 +40,7 @@ _PROBE = "How many elements does a vector have?"
 class _Part:
     vectors: Vectors
     cut: list[int]
-    tokens: int
+    tokens: list[int]
 
 
 class OpenAIEmbedder:
@@ -110,7 +110,7 @@ class OpenAIEmbedder:
         return EmbedResult(
             vectors=np.concatenate([part.vectors for part in parts]) if len(parts) > 1 else parts[0].vectors,
             truncated=[a + i for (a, _), part in zip(batches, parts, strict=True) for i in part.cut],
-            input_tokens=sum(part.tokens for part in parts),
+            tokens=[tokens for part in parts for tokens in part.tokens],
         )
 
     async def aclose(self) -> None:
@@ -138,8 +138,7 @@ class OpenAIEmbedder:
                     raise failure(self._source, refused) from refused
                 continue
             cut = [index for index, (a, b) in enumerate(zip(texts, shown, strict=True)) if a != b]
-            usage = _tokens(response, shown)
-            return _Part(self._vectors(response, len(texts)), cut, usage)
+            return _Part(self._vectors(response, len(texts)), cut, _tokens(response, shown))
 
     async def _request(self, texts: list[str]) -> CreateEmbeddingResponse:
         for attempt in itertools.count():
@@ -258,10 +257,14 @@ def _batches(texts: Sequence[str]) -> list[tuple[int, int]]:
     return [*batches, (start, len(texts))]
 
 
-def _tokens(response: CreateEmbeddingResponse, texts: Sequence[str]) -> int:
+def _tokens(response: CreateEmbeddingResponse, texts: Sequence[str]) -> list[int]:
+    lengths = list(map(len, texts))
     # Some endpoints leave it out, against their own API.
     count = getattr(getattr(response, "usage", None), "prompt_tokens", None)
-    return count if isinstance(count, int) else sum(map(len, texts)) // 4
+    total, size = count if isinstance(count, int) else sum(lengths) // 4, sum(lengths)
+    # Shares by length whose sum is the total.
+    ends = [total * end // size for end in itertools.accumulate(lengths)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
 def _decode(embedding: object) -> Vectors:

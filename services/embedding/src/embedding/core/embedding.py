@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from embedding.core.memory import Memory
 from embedding.core.models import Models
 from embedding.core.ports import EmbedResult, ModelInfo, TextKind
-from embedding.metrics import SECONDS, TEXTS, TOKENS, TRUNCATED
+from embedding.metrics import CACHE_BYTES, REMEMBERED, SECONDS, TEXTS, TOKENS, TRUNCATED
 from servicekit.errors import FieldViolation, InvalidArgument
 
 MAX_TEXTS = 256
@@ -27,10 +28,16 @@ class Embedded:
 
 
 class Embedding:
-    """Checks requests, finds the model, measures."""
+    """Checks requests, finds the model, measures.
 
-    def __init__(self, *, models: Models) -> None:
+    Args:
+        models: Where the models are.
+        cache_bytes: Of vectors that are remembered; 0: none are.
+    """
+
+    def __init__(self, *, models: Models, cache_bytes: int = 0) -> None:
         self._models = models
+        self._memory = Memory(max_bytes=cache_bytes, observe=CACHE_BYTES.inc)
 
     async def embed(self, namespace: str, model: str, texts: Sequence[str], kind: TextKind) -> Embedded:
         """Embeds texts with `models/{model}` of the namespace.
@@ -44,13 +51,20 @@ class Embedding:
         _check_texts(texts)
         started = time.perf_counter()
         async with self._models.lease(namespace, name) as embedder:
-            result = await embedder.embed(texts, kind)
-            # Afterwards, because a remote model's dimension is learnt from its first answer.
+            done = await self._memory.embed(namespace, embedder, texts, kind)
             info = await embedder.describe()
+        result = done.result
         labels = (info.provider, kind.value)
         SECONDS.labels(*labels).observe(time.perf_counter() - started)
         TEXTS.labels(*labels).inc(len(texts))
-        TOKENS.labels(*labels).inc(result.input_tokens)
+        TOKENS.labels(*labels).inc(done.tokens_read)
+        for outcome, count in (
+            ("hit", done.hits),
+            ("shared", done.shared),
+            ("miss", len(texts) - done.hits - done.shared),
+        ):
+            if count:
+                REMEMBERED.labels(kind.value, outcome).inc(count)
         if result.truncated:
             TRUNCATED.labels(*labels).inc(len(result.truncated))
         return Embedded(info=info, result=result)

@@ -48,12 +48,17 @@ class EmbedResult:
     Attributes:
         vectors: [texts, dimension], each row of length 1.
         truncated: Indexes of the texts that were cut, ascending.
-        input_tokens: Tokens read, over all texts.
+        tokens: Tokens read of each text. An endpoint says only their sum; these are then shares of it.
     """
 
     vectors: Vectors
     truncated: Sequence[int]
-    input_tokens: int
+    tokens: Sequence[int]
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(self.tokens)
 
 
 class Embedder(Protocol):
