@@ -72,16 +72,14 @@ def half_broken(request: ChatRequest) -> Reply:
 
 
 def boss(request: ChatRequest) -> Reply:
-    """A leader that asks the same team for two things at once; that team works by tasks."""
+    """A leader that asks the same team for two things at once; that team works by tasks, not at once."""
     if "delegate_task" in request.tools:
         both = [delegates("desk", "left"), delegates("desk", "right")]
         return Reply("Both agree [1].") if tools_told(request) else Reply(tool_calls=both)
     if "add_tasks" in request.tools:
-        return (
-            Reply(tool_calls=[adds(("ann", "a", []), ("ben", "b", [1]))])
-            if not tools_told(request)
-            else Reply("Ok [1].")
-        )
+        plans = [[ToolCall(name="no_such_tool")], [adds(("ann", "a", []), ("ben", "b", [1]))]]
+        told = tools_told(request)
+        return Reply(tool_calls=plans[told]) if told < len(plans) else Reply("Ok [1].")
     return member(request)
 
 

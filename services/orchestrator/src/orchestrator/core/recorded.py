@@ -166,12 +166,21 @@ class Recorded:
             return f"it has no knowledge {', '.join(gone)} any more"
         if started and len(members) == 1:
             return "it has no leader any more"
-        own = {c.step.tool for i, c in self.calls.items() if parent(i) == path and not is_own(i)}
+        # Of those that worked: a model may ask for tools that never were there.
+        own = {
+            logged.step.tool
+            for call_id, logged in self.calls.items()
+            if parent(call_id) == path and not is_own(call_id) and self._worked(call_id)
+        }
         if len(members) > 1 and own - {*LEADER_TOOLS, *MEMORY_TOOLS}:
             return "it has a leader now"
         if any(team.spec.mode not in self._modes(call_id) for call_id in started):
             return f"its mode is {team.spec.mode} now"
         return self._misfit_of_workflow(team, path)
+
+    def _worked(self, call_id: str) -> bool:
+        result = self.results.get(call_id)
+        return result is not None and result.step.error is None
 
     def _misfit_of_workflow(self, team: AgentTeam, path: str) -> str:
         steps = [logged.step for logged in self.step_starts.values()]
