@@ -85,6 +85,24 @@ async def test_rows_cannot_be_made_or_moved_to_another_owner(databases: Database
             await databases.plain.write(lambda c, s=statement: c.execute(s), ADA)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["o'brien", "'; SELECT set_config('agentteams.bypass', 'leases', true); --", "a\\'b\\", "$$ Ω \n", '"'],
+)
+async def test_names_are_announced_as_they_are(databases: Databases, name: str) -> None:
+    store = SqlSessionStore(database=databases.plain, clock=FakeClock(), new_id=new_id)
+    for owner in (Owner(tenant=name, user="ada"), Owner(tenant="acme", user=name)):
+        begun = await whole_turn(store, owner, "why?")
+        assert (await store.get_run(owner, begun.run.id)).user == owner.user
+        assert await databases.plain.read(owners_seen(runs), owner) == {owner}
+    assert ADA not in await databases.plain.read(owners_seen(runs), Owner(tenant="acme", user=name))
+
+
+async def test_a_name_that_would_end_the_message_is_refused(databases: Databases) -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        await databases.plain.read(owners_seen(runs), Owner(tenant="acme", user="ada\0"))
+
+
 async def test_an_announcement_ends_with_its_transaction(databases: Databases) -> None:
     # Twenty times, so that each connection of the pool has been somebody's.
     for owner in (ADA, BOB, EVE, ADA) * 5:

@@ -80,6 +80,9 @@ def offload_bytes(connection: Connection) -> int:
 
 def put(connection: Connection, owner: Owner, session: str, contents: Iterable[bytes]) -> list[Blob]:
     """Stores contents in a session whose row this transaction has locked or made."""
+    contents = list(contents)
+    if not contents:
+        return []  # nearly always: no thread for nothing
     packed = _beside(connection, lambda: [_pack(content) for content in contents])
     parts = [
         {
