@@ -272,6 +272,7 @@ class FakeStore:
     reads: int = 0
     said: dict[str, dict[str, RunInput]] = field(default_factory=dict)  # by run and call
     parked_until: dict[str, datetime] = field(default_factory=dict)
+    parks: bool = True  # the version before did not
     earlier_runs: list[list[StoredEvent]] = field(default_factory=list)
 
     async def begin(
@@ -361,7 +362,7 @@ class FakeStore:
             self.holders[waiting[0]] = self.holders.get(run, "")
             next_run = self._acquired(waiting[0])
         unread, stop = self.unread(run), run in self.asked_to_stop
-        parked = park_until is not None and not unread and not stop
+        parked = park_until is not None and not unread and not stop and self.parks
         if park_until is not None and parked:
             assert self.pending(run), "parked, and nobody was asked"
             self.parked_until[run] = park_until

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from manifests import ToolSource
 from orchestrator.core.arguments import Arguments
+from orchestrator.core.log import Parked
 from orchestrator.core.model import (
     InputProvided,
     InputRequested,
     ModelCallFinished,
+    Question,
     RunFinished,
     RunInput,
     RunResumed,
@@ -23,7 +26,7 @@ from orchestrator.core.model import (
 from servicekit.context import Caller, scope
 from servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
 from tests.support.fleet import Fleet, Process, texts
-from tests.support.orchestrator_fakes import ADA, calls, delegates, flat, of_type, says, team
+from tests.support.orchestrator_fakes import ADA, Bench, calls, delegates, flat, of_type, says, team
 
 pytestmark = pytest.mark.looptime
 
@@ -419,3 +422,37 @@ async def test_what_was_not_asked_and_what_was_answered(fleet: Fleet) -> None:
     with pytest.raises(AlreadyExists) as late:
         await process.runs.provide("runs/r1", RunInput(call_id=CALL, approved=False))
     assert late.value.reason == "INPUT_PROVIDED"
+
+
+# --- odd ends --------------------------------------------------------------------
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_does_not_keep_the_run_awake() -> None:
+    bench, of = Bench(), team()
+    bench.store.crashed(of, [])
+    inputs = bench.turn(of).inputs
+    gone = asyncio.create_task(inputs.ask("#1.1", Question(text="A?"), member=""))
+    await until(lambda: bool(bench.store.pending("runs/r1")), 1)
+    gone.cancel()  # its member has ended
+    with scope(caller=ADA):
+        said = RunInput(call_id="#1.1", answer="Late.", user="ada")
+        await bench.store.provide("runs/r1", said, user="ada")
+    inputs.deliver([said])
+    with pytest.raises(Parked):
+        await inputs.ask("#2.1", Question(text="B?"), member="", expire_after=timedelta(seconds=30))
+    assert [step.input for step in of_type(bench.store.steps(), InputProvided)] == [said]
+    assert bench.store.rows["runs/r1"].state == "WAITING"
+
+
+async def test_a_store_that_parks_nothing_is_asked_now_and_then_and_the_answer_arrives(fleet: Fleet) -> None:
+    shop = solo(fleet, calls(CANCEL), says("Done."))
+    fleet.store.parks = False
+    process = await started(fleet)
+    await until(lambda: "InputRequested" in kinds(fleet))
+    before = len(fleet.store.batches)
+    await asyncio.sleep(10)
+    assert state(fleet) == "RUNNING"
+    assert len(fleet.store.batches) - before <= 21
+    await process.runs.provide("runs/r1", yes())
+    await until(lambda: state(fleet) == "SUCCEEDED", 2)
+    assert len(shop.keys) == 1

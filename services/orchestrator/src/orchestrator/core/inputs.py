@@ -100,14 +100,16 @@ class Inputs:
             left_s = (expire_time - self._log.now()).total_seconds()
             if left_s <= 0:
                 return InputProvided(input=RunInput(call_id=call_id), expired=True)
-            quiet_s = self._stages.quiet_s
-            if quiet_s >= _SETTLE_S:
+            wait_s = _SETTLE_S - self._stages.quiet_s
+            if wait_s <= 0:
                 await self._park()
-                continue
+                if call_id in self._said:
+                    continue
+                wait_s = _SETTLE_S  # somebody else was spoken to, and goes on
             self._arrived.clear()
             with suppress(TimeoutError):
                 # A little more, so that it is quiet for long enough then.
-                async with asyncio.timeout(min(left_s, _SETTLE_S - quiet_s + 0.01)):
+                async with asyncio.timeout(min(left_s, wait_s + 0.01)):
                     await self._arrived.wait()
 
     async def _park(self) -> None:
