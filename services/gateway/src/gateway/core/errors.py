@@ -48,9 +48,20 @@ _PARAM_BY_REASON = {
 }
 _TYPE_BY_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # The orchestrator's fields as the caller wrote them.
-_PARAM_BY_FIELD = {"team": "model", "session": "metadata.session", "request_id": "Idempotency-Key"}
-# The model's endpoint is to blame, not this installation.
-_UPSTREAM = {"MODEL_UNAVAILABLE", "MODEL_BAD_RESPONSE", "MODEL_RATE_LIMITED", "MODEL_REJECTED"}
+_PARAM_BY_FIELD = {
+    "team": "model",
+    "session": "metadata.session",
+    "request_id": "Idempotency-Key",
+    "answer_schema": "response_format",
+}
+# The model or its endpoint is to blame, not this installation.
+_UPSTREAM = {
+    "MODEL_UNAVAILABLE",
+    "MODEL_BAD_RESPONSE",
+    "MODEL_RATE_LIMITED",
+    "MODEL_REJECTED",
+    "ANSWER_INVALID",
+}
 
 
 class ApiError(Exception):
@@ -156,6 +167,8 @@ def run_failed(error: ServiceError, *, run: Run) -> ApiError:
     """Why a run has no answer. Clients do not repeat it by themselves: that would be another run."""
     if error.reason in _UPSTREAM:
         status = 502
+    elif error.reason == "GUARDRAIL_BLOCKED":
+        status = 400  # the caller can ask something else; the same again ends the same
     elif isinstance(error, DeadlineExceeded):
         status = 504
     else:
