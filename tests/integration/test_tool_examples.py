@@ -12,12 +12,15 @@ from agentteams.session.v1 import run_pb2
 
 from orchestrator.adapters.events_pb import stored_event
 from orchestrator.adapters.mcp_tools import McpTools
+from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.model import Event
 from servicekit.clock import SystemClock
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, PermissionDenied
+from servicekit.identity import TokenIssuer
+from servicekit.testing import TEST_KEY
 from tests.support.golden import Scene, golden_events, steps
 from tests.support.mcp_server import serving
 from tests.support.replicas import Fleet, Replica, events, replicas
@@ -150,3 +153,17 @@ async def test_a_run_that_waits_is_cancelled(tmp_path: Path) -> None:
         seen = await rest(follower)
         assert events(seen)[-1].run_finished.state == run_pb2.RUN_STATE_CANCELLED
         assert orders.orders[17] == "on its way"
+
+
+@pytest.mark.parametrize("scene", [APPROVAL, ASK], ids=lambda scene: scene.name)
+async def test_an_orchestrator_passes_on_what_people_say(scene: Scene, tmp_path: Path) -> None:
+    async with fleet_of(scene, tmp_path) as (fleet, _), asyncio.timeout(40):
+        replica = await fleet.begin()
+        run = await replica.start(scene.question, team=scene.team)
+        follower = replica.follow(run)
+        seen = await until_asked(follower)
+        peers = PeerClient(TokenIssuer(TEST_KEY, service="orchestrator"))
+        fleet.stack.push_async_callback(peers.close)
+        await peers.provide(replica.address, run.name, scene.people[0])
+        seen += await rest(follower)
+        assert done(seen) == steps(golden_events(scene))

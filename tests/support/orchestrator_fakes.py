@@ -641,6 +641,12 @@ class FakePeers:
             raise DOWN
         await self.processes[address].cancel(run, forwarded=True)
 
+    async def provide(self, address: str, run: str, said: RunInput) -> None:
+        """See Peers."""
+        if address not in self.processes:
+            raise DOWN
+        await self.processes[address].provide(run, said, forwarded=True)
+
 
 def stored(sequence: int, kind: str = "run_started", *, member: str = "") -> StoredEvent:
     """An event out of the store."""

@@ -50,6 +50,7 @@ class Replica:
     store_rpc: RpcClient
     server: Any
     work: "asyncio.Task[None]"
+    address: str
 
     @property
     def stub(self) -> Any:
@@ -145,7 +146,14 @@ class Fleet:
         await server.start()
         self.stack.push_async_callback(server.stop, 0)
         work = asyncio.create_task(runs.work())
-        replica = Replica(runs=runs, rpc=self.rpc(address), store_rpc=store_rpc, server=server, work=work)
+        replica = Replica(
+            runs=runs,
+            rpc=self.rpc(address),
+            store_rpc=store_rpc,
+            server=server,
+            work=work,
+            address=address,
+        )
         self.stack.push_async_callback(_end, work)
         self.replicas.append(replica)
         return replica

@@ -282,14 +282,20 @@ async def test_what_others_did_meanwhile_is_not_done_again(fleet: Fleet) -> None
     assert len(steps) == len(set(steps))
 
 
-async def test_an_answer_on_another_replica_is_found_with_the_next_renewal(fleet: Fleet) -> None:
+@pytest.mark.parametrize(("reachable", "within_s"), [(True, 0.3), (False, 3)])
+async def test_an_answer_on_another_replica_reaches_the_owner_or_is_found_with_the_next_renewal(
+    fleet: Fleet, reachable: bool, within_s: float
+) -> None:
     ben = asyncio.Event()
     shop = pair(fleet, ben)
     await started(fleet)
     other = await fleet.begin("b:1")
     await until(lambda: "InputRequested" in kinds(fleet))
+    if not reachable:
+        fleet.peers.processes.pop("a:1")
+    await asyncio.sleep(5.05)  # just after a renewal
     await other.runs.provide("runs/r1", yes(ANN))
-    await until(lambda: len(shop.keys) == 1, 3)
+    await until(lambda: len(shop.keys) == 1, within_s)
     assert state(fleet) == "RUNNING"
     ben.set()
     await until(lambda: state(fleet) == "SUCCEEDED")

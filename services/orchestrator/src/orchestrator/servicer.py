@@ -81,12 +81,12 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             raise InvalidArgument.field("decision", "is required: yes or no")
         decision = request.decision
         said = RunInput(call_id=request.call_id, approved=decision.approved, reason=decision.reason)
-        return run_to_pb(await self._runs.provide(request.run, said))
+        return run_to_pb(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
 
     async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> run_pb2.Run:
         """Answers a question of the team."""
         said = RunInput(call_id=request.call_id, answer=request.answer)
-        return run_to_pb(await self._runs.provide(request.run, said))
+        return run_to_pb(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
         """Returns a team."""

@@ -1,7 +1,7 @@
 """Other orchestrators as the core's Peers."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
@@ -11,13 +11,15 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 
 from orchestrator.adapters.events_pb import item_from_pb
+from orchestrator.adapters.events_write import input_to_pb
+from orchestrator.core.model import RunInput
 from orchestrator.core.ports import Followed
 from servicekit.client import MAX_MESSAGE_BYTES, RpcClient
 from servicekit.identity import TokenIssuer
 
 FORWARDED = "agentteams-forwarded"  # metadata of a call that must not be passed on again
 _MAX_CHANNELS = 64
-_CANCEL = timedelta(seconds=2)
+_CALL = timedelta(seconds=2)
 _FOLLOW = timedelta(hours=1)  # the caller's deadline is shorter, or it asks again
 
 
@@ -46,12 +48,23 @@ class PeerClient:
 
     async def cancel(self, address: str, run: str) -> None:
         """See Peers."""
+        await self._tell(address, lambda stub: stub.CancelRun, pb.CancelRunRequest(name=run))
+
+    async def provide(self, address: str, run: str, said: RunInput) -> None:
+        """See Peers."""
+        if said.answer is not None:
+            answer = pb.AnswerQuestionRequest(run=run, call_id=said.call_id, answer=said.answer)
+            await self._tell(address, lambda stub: stub.AnswerQuestion, answer)
+            return
+        decision = pb.ApproveToolCallRequest(run=run, call_id=said.call_id)
+        decision.decision.CopyFrom(input_to_pb(said).decision)
+        await self._tell(address, lambda stub: stub.ApproveToolCall, decision)
+
+    async def _tell(self, address: str, method: Callable[[Any], Any], request: Any) -> None:
         rpc = await self._take(address)
         stub: Any = OrchestratorServiceStub(rpc.channel)
         try:
-            await rpc.unary(
-                stub.CancelRun, pb.CancelRunRequest(name=run), timeout=_CANCEL, metadata=[(FORWARDED, "1")]
-            )
+            await rpc.unary(method(stub), request, timeout=_CALL, metadata=[(FORWARDED, "1")])
         finally:
             self._users[address] -= 1
 
@@ -65,7 +78,7 @@ class PeerClient:
         rpc = self._open.get(address)
         if rpc is None:
             rpc = self._open[address] = RpcClient(
-                _channel(address), issuer=self._issuer, default_timeout=_CANCEL
+                _channel(address), issuer=self._issuer, default_timeout=_CALL
             )
         self._open.move_to_end(address)
         self._users[address] = self._users.get(address, 0) + 1

@@ -197,6 +197,10 @@ class Peers(Protocol):
         """Stops a run that the other one works on. Raises ServiceError."""
         ...
 
+    async def provide(self, address: str, run: str, said: RunInput) -> None:
+        """Tells a run that the other one works on what the caller says. Raises ServiceError."""
+        ...
+
 
 class Knowledge(Protocol):
     """Searches over knowledge bases."""

@@ -206,14 +206,20 @@ class Runs:
                 log.info("owner_not_reached", run=run, owner=row.owner_address, error=error.message)
         return row
 
-    async def provide(self, run: str, said: RunInput) -> RunRow:
+    async def provide(self, run: str, said: RunInput, *, forwarded: bool = False) -> RunRow:
         """What the caller says to a run that asked for it. Raises as `approving.provide`."""
         row = await provide(self._store, self._world.catalogue, run, said)
         active = self._active.get(run)
         if active is not None:
             self._deliver(active, [replace(said, user=current_caller().user)])
-        else:
-            self._leases.look()  # it waited, and is free now; if it runs elsewhere, its owner finds it
+        elif row.owner_address in ("", self._address):
+            self._leases.look()  # it waited, and is free now
+        elif not forwarded:
+            try:
+                await self._peers.provide(row.owner_address, run, said)
+            except ServiceError as error:
+                # The owner finds it with its next renewal.
+                log.info("owner_not_reached", run=run, owner=row.owner_address, error=error.message)
         return row
 
     # --- beginning and taking over ----------------------------------------------
