@@ -148,6 +148,17 @@ def test_a_text_without_sentences_is_let_out_between_words() -> None:
     assert "".join(rest) == words.replace("jane.doe@example.com", "[EMAIL_ADDRESS]")
 
 
+@pytest.mark.parametrize("before", range(960, 1010, 7))
+@pytest.mark.parametrize("filler", ["x", "x "])
+def test_no_cut_goes_through_what_is_masked(before: int, filler: str) -> None:
+    text = (filler * 1000)[:before] + " +49 170 1234567 " + filler * 3000
+    outlet = Outlet(Screen([rails("Mask")], "OUTPUT"))
+    seen = "".join(shown(outlet, [text[i : i + 11] for i in range(0, len(text), 11)]))
+    assert "1234567" not in seen
+    assert seen.count("[PHONE_NUMBER]") == 1
+    assert len(seen) == len(text) - len("+49 170 1234567") + len("[PHONE_NUMBER]")
+
+
 def test_a_text_that_may_be_refused_is_shown_only_as_a_whole() -> None:
     outlet = Outlet(Screen([rails("Block")], "OUTPUT"))
     assert shown(outlet, ["All is well. ", "Very well."]) == ["", "", "All is well. Very well."]

@@ -3,7 +3,7 @@
 import re
 
 from manifests import Guardrail
-from orchestrator.core.guardrails.findings import Finding, masked
+from orchestrator.core.guardrails.findings import Finding, apart, masked
 from orchestrator.core.guardrails.screen import WITHHELD, Screen, mark, to_mask
 from orchestrator.core.model import GuardrailTriggered
 
@@ -61,11 +61,12 @@ class Outlet:
             return match.end()
         if len(self._held) < 2 * _WINDOW:
             return 0
-        # Between words, and in no finding.
-        cut = self._held.rfind(" ", 0, _WINDOW) + 1 or _WINDOW
-        for _, findings in self._screen.find(self._held):
-            cut = next((f.start for f in findings if f.start < cut < f.end), cut)
-        return cut or _WINDOW
+        # Between words where there are any, and in no finding.
+        found = apart(finding for _, findings in self._screen.find(self._held) for finding in findings)
+        cut = self._held.rfind(" ", 0, _WINDOW) + 1
+        if not cut or _inside(cut, found):
+            cut = _inside(_WINDOW, found) or _WINDOW
+        return cut
 
     def _let_out(self, end: int) -> str:
         segment, self._held = self._held[:end], self._held[end:]
@@ -80,6 +81,11 @@ class Outlet:
         out = masked(segment, to_mask(segment, found), mark)
         self.text += out
         return out
+
+
+def _inside(cut: int, findings: list[Finding]) -> int:
+    """The end of the finding that a cut would go through; 0: it goes through none."""
+    return next((finding.end for finding in findings if finding.start < cut < finding.end), 0)
 
 
 def _moved(finding: Finding, offset: int) -> Finding:
