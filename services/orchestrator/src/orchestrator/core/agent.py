@@ -202,7 +202,10 @@ class Agent:
                 said = await self._screened(str(failed), invocation)
                 if said == str(failed):
                     raise
-                raise ToolFailed(said, type(failed.error)(said, reason=failed.error.reason)) from failed
+                error = failed.error
+                raise ToolFailed(
+                    said, type(error)(said, reason=error.reason, metadata=error.metadata)
+                ) from failed
             # A search's chunks were looked at one by one.
             return result if ability.tool.name == SEARCH else await self._screened(result, invocation)
 
