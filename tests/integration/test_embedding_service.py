@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -113,7 +114,7 @@ async def target(state: Path) -> AsyncIterator[str]:
         secrets=FileSecrets(state / "secrets"),
         open_embedder=Factory(threads=2, max_queued_texts=300),
     )
-    async with serve_in_process([service(Embedding(models=models))]) as address:
+    async with serve_in_process([service(Embedding(models=models, cache_bytes=100_000))]) as address:
         yield address
     await models.aclose()
 
@@ -147,6 +148,23 @@ async def test_the_largest_request(client: Client) -> None:
     assert rows(response).shape == (256, DIMENSION)
     assert list(response.truncated_indexes) == list(range(256))
     assert response.input_tokens == 256 * MAX_INPUT_TOKENS
+
+
+async def test_callers_share_requests_to_an_endpoint(client: Client, server: ModelServer) -> None:
+    (first,) = rows(await client.embed("models/remote", "number 7", kind=pb.TEXT_KIND_QUERY))
+    before = len(server.requests)
+    texts = [f"number {n}" for n in range(30)]
+    several = [asyncio.create_task(client.embed("models/remote", text)) for text in texts]
+    vectors = [rows(await one)[0] for one in several]
+    assert np.allclose(vectors[7], first, atol=1e-5)
+    assert not np.allclose(vectors[6], first, atol=1e-1)
+    asked = [len(received.body["input"]) for received in list(server.requests)[before:]]
+    assert sum(asked) == 30
+    assert max(asked) > 1
+    # By now all are remembered.
+    again = await client.embed("models/remote", *texts)
+    assert np.array_equal(rows(again)[6], vectors[6])
+    assert len(server.requests) == before + len(asked)
 
 
 async def test_what_is_wrong_is_named(client: Client) -> None:

@@ -15,7 +15,12 @@ MAX_INPUT_TOKENS = 48
 
 
 def write_tiny_model(
-    folder: Path, *, dimension: int = DIMENSION, token_types: bool = False, promised: int | None = None
+    folder: Path,
+    *,
+    dimension: int = DIMENSION,
+    token_types: bool = False,
+    promised: int | None = None,
+    swayed: bool = False,
 ) -> Path:
     """Writes model.onnx, tokenizer.json and config.json into the folder, and returns it.
 
@@ -23,10 +28,11 @@ def write_tiny_model(
         dimension: Elements of a vector.
         token_types: The graph wants `token_type_ids` too.
         promised: What config.json says instead of the dimension.
+        swayed: A vector depends on the other texts of its batch, as in models quantised on the fly.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(folder / "tokenizer.json")
-    _write_graph(folder / "model.onnx", dimension, token_types=token_types)
+    _write_graph(folder / "model.onnx", dimension, token_types=token_types, swayed=swayed)
     config = {
         "name": "tiny",
         "dimension": dimension if promised is None else promised,
@@ -50,7 +56,7 @@ def _write_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def _write_graph(path: Path, dimension: int, *, token_types: bool) -> None:
+def _write_graph(path: Path, dimension: int, *, token_types: bool, swayed: bool) -> None:
     table = np.random.default_rng(7).standard_normal((258, dimension), dtype=np.float32)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "sequence"]) for n in names]
@@ -64,7 +70,9 @@ def _write_graph(path: Path, dimension: int, *, token_types: bool) -> None:
         helper.make_node("Mul", ["words", "mask3"], ["kept"]),
         helper.make_node("Mul", ["kept", "place"], ["weighted"]),
         helper.make_node("ReduceSum", ["weighted", "first1"], ["sum"], keepdims=0),
-        helper.make_node("LpNormalization", ["sum"], ["embedding"], axis=-1, p=2),
+        helper.make_node("ReduceMean", ["sum"], ["company"], axes=[0], keepdims=1),
+        helper.make_node("Add", ["sum", "company"], ["both"]),
+        helper.make_node("LpNormalization", ["both" if swayed else "sum"], ["embedding"], axis=-1, p=2),
     ]
     initializers = [
         numpy_helper.from_array(table, "table"),

@@ -39,6 +39,17 @@ async def test_a_graph_that_wants_token_types(tmp_path: Path) -> None:
         await each.aclose()
 
 
+@pytest.mark.parametrize("texts", [4, 40])
+async def test_a_vector_does_not_depend_on_who_else_asks(tmp_path: Path, texts: int) -> None:
+    folder = write_tiny_model(tmp_path / "m", swayed=True)
+    embedder = await Factory(threads=1, max_queued_texts=100)(LocalSource(folder=folder))
+    several = [f"text number {n}" for n in range(texts)]
+    together = await embedder.embed(several, TextKind.PASSAGE)
+    alone = await embedder.embed(several[:1], TextKind.PASSAGE)
+    assert np.array_equal(together.vectors[0], alone.vectors[0])
+    await embedder.aclose()
+
+
 async def test_a_full_queue_refuses_and_empties_again(tmp_path: Path) -> None:
     embedder = await Factory(threads=1, max_queued_texts=100)(
         LocalSource(folder=write_tiny_model(tmp_path / "m"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 
 from embedding.adapters.catalogue import CatalogueSpecs
@@ -21,7 +22,9 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
     """Loads the built-in model and the manifests."""
     catalogue = None if settings.manifests_dir is None else Catalogue(settings.manifests_dir)
     factory = Factory(
-        threads=settings.embedding_threads, max_queued_texts=settings.embedding_max_queued_texts
+        threads=settings.embedding_threads,
+        max_queued_texts=settings.embedding_max_queued_texts,
+        gather=timedelta(milliseconds=settings.embedding_gather_ms),
     )
     models = Models(
         builtin=settings.builtin(),

@@ -14,6 +14,12 @@ TRUNCATED = Counter(
 SECONDS = Histogram(
     "agentteams_embedding_seconds", "Wall time of one Embed, waiting included", _LABELS, buckets=_BUCKETS
 )
+BATCH_TEXTS = Histogram(
+    "agentteams_embedding_batch_texts",
+    "Texts of small calls that went to the model together",
+    ["provider"],
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
 QUEUED = Gauge("agentteams_embedding_queued_texts", "Texts waiting or being embedded", ["provider"])
 REMEMBERED = Counter(
     "agentteams_embedding_cache_texts_total",

@@ -39,6 +39,13 @@ class Settings(ServerSettings):
         2048, ge=1, description="Texts that wait or are embedded at a time, for each model."
     )
 
+    embedding_gather_ms: int = Field(
+        5,
+        ge=0,
+        le=1000,
+        description="How long a text waits for others to share a request to an endpoint, while another "
+        "request is on its way; 0: not at all.",
+    )
     embedding_cache_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Vectors that are remembered, in bytes; 0: none are."
     )

@@ -29,8 +29,12 @@ _BATCH_TEXTS = 16
 # Encoding this many texts is one job; the longest possible take 0.1 s.
 _ENCODE_TEXTS = 32
 # A call of at most this many characters is one job: one hop to a thread and back.
-_SMALL_CHARS = 1500
-_SMALL_TEXTS = 8
+SMALL_CHARS = 1500
+SMALL_TEXTS = 16
+# How much one element of a unit vector may change in the company of other texts.
+# Rounding changes 1e-6; a model quantised on the fly has one scale for all
+# activations of a batch, and changes 2e-2 (cosine 0.99).
+_SAME = 1e-3
 # Longer texts are cut before they are tokenised: no 256 tokens of real text
 # need that many characters, and tokenising megabytes takes seconds.
 _CHARS_PER_TOKEN = 64
@@ -74,6 +78,7 @@ class OnnxEmbedder:
         self._tokenizer = tokenizer
         self._work = work
         self._admission = admission
+        self._one_by_one = False
 
     @classmethod
     def load(cls, folder: Path, *, work: WorkQueue, admission: Admission) -> OnnxEmbedder:
@@ -101,6 +106,7 @@ class OnnxEmbedder:
                 f"{folder / MODEL_FILE}: gives {list(got)} for one text, "
                 f"{CONFIG_FILE} promises [1, {config.dimension}]"
             )
+        embedder._one_by_one = not embedder._is_steady()
         return embedder
 
     async def describe(self) -> ModelInfo:
@@ -111,7 +117,7 @@ class OnnxEmbedder:
         """Embeds in batches of texts of like length; questions before passages."""
         urgent = kind is TextKind.QUERY
         with self._admission.hold(len(texts)):
-            if len(texts) <= _SMALL_TEXTS and sum(map(len, texts)) <= _SMALL_CHARS:
+            if len(texts) <= SMALL_TEXTS and sum(map(len, texts)) <= SMALL_CHARS:
                 encoded, vectors = await self._work.run(partial(self._at_once, texts), urgent=urgent)
             else:
                 encoded, vectors = await self._in_batches(texts, urgent=urgent)
@@ -162,7 +168,20 @@ class OnnxEmbedder:
             encoded.append(_Encoded(found.ids, bool(found.overflowing) or len(text) > longest))
         return encoded
 
+    def _is_steady(self) -> bool:
+        """Whether a text gets the same vector in the company of others."""
+        texts = self._encode(["a first text", "and another, which has rather more to say: 1, 2, 3!"])
+        together = self._pass(texts)
+        alone = np.concatenate([self._pass([text]) for text in texts])
+        return bool(np.abs(together - alone).max() < _SAME)
+
     def _session_run(self, batch: Sequence[_Encoded]) -> Vectors:
+        # A vector must not depend on who else asks: it is kept, and compared with others.
+        if self._one_by_one:
+            return np.concatenate([self._pass([each]) for each in batch])
+        return self._pass(batch)
+
+    def _pass(self, batch: Sequence[_Encoded]) -> Vectors:
         width = max(len(each.ids) for each in batch)
         ids: npt.NDArray[np.int64] = np.zeros((len(batch), width), dtype=np.int64)
         mask = np.zeros_like(ids)

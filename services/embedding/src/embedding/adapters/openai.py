@@ -19,6 +19,7 @@ from openai.types import CreateEmbeddingResponse
 from embedding.adapters.openai_errors import failure, is_retryable, shorten, too_long
 from embedding.core.admission import Admission
 from embedding.core.ports import EmbedResult, ModelInfo, RemoteSource, TextKind, Vectors
+from embedding.core.slots import Slots
 from servicekit.context import remaining_s
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
@@ -65,7 +66,7 @@ class OpenAIEmbedder:
         self._source = source
         self._admission = admission
         self._sleep = sleep
-        self._slots = asyncio.Semaphore(source.max_concurrent)
+        self._slots = Slots(source.max_concurrent)
         self._max_tokens = _DEFAULT_MAX_TOKENS
         self._dimension: int | None = None
         self._client = AsyncOpenAI(
@@ -97,11 +98,11 @@ class OpenAIEmbedder:
         batches = _batches(texts)
         with self._admission.hold(len(texts)):
             if len(batches) == 1:
-                parts = [await self._part(texts)]
+                parts = [await self._part(texts, kind)]
             else:
                 try:
                     async with asyncio.TaskGroup() as group:
-                        tasks = [group.create_task(self._part(texts[a:b])) for a, b in batches]
+                        tasks = [group.create_task(self._part(texts[a:b], kind)) for a, b in batches]
                 except ExceptionGroup as failed:
                     raise failed.exceptions[0] from failed
                 parts = [task.result() for task in tasks]
@@ -117,7 +118,7 @@ class OpenAIEmbedder:
         """Closes the connections."""
         await self._client.close()
 
-    async def _part(self, texts: Sequence[str]) -> _Part:
+    async def _part(self, texts: Sequence[str], kind: TextKind) -> _Part:
         """One request; again with shorter texts, if the endpoint finds one too long."""
         refused: APIStatusError | None = None
         densities = iter(_BYTES_PER_TOKEN)
@@ -126,7 +127,7 @@ class OpenAIEmbedder:
             limit = max(1, int((self._max_tokens - _SPECIAL_TOKENS) * density))
             shown = [cut_bytes(text, limit) for text in texts]
             try:
-                response = await self._request(shown)
+                response = await self._request(shown, kind)
             except _TooLong as exc:
                 refused = exc.error
                 # What the endpoint says about its limit is worth more than what we assumed.
@@ -140,10 +141,10 @@ class OpenAIEmbedder:
             cut = [index for index, (a, b) in enumerate(zip(texts, shown, strict=True)) if a != b]
             return _Part(self._vectors(response, len(texts)), cut, _tokens(response, shown))
 
-    async def _request(self, texts: list[str]) -> CreateEmbeddingResponse:
+    async def _request(self, texts: list[str], kind: TextKind) -> CreateEmbeddingResponse:
         for attempt in itertools.count():
             try:
-                return await self._attempt(texts)
+                return await self._attempt(texts, kind)
             except (OpenAIError, TimeoutError) as exc:
                 if isinstance(exc, APIStatusError) and (found := too_long(exc)) is not None:
                     raise _TooLong(exc, found.limit) from exc
@@ -156,8 +157,8 @@ class OpenAIEmbedder:
                 await self._sleep(wait)
         raise AssertionError("the loop ends by return or raise")
 
-    async def _attempt(self, texts: list[str]) -> CreateEmbeddingResponse:
-        async with self._slots:
+    async def _attempt(self, texts: list[str], kind: TextKind) -> CreateEmbeddingResponse:
+        async with self._slots.hold(urgent=kind is TextKind.QUERY):
             left = remaining_s()
             allowed = self._source.timeout.total_seconds()
             allowed = allowed if left is None else max(0.001, min(allowed, left))

@@ -35,6 +35,18 @@ class Admission:
         """Holds a place for the block.
 
         Raises:
+            ResourceExhausted: As `take`.
+        """
+        self.take(texts)
+        try:
+            yield
+        finally:
+            self.give(texts)
+
+    def take(self, texts: int) -> None:
+        """Takes places; `give` returns them.
+
+        Raises:
             ResourceExhausted: MODEL_RATE_LIMITED; too many texts are there already.
         """
         if self._held and self._held + texts > self._max:
@@ -46,10 +58,10 @@ class Admission:
                 retry_after=self._retry_after,
             )
         self._change(texts)
-        try:
-            yield
-        finally:
-            self._change(-texts)
+
+    def give(self, texts: int) -> None:
+        """Returns places that were taken."""
+        self._change(-texts)
 
     def _change(self, by: int) -> None:
         self._held += by

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 # How much later than it came work that is not urgent is due. A question thus
 # overtakes the batches of an ingest, and an ingest is never starved.
-_PATIENCE_S = 2.0
+PATIENCE_S = 2.0
 
 
 class WorkQueue:
@@ -42,7 +42,7 @@ class WorkQueue:
             raise _stopping()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        due = loop.time() + (0.0 if urgent else _PATIENCE_S)
+        due = loop.time() + (0.0 if urgent else PATIENCE_S)
         heapq.heappush(self._waiting, (due, next(self._order), job, future))
         self._pump(loop)
         return await future
