@@ -27,16 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.grades import Words
 from bench.guardrails import documents
 from manifests import AgentTeam, ModelConfig
-from orchestrator.core.model import (
-    Completion,
-    Embedding,
-    Prompt,
-    SearchQuery,
-    SearchResult,
-    TextPart,
-    Tool,
-    ToolCall,
-)
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool, ToolCall
+from orchestrator.core.model import Embedding, SearchQuery, SearchResult
 from orchestrator.core.ports import ChatModel
 from orchestrator.core.run import execute
 from orchestrator.core.structured import Schema

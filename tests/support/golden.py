@@ -21,25 +21,21 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from manifests import AgentTeam, Catalogue, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool, ToolCall
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog
 from orchestrator.core.model import (
-    Completion,
     Event,
     EvidenceRetrieved,
     MemberFinished,
     Message,
     MessageCompleted,
     ModelCallFinished,
-    Prompt,
     RunFinished,
     RunInput,
     SearchResult,
     StepFinished,
     TasksChanged,
-    TextPart,
-    Tool,
-    ToolCall,
     ToolCallFinished,
 )
 from orchestrator.core.ports import ChatModel

@@ -14,25 +14,21 @@ from google.protobuf.json_format import ParseDict
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_as, stored_event
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool, ToolCall
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, RunLog
 from orchestrator.core.model import (
     Chunk,
-    Completion,
     Embedding,
     Event,
     InputProvided,
     InputRequested,
     Message,
-    Prompt,
     RunFinished,
     RunInput,
     SearchQuery,
     SearchResult,
     StoredEvent,
-    TextPart,
-    Tool,
-    ToolCall,
 )
 from orchestrator.core.ports import (
     Acquired,

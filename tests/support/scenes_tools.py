@@ -8,7 +8,8 @@ import msgspec
 
 from manifests import ToolSource
 from orchestrator.core.arguments import Arguments
-from orchestrator.core.model import RunInput, Tool
+from orchestrator.core.chat import Tool
+from orchestrator.core.model import RunInput
 from tests.support.golden import ROOT, Scene
 from tests.support.model_script import ChatRequest, Reply, ToolCall
 

@@ -7,15 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Invocation, text_argument
-from orchestrator.core.model import (
-    ModelCallFinished,
-    Prompt,
-    TextDelta,
-    TextPart,
-    Tool,
-    ToolCallFinished,
-    ToolCallStarted,
-)
+from orchestrator.core.chat import Prompt, TextPart, Tool
+from orchestrator.core.model import ModelCallFinished, TextDelta, ToolCallFinished, ToolCallStarted
 from orchestrator.core.turn import LimitReached, Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 from tests.support.orchestrator_fakes import (

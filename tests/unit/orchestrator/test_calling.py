@@ -11,15 +11,14 @@ from prometheus_client import REGISTRY
 from manifests import AgentTeam, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.calling import cost_micros
+from orchestrator.core.chat import Completion, TextPart
 from orchestrator.core.model import (
-    Completion,
     Event,
     FailedModel,
     MessageCompleted,
     ModelCallFinished,
     RunFinished,
     TextDelta,
-    TextPart,
 )
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute

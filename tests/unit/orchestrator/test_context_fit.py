@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.chat import Prompt, PromptKind, Tool, ToolCall
 from orchestrator.core.context.fit import Fitted, fit
 from orchestrator.core.context.marks import evidence_blocks, neutral, report_block, reports
 from orchestrator.core.context.tokens import prompt_tokens, tool_tokens
-from orchestrator.core.model import Chunk, Evidence, Prompt, PromptKind, Tool, ToolCall
+from orchestrator.core.model import Chunk, Evidence
 from orchestrator.core.prompts import evidence_block, task
 
 SYSTEM = Prompt(role="system", content="You help. " * 10)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.chat import Prompt, Tool, ToolCall
 from orchestrator.core.context.tokens import (
     MAX_PERCENT,
     MIN_PERCENT,
@@ -20,7 +21,6 @@ from orchestrator.core.context.tokens import (
     tool_tokens,
     units,
 )
-from orchestrator.core.model import Prompt, Tool, ToolCall
 
 # With the higher of the counts of two real tokenizers, cl100k_base and o200k_base.
 MEASURED = {

@@ -14,7 +14,7 @@ import trustme
 from manifests import ModelConfig
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.openai_stream import Assembly
-from orchestrator.core.model import Completion, Prompt, TextPart
+from orchestrator.core.chat import Completion, Prompt, TextPart
 from servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from tests.support.model_server import ModelServer, Reply
 from tests.support.tls import behind_tls

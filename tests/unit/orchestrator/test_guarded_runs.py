@@ -10,6 +10,7 @@ import pytest
 from manifests import AgentTeam
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.agent import Ability, Agent
+from orchestrator.core.chat import Prompt, TextPart, Tool
 from orchestrator.core.model import (
     Event,
     EvidenceRetrieved,
@@ -17,12 +18,9 @@ from orchestrator.core.model import (
     Message,
     MessageCompleted,
     ModelCallFinished,
-    Prompt,
     RunFinished,
     SearchResult,
     TextDelta,
-    TextPart,
-    Tool,
     ToolCallFinished,
 )
 from orchestrator.core.recorded import Recorded

@@ -18,7 +18,7 @@ from manifests import ModelConfig
 from orchestrator.adapters.llm_openai import OpenAIChatModel
 from orchestrator.adapters.models import Endpoint, EndpointModels
 from orchestrator.adapters.openai_stream import Assembly
-from orchestrator.core.model import Completion, Prompt, TextPart, Tool
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 from tests.support.model_server import Fault, ModelServer, Reply, ToolCall
 from tests.support.orchestrator_fakes import model_config

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from manifests import AgentTeam
+from orchestrator.core.chat import TextPart
 from orchestrator.core.model import (
     Event,
     EvidenceRetrieved,
@@ -17,7 +18,6 @@ from orchestrator.core.model import (
     RunFinished,
     RunResumed,
     TextDelta,
-    TextPart,
     ToolCallFinished,
     ToolCallStarted,
 )

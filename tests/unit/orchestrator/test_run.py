@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from manifests import AgentTeam
+from orchestrator.core.chat import TextPart
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import (
     EvidenceRetrieved,
@@ -16,7 +17,6 @@ from orchestrator.core.model import (
     RunFinished,
     SearchResult,
     TextDelta,
-    TextPart,
     ToolCallFinished,
     ToolCallStarted,
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.model import Message, MessageCompleted, RunFinished, TextDelta, TextPart
+from orchestrator.core.chat import TextPart
+from orchestrator.core.model import Message, MessageCompleted, RunFinished, TextDelta
 from orchestrator.core.ports import Acquired, RunRow
 from orchestrator.core.runs import Runs
 from servicekit.context import Caller, scope

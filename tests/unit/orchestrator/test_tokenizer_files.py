@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
+from orchestrator.core.chat import Prompt
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.context.fit import fit
 from orchestrator.core.context.tokens import MESSAGE_TOKENS, tokens
-from orchestrator.core.model import ContextTrimmed, Message, Prompt
+from orchestrator.core.model import ContextTrimmed, Message
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.agent import Ability, Agent, Invocation
-from orchestrator.core.model import Prompt, Tool, ToolCallFinished
+from orchestrator.core.chat import Prompt, Tool
+from orchestrator.core.model import ToolCallFinished
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import FailedPrecondition, Internal, ServiceError, Unavailable
 from tests.support.orchestrator_fakes import Bench, Script, calls, model_config, of_type, says, team

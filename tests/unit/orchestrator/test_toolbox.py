@@ -8,7 +8,8 @@ import pytest
 
 from manifests import ToolSource
 from orchestrator.core.arguments import Arguments
-from orchestrator.core.model import Tool, ToolCallFinished
+from orchestrator.core.chat import Tool
+from orchestrator.core.model import ToolCallFinished
 from orchestrator.core.run import execute
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import Unavailable

@@ -10,6 +10,7 @@ import pytest
 
 from manifests import ToolSource
 from orchestrator.core.arguments import Arguments
+from orchestrator.core.chat import Tool
 from orchestrator.core.log import Parked
 from orchestrator.core.model import (
     InputProvided,
@@ -19,7 +20,6 @@ from orchestrator.core.model import (
     RunFinished,
     RunInput,
     RunResumed,
-    Tool,
     ToolCallFinished,
     ToolCallStarted,
 )

@@ -10,6 +10,7 @@ import pytest
 
 from manifests import AgentTeam, ToolSource
 from orchestrator.core.arguments import Arguments
+from orchestrator.core.chat import Tool
 from orchestrator.core.model import (
     MemberFinished,
     MemberStarted,
@@ -17,7 +18,6 @@ from orchestrator.core.model import (
     RunInput,
     RunResumed,
     TasksChanged,
-    Tool,
 )
 from servicekit.context import scope
 from tests.support.fleet import Fleet

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from manifests.expressions import canonical
+from orchestrator.core.chat import ToolCall
 from orchestrator.core.model import (
     Chunk,
     ContextTrimmed,
@@ -45,7 +46,6 @@ from orchestrator.core.model import (
     TaskState,
     TeamTask,
     ToolApproval,
-    ToolCall,
     ToolCallFinished,
     ToolCallStarted,
     Trimmed,

@@ -23,7 +23,7 @@ from openai import AsyncOpenAI, AsyncStream
 
 from manifests import ModelConfig
 from orchestrator.adapters.openai_stream import Assembly
-from orchestrator.core.model import Completion, Prompt, TextPart, Tool
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from orchestrator.core.structured import ANY_OBJECT, Schema
 from servicekit.errors import (
     FailedPrecondition,

@@ -13,7 +13,7 @@ import structlog
 
 from manifests import schema_problem
 from orchestrator.adapters.mcp_http import MAX_ANSWER_BYTES, Fault, current_fault, http_client
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, ServiceError, Unavailable
 

@@ -15,7 +15,7 @@ from orchestrator.adapters.mcp_server import Refused, Server, Transport
 from orchestrator.adapters.secrets import read_secret
 from orchestrator.core import prompts
 from orchestrator.core.arguments import Arguments
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 from orchestrator.core.tools import ToolFailed
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, PermissionDenied, ServiceError, Unavailable

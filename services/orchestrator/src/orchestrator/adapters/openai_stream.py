@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from orchestrator.core.model import Completion, ToolCall
+from orchestrator.core.chat import Completion, ToolCall
 from servicekit.errors import Internal, ResourceExhausted, Unavailable
 
 _CHARS_PER_TOKEN = 4  # where an endpoint reports no usage

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from manifests import PythonModule, ToolSource, schema_problem
 from orchestrator.core import prompts
 from orchestrator.core.arguments import Arguments, BadArguments
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import FailedPrecondition, ServiceError
 

@@ -6,7 +6,7 @@ from manifests import ToolSource
 from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.core.arguments import Arguments
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 
 
 class ToolSources:

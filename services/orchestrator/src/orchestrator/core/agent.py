@@ -5,16 +5,10 @@ from dataclasses import dataclass, replace
 
 from manifests import ModelConfig
 from orchestrator.core.arguments import Arguments, BadArguments, read
+from orchestrator.core.chat import Prompt, Tool, ToolCall
 from orchestrator.core.context.assembly import complete
 from orchestrator.core.guardrails.turns import screen_tool_result
-from orchestrator.core.model import (
-    Prompt,
-    Tool,
-    ToolApproval,
-    ToolCall,
-    ToolCallFinished,
-    ToolCallStarted,
-)
+from orchestrator.core.model import ToolApproval, ToolCallFinished, ToolCallStarted
 from orchestrator.core.prompts import SEARCH, in_form, not_approved
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.tools import ToolFailed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 from orchestrator.core.structured import problem
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import structlog
 from prometheus_client import Counter
 
 from manifests import ModelConfig, fallback_chain
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from orchestrator.core.gate import Gate
 from orchestrator.core.guardrails.turns import report
 from orchestrator.core.log import Text
-from orchestrator.core.model import Completion, FailedModel, Prompt, TextPart, Tool
+from orchestrator.core.model import FailedModel
 from orchestrator.core.recorded import is_own
 from orchestrator.core.structured import Schema
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable

@@ -1,8 +1,8 @@
 """The answer in the form that the team or the caller asked for."""
 
 from orchestrator.core import prompts
+from orchestrator.core.chat import Prompt
 from orchestrator.core.context.assembly import complete
-from orchestrator.core.model import Prompt
 from orchestrator.core.recorded import model_step
 from orchestrator.core.structured import Checked, strings, validate
 from orchestrator.core.turn import Turn

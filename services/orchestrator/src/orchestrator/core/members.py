@@ -7,9 +7,10 @@ from manifests import MAX_TEAM_DEPTH, AgentTeam, Knowledge, Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Agent
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.chat import Prompt
 from orchestrator.core.context.background import Background
 from orchestrator.core.guardrails.turns import screen_answer
-from orchestrator.core.model import MemberFinished, MemberStarted, Prompt
+from orchestrator.core.model import MemberFinished, MemberStarted
 from orchestrator.core.recorded import parent
 from orchestrator.core.search import NoDocuments, NothingFound, search_before_answer
 from orchestrator.core.toolbox import abilities_for

@@ -8,12 +8,21 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.core.chat import ToolCall
 from servicekit.errors import ServiceError
 
 Vector = npt.NDArray[np.float32]
+
+
 Role = Literal["system", "user", "assistant"]
+
+
 Outcome = Literal["OK", "EMPTY", "DEGRADED", "FAILED"]
+
+
 Grade = Literal["", "STRONG", "WEAK"]  # empty: nothing was found, or it was not graded
+
+
 State = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
 
 
@@ -106,70 +115,6 @@ class Memory:
 
     name: str
     text: str
-
-
-# --- talking to a model ---------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """What a model may call.
-
-    `parameters` is a JSON schema; `required`: it may not answer before it has called.
-    """
-
-    name: str
-    description: str
-    parameters: Mapping[str, object]
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """What a model wants called. `arguments` is the JSON text as the model wrote it."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-PromptKind = Literal["", "history", "memory", "summary"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """One message to a model; `tool_call_id` makes it the answer of a tool.
-
-    What has a kind comes from before the question, and may be left out if the
-    prompt does not fit.
-    """
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str = ""
-    kind: PromptKind = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextPart:
-    """The next piece of the text that a model writes."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A model has answered: the last thing that a model's stream yields."""
-
-    text: str
-    tool_calls: tuple[ToolCall, ...]
-    finish_reason: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    attempts: int = 1
-    counted: bool = True  # by the endpoint that was asked first; else a guess, or another model's count
 
 
 # --- the run's log ----------------------------------------------------------
@@ -362,6 +307,8 @@ class TasksChanged:
 
 
 GuardrailPlace = Literal["INPUT", "OUTPUT", "EVIDENCE", "TOOL_RESULT"]
+
+
 GuardrailAction = Literal["WARN", "MASK", "BLOCK"]
 
 

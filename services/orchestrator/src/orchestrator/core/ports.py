@@ -7,21 +7,18 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from orchestrator.core.model import (
-    Completion,
     Embedding,
     Event,
     HistorySummarized,
     Memory,
     Message,
-    Prompt,
     RunInput,
     SearchQuery,
     SearchResult,
     StoredEvent,
     TextDelta,
-    TextPart,
-    Tool,
 )
 from orchestrator.core.structured import Schema
 from servicekit.context import Caller

@@ -10,8 +10,9 @@ from dataclasses import replace
 import msgspec
 
 from manifests import AgentTeam, Member
+from orchestrator.core.chat import Prompt, Tool
 from orchestrator.core.context.marks import neutral, report_block
-from orchestrator.core.model import Evidence, InputProvided, Prompt, SearchResult, Tool
+from orchestrator.core.model import Evidence, InputProvided, SearchResult
 from orchestrator.core.structured import Schema
 
 SEARCH = "search_knowledge"

@@ -9,13 +9,14 @@ from prometheus_client import Counter
 
 from manifests import ModelConfig
 from orchestrator.core import prompts
+from orchestrator.core.chat import Prompt
 from orchestrator.core.context import marks
 from orchestrator.core.context.assembly import budget_tokens, complete
 from orchestrator.core.context.budget import counting
 from orchestrator.core.context.conversation import UNSUMMARIZED_MESSAGES, unsummarized
 from orchestrator.core.context.fit import level_of
 from orchestrator.core.context.tokens import MESSAGE_TOKENS, Measure, tokens
-from orchestrator.core.model import HistorySummarized, Message, Prompt
+from orchestrator.core.model import HistorySummarized, Message
 from orchestrator.core.recorded import own_step
 from orchestrator.core.turn import Turn
 from servicekit.errors import ServiceError

@@ -11,8 +11,9 @@ from manifests import Knowledge, Member, ToolSource
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Invocation, text_argument
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.chat import Tool
 from orchestrator.core.memories import memory_abilities
-from orchestrator.core.model import Question, Tool
+from orchestrator.core.model import Question
 from orchestrator.core.search import search
 from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import Turn, together

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from manifests import ToolSource
 from orchestrator.core.arguments import Arguments
-from orchestrator.core.model import Tool
+from orchestrator.core.chat import Tool
 from servicekit.errors import FailedPrecondition, ServiceError
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from manifests import AgentTeam, Guardrails, Limits, ModelConfig
 from orchestrator.core.calling import ModelCall
+from orchestrator.core.chat import Completion, Prompt, Tool
 from orchestrator.core.context.background import Background
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.gate import Gates
@@ -20,15 +21,7 @@ from orchestrator.core.guardrails.turns import blocked
 from orchestrator.core.inputs import Inputs
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog, Text
-from orchestrator.core.model import (
-    Completion,
-    Message,
-    ModelCallFinished,
-    Prompt,
-    State,
-    Tool,
-    Usage,
-)
+from orchestrator.core.model import Message, ModelCallFinished, State, Usage
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge, Memories, NoMemories
 from orchestrator.core.recorded import Recorded, is_own, text_id
 from orchestrator.core.stages import StageClock

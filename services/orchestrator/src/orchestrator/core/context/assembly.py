@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from manifests import ModelConfig
+from orchestrator.core.chat import Completion, Prompt, Tool
 from orchestrator.core.context.budget import counting, model_key, reply_tokens
 from orchestrator.core.context.fit import Fitted, fit
 from orchestrator.core.context.tokens import MIN_PERCENT, all_units, most_tokens
-from orchestrator.core.model import Completion, ContextTrimmed, Prompt, Tool
+from orchestrator.core.model import ContextTrimmed
 from orchestrator.core.turn import LimitReached, Turn
 from servicekit.errors import FailedPrecondition
 

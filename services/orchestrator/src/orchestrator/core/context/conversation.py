@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from manifests import AgentTeam
+from orchestrator.core.chat import Prompt, PromptKind
 from orchestrator.core.context import marks
 from orchestrator.core.context.background import Background
-from orchestrator.core.model import Message, Prompt, PromptKind
+from orchestrator.core.model import Message
 
 # Loaded beside the last historyRuns questions where there is a summary: what it does not cover yet.
 UNSUMMARIZED_MESSAGES = 64

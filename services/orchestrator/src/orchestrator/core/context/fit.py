@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.core.chat import Prompt, PromptKind, Tool
 from orchestrator.core.context import marks
 from orchestrator.core.context.tokens import Measure, prompt_tokens, tokens, tool_tokens
-from orchestrator.core.model import Prompt, PromptKind, Tool, Trimmed
+from orchestrator.core.model import Trimmed
 from orchestrator.core.prompts import DELEGATE
 
 _FLOOR_TOKENS = 96  # of a text that is cut, its mark included: less says nothing

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from orchestrator.core.model import Prompt, Tool
+from orchestrator.core.chat import Prompt, Tool
 
 Tokenizer = Callable[[str], int]
 Measure = Tokenizer | int

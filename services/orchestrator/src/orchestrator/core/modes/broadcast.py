@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from manifests import Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Agent
+from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members, leader_conversation, told
-from orchestrator.core.model import Prompt
 from orchestrator.core.recorded import member_step
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import ServiceError

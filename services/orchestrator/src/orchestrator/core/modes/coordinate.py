@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from orchestrator.core import prompts
 from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
+from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members, leader_conversation, member_named, told
 from orchestrator.core.memories import memory_abilities
-from orchestrator.core.model import Prompt
 from orchestrator.core.turn import Turn
 from servicekit.errors import ServiceError
 

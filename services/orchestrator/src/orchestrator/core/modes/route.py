@@ -7,9 +7,9 @@ import structlog
 from manifests import Member
 from orchestrator.core import prompts
 from orchestrator.core.arguments import BadArguments, read
+from orchestrator.core.chat import Completion, Prompt, Tool, ToolCall
 from orchestrator.core.context.assembly import complete
 from orchestrator.core.members import Members, leader_conversation, member_named
-from orchestrator.core.model import Completion, Prompt, Tool, ToolCall
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.turn import Turn
 

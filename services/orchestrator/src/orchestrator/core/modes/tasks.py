@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from orchestrator.core import prompts
 from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Invocation
+from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members, leader_conversation, told
 from orchestrator.core.memories import memory_abilities
-from orchestrator.core.model import Prompt
 from orchestrator.core.modes.task_list import Task, TaskList
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import ServiceError

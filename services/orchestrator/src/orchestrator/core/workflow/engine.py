@@ -8,8 +8,9 @@ from prometheus_client import Counter
 
 from manifests.expressions import ExpressionError, Scope, Wanted, as_text, canonical, evaluate, render
 from manifests.workflow_plan import Block, Plan, PlannedStep, plan
+from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members
-from orchestrator.core.model import Evidence, Prompt, StepFinished, StepStarted, ToolApproval
+from orchestrator.core.model import Evidence, StepFinished, StepStarted, ToolApproval
 from orchestrator.core.turn import LimitReached, Turn, together
 from orchestrator.core.workflow import errors
 from orchestrator.core.workflow.frame import NOTHING, Frame, Outcome, Seen

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from manifests.expressions import Scope, as_text, evaluate, expressions_in, render
 from manifests.workflow import StepFields
 from orchestrator.core import prompts
+from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members
-from orchestrator.core.model import Prompt
 from orchestrator.core.structured import validate
 from orchestrator.core.turn import Turn
 from orchestrator.core.workflow.errors import invalid_answer
