@@ -25,7 +25,7 @@ EMAIL, PHONE, CARD, IBAN, IP, NATIONAL_ID = (
 _EMAIL = re.compile(
     r"(?<![\w.+-])[^\W_][\w.+-]{0,63}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])"
 )
-_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
+_CARD = re.compile(r"(?<![\w.,-])[2-6](?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)")
 _IP4 = re.compile(r"(?<![\w.-])(?<!\bEC )(?<!ersion )\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|::)[0-9A-Fa-f:.]{2,44}(?![\w:])")
@@ -72,7 +72,7 @@ _NEAR = 48  # characters before a number in which its name is looked for
 # Whose ways to write a number without a country code are known; international ones always are.
 _PHONE_REGIONS = ("US", "GB", "DE", "FR")
 _PHONE_AROUND = 16  # characters that are shown to the matcher with a candidate
-_PHONE_LONG = 200
+_GAP = re.compile(r"[ -]")
 _PLAIN_NUMBER = re.compile(r"\d*[.,]?\d+")
 _PHONE_HINT = re.compile(r"\d(?:[\s().\-/]*\d){6}")
 
@@ -96,21 +96,23 @@ def find(text: str) -> list[Finding]:
 def _checked(
     text: str, pattern: re.Pattern[str], kind: str, is_one: Callable[[str], bool]
 ) -> Iterator[Finding]:
-    for match in pattern.finditer(text):
-        if is_one(match[0]):
-            yield Finding(*match.span(), kind)
-        elif kind == IBAN:
-            yield from _shorter_iban(match)
+    """What has the form and passes the check: all of a match, or its beginning without the last groups.
 
-
-def _shorter_iban(match: re.Match[str]) -> Iterator[Finding]:
-    # Words in capitals may follow one: "DE89 3704 0044 0532 0130 00 BIC COBADEFF".
-    words = match[0].split(" ")
-    for count in range(len(words) - 1, 0, -1):
-        candidate = " ".join(words[:count])
-        if len(candidate) >= 15 and _is_iban(candidate):
-            yield Finding(match.start(), match.start() + len(candidate), IBAN)
-            return
+    Other numbers can stand beside it: "4111 1111 1111 1111 12/27", "DE89 … 00 BIC …".
+    """
+    at = 0
+    while (match := pattern.search(text, at)) is not None:
+        ends = [
+            match.end(),
+            *(match.start() + gap.start() for gap in reversed(list(_GAP.finditer(match[0])))),
+        ]
+        for end in ends:
+            if is_one(text[match.start() : end]):
+                yield Finding(match.start(), end, kind)
+                at = end
+                break
+        else:
+            at = ends[-1]
 
 
 def _is_iban(text: str) -> bool:
@@ -149,23 +151,25 @@ def _national_ids(text: str) -> Iterator[Finding]:
 
 
 def _phones(text: str) -> Iterator[Finding]:
-    end = 0
+    # Only where digits are is worth the matcher's time; numbers close to one another are looked at as one.
+    windows: list[tuple[int, int]] = []
     for hint in _PHONE_HINT.finditer(text):
-        start = max(end, hint.start() - _PHONE_AROUND)
-        end = min(len(text), hint.end() + _PHONE_AROUND)
+        start, end = max(0, hint.start() - _PHONE_AROUND), min(len(text), hint.end() + _PHONE_AROUND)
+        if windows and start <= windows[-1][1]:
+            start, _ = windows.pop()
+        windows.append((start, end))
+    for start, end in windows:
         yield from _phones_in(text[start:end], start)
 
 
 def _phones_in(text: str, offset: int) -> Iterator[Finding]:
     from phonenumbers import Leniency, PhoneNumberMatcher  # noqa: PLC0415  large
 
-    regions: list[str | None] = [None] if "+" in text or "＋" in text else []
-    if len(text) <= _PHONE_LONG:  # else it is a table
-        regions += _PHONE_REGIONS
-    for region in regions:
+    international: list[str | None] = [None] if "+" in text or "＋" in text else []
+    for region in (*international, *_PHONE_REGIONS):
         # As the region writes its numbers: anything else would find dates, prices and identifiers.
         leniency = Leniency.VALID if region is None else Leniency.STRICT_GROUPING
-        for match in PhoneNumberMatcher(text, region, leniency=leniency, max_tries=100):
+        for match in PhoneNumberMatcher(text, region, leniency=leniency):
             if region is None or not _PLAIN_NUMBER.fullmatch(match.raw_string):
                 yield Finding(offset + match.start, offset + match.end, PHONE)
 
