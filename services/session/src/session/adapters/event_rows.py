@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -75,12 +74,13 @@ class EventRows:
             state, last = await self._state_and_last(_MARK, owner, run, until)
             while last <= after and not state.terminal and not self._news.stopped:
                 left = end - loop.time()
-                if left <= 0:
-                    return False
                 quiet = left if self._news.heard_from_others else min(left, SLOW_POLL.total_seconds())
-                with suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(quiet):
                         await told.wait()
+                except TimeoutError:
+                    if loop.time() >= end:
+                        return False  # who asks again marks again, and sees what there is
                 told.clear()
                 state, last = await self._state_and_last(_LOOK, owner, run)
             return last > after
