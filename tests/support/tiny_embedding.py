@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def write_tiny_model(
     token_types: bool = False,
     promised: int | None = None,
     swayed: bool = False,
+    shorter: Sequence[int] = (),
 ) -> Path:
     """Writes model.onnx, tokenizer.json and config.json into the folder, and returns it.
 
@@ -28,6 +30,7 @@ def write_tiny_model(
         dimension: Elements of a vector.
         token_types: The graph wants `token_type_ids` too.
         promised: What config.json says instead of the dimension.
+        shorter: Dimensions that vectors may be cut to.
         swayed: A vector depends on the other texts of its batch, as in models quantised on the fly.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +42,7 @@ def write_tiny_model(
         "max_input_tokens": MAX_INPUT_TOKENS,
         "fingerprint": f"tiny-{dimension}",
         "sha256": {},
+        "matryoshka_dimensions": list(shorter),
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder

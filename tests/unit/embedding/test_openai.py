@@ -206,6 +206,32 @@ async def test_a_dimension_that_changes_is_refused(make: Make) -> None:
     assert "32 elements, earlier ones had 64" in error.message
 
 
+async def test_dimensions_are_asked_for(server: ModelServer, make: Make) -> None:
+    embedder = make(dimensions=64)
+    result = await embedder.embed(["a text"], TextKind.QUERY)
+    assert server.requests[0].body["dimensions"] == 64
+    assert result.vectors.shape == (1, 64)
+    assert (await embedder.describe()).dimension == 64
+    assert "dimensions" not in (await _asked(server, make()))
+
+
+async def _asked(server: ModelServer, embedder: OpenAIEmbedder) -> Any:
+    await embedder.embed(["a text"], TextKind.QUERY)
+    return server.requests[-1].body
+
+
+class _Stubborn(ModelServer):
+    def embeddings(self, body: Any) -> dict[str, Any]:
+        return super().embeddings({**body, "dimensions": None})
+
+
+async def test_an_endpoint_that_does_not_cut_its_vectors_is_refused(make: Make) -> None:
+    async with _Stubborn(api_key=KEY) as stubborn:
+        error = await _error(make(url=stubborn.base_url, dimensions=64))
+    assert isinstance(error, FailedPrecondition)
+    assert "dimensions 64: asked for that many elements it gave 256; leave the field out" in error.message
+
+
 def test_cut_bytes_keeps_characters_whole() -> None:
     assert cut_bytes("abc", 3) == "abc"
     assert cut_bytes("äöü", 5) == "äö"

@@ -91,6 +91,14 @@ def test_what_only_chat_models_have() -> None:
     ]
 
 
+def test_what_only_embedding_models_have() -> None:
+    text = FULL.replace("  contextTokens", "  embedding: {dimensions: 256}\n  contextTokens")
+    assert problems(text) == ["spec.embedding: only a model of type Embedding has embedding; remove it"]
+    builtin = "metadata: {name: e}\nspec: {type: Embedding, provider: BuiltIn, embedding: {dimensions: 0}}\n"
+    (problem,) = problems("apiVersion: agentteams.dev/v1alpha1\nkind: ModelConfig\n" + builtin)
+    assert problem.startswith("spec.embedding.dimensions: ")
+
+
 def test_the_model_of_the_installation_has_neither_headers_nor_certificates() -> None:
     built_in = FULL.replace("provider: OpenAICompatible\n  model: qwen3", "provider: BuiltIn")
     built_in = built_in.replace('  endpoint: {url: "https://models.example.com/v1"}\n', "")

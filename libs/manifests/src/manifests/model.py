@@ -126,6 +126,18 @@ class ModelLimits(Model):
     )
 
 
+class EmbeddingOptions(Model):
+    """How a model of type Embedding is used."""
+
+    dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="Elements of a vector, fewer than the model's own. Only for models that were trained for "
+        "it (Matryoshka); others refuse. Default: the model's own.",
+    )
+
+
 class ModelConfigSpec(Model):
     """What a ModelConfig asks for."""
 
@@ -158,6 +170,9 @@ class ModelConfigSpec(Model):
         default=(),
         max_length=16,
         description="Headers sent with every request, their values from Secrets. Not with BuiltIn.",
+    )
+    embedding: EmbeddingOptions = Field(
+        default_factory=EmbeddingOptions, description="How vectors are made. Only with type Embedding."
     )
     tls: Tls | None = Field(
         default=None, description="How the endpoint is trusted. Only with OpenAICompatible."
@@ -216,6 +231,8 @@ class ModelConfigSpec(Model):
                 )
         if self.type == "Embedding":
             yield from self._chat_only()
+        elif self.embedding != EmbeddingOptions():
+            yield Violation(("embedding",), "only a model of type Embedding has embedding", "remove it")
         yield from self._header_violations()
         if self.tls is not None and self.provider != "OpenAICompatible":
             yield Violation(

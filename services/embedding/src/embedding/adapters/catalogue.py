@@ -32,6 +32,7 @@ class CatalogueSpecs:
             timeout=timedelta(seconds=spec.limits.timeout_seconds),
             max_retries=spec.limits.max_retries,
             max_concurrent=spec.limits.max_concurrent,
+            dimensions=spec.embedding.dimensions,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class _Config(BaseModel):
     dimension: int = Field(ge=1, le=65536)
     max_input_tokens: int = Field(ge=3, le=1_048_576)
     fingerprint: str = Field(min_length=1)
+    matryoshka_dimensions: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,14 @@ class OnnxEmbedder:
             ValueError: The folder is not what it should be; says what is wrong.
         """
         config = _read_config(folder)
-        info = ModelInfo(provider="onnx", **config.model_dump())
+        info = ModelInfo(
+            name=config.name,
+            dimension=config.dimension,
+            max_input_tokens=config.max_input_tokens,
+            fingerprint=config.fingerprint,
+            provider="onnx",
+            shorter=tuple(sorted(n for n in config.matryoshka_dimensions if n < config.dimension)),
+        )
         session = _open_session(folder / MODEL_FILE)
         unknown = {i.name for i in session.get_inputs()} - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:

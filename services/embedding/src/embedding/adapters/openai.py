@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, omit
 from openai.types import CreateEmbeddingResponse
 
 from embedding.adapters.openai_errors import failure, is_retryable, shorten, too_long
@@ -166,7 +166,11 @@ class OpenAIEmbedder:
                 # The client's own time-outs are for each read; this is for the whole.
                 async with asyncio.timeout(allowed):
                     response = await self._client.embeddings.create(
-                        model=self._source.model, input=texts, encoding_format="base64", timeout=allowed
+                        model=self._source.model,
+                        input=texts,
+                        encoding_format="base64",
+                        dimensions=self._source.dimensions or omit,
+                        timeout=allowed,
                     )
             except ValueError as exc:
                 raise self._nonsense(f"its answer is no JSON: {exc}") from exc
@@ -202,6 +206,14 @@ class OpenAIEmbedder:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if vectors.shape[1] == 0 or not np.all(np.isfinite(lengths)) or not np.all(lengths > 0):
             raise self._nonsense("a vector of it has no direction (zero, or not a number)")
+        wanted = self._source.dimensions
+        if wanted is not None and vectors.shape[1] != wanted:
+            raise FailedPrecondition(
+                f"model {self._source.model} at {self._source.url}: embedding.dimensions {wanted}: "
+                f"asked for that many elements it gave {vectors.shape[1]}; leave the field out",
+                reason="MODEL_REJECTED",
+                metadata={"model": self._source.model, "endpoint": self._source.url},
+            )
         if self._dimension is None:
             self._dimension = vectors.shape[1]
         elif vectors.shape[1] != self._dimension:

@@ -6,10 +6,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedding.core.ports import (
     Embedder,
+    LocalSource,
     ModelSpec,
     ModelSpecs,
     OpenEmbedder,
@@ -17,6 +18,7 @@ from embedding.core.ports import (
     Secrets,
     Source,
 )
+from embedding.core.shortened import Shortened
 from servicekit.errors import NotFound
 
 BUILTIN = "builtin"
@@ -66,7 +68,7 @@ class Models:
             NotFound: MODEL_NOT_FOUND.
             FailedPrecondition: MODEL_REJECTED; one of its secrets is not there or cannot be used.
         """
-        source = await self._source(namespace, name)
+        source, dimensions = await self._source(namespace, name)
         opened = self._open.get(source)
         if opened is None:
             async with self._opening:
@@ -78,7 +80,7 @@ class Models:
         opened.users += 1
         try:
             await self._shrink()
-            yield opened.embedder
+            yield opened.embedder if dimensions is None else Shortened(opened.embedder, dimensions)
         finally:
             opened.users -= 1
             if opened.dropped and opened.users == 0:
@@ -103,7 +105,8 @@ class Models:
             if oldest.users == 0:
                 await oldest.embedder.aclose()
 
-    async def _source(self, namespace: str, name: str) -> Source:
+    async def _source(self, namespace: str, name: str) -> tuple[Source, int | None]:
+        """Where the model is, and what its vectors are cut to here; an endpoint cuts them itself."""
         spec = self._specs.find(namespace, name) if self._specs is not None else None
         if spec is None:
             if name != BUILTIN:
@@ -112,14 +115,17 @@ class Models:
                     f"models/{name}: no ModelConfig of that name in namespace {namespace!r}; "
                     f"apply one, or use models/{BUILTIN}",
                 )
-            return self._installed(name)
+            return self._installed(name), None
         if spec.type != "Embedding":
             raise _not_found(
                 name, f"models/{name} is of type {spec.type}; name a ModelConfig of type Embedding"
             )
         if spec.provider == "BuiltIn":
-            return self._installed(name)
-        return await self._remote(namespace, name, spec)
+            builtin = self._installed(name)
+            if isinstance(builtin, LocalSource):
+                return builtin, spec.dimensions
+            return replace(builtin, dimensions=spec.dimensions), None
+        return await self._remote(namespace, name, spec), None
 
     def _installed(self, name: str) -> Source:
         if self._builtin is None:
@@ -148,6 +154,7 @@ class Models:
             timeout=spec.timeout,
             max_retries=spec.max_retries,
             max_concurrent=spec.max_concurrent,
+            dimensions=spec.dimensions,
         )
 
 

@@ -32,6 +32,7 @@ class ModelInfo:
         max_input_tokens: Tokens of one text that are read.
         fingerprint: Vectors of different fingerprints must not be compared.
         provider: `onnx` or `openai`, for metrics.
+        shorter: Dimensions that its vectors can be cut to and still be compared.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelInfo:
     max_input_tokens: int
     fingerprint: str
     provider: str
+    shorter: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class ModelSpec:
         secret: Its API key.
         headers: Sent with every request, with where their values are.
         authorities: Where the certificates are of those that may vouch for the endpoint; None: the system's.
+        dimensions: Elements of a vector; None: the model's own.
     """
 
     type: str
@@ -117,6 +120,7 @@ class ModelSpec:
     timeout: timedelta = timedelta(seconds=60)
     max_retries: int = 2
     max_concurrent: int = 32
+    dimensions: int | None = None
 
 
 class ModelSpecs(Protocol):
@@ -150,7 +154,8 @@ class LocalSource:
 class RemoteSource:
     """An OpenAI-compatible endpoint. Equal sources share one client.
 
-    `authorities` are certificates (PEM); empty: the system's.
+    `authorities` are certificates (PEM); empty: the system's. `dimensions` are asked for; None: the
+    model's own.
     """
 
     url: str
@@ -161,6 +166,7 @@ class RemoteSource:
     timeout: timedelta = timedelta(seconds=60)
     max_retries: int = 2
     max_concurrent: int = 32
+    dimensions: int | None = None
 
 
 Source: TypeAlias = LocalSource | RemoteSource
