@@ -38,6 +38,8 @@ from tests.support.fake_orchestrator import (
     finished,
     items,
     model_call_finished,
+    person_answered,
+    person_asked,
     started,
 )
 from tests.support.gateway import Gateway, serve_gateway
@@ -582,6 +584,17 @@ async def test_a_run_without_end_is_left_in_time(door: Door, stream: bool) -> No
         assert response.status_code == 504
         error = error_of(response)
     assert (error["code"], error["run"]) == ("deadline_exceeded", "runs/r1")
+    assert door.orchestrator.starts[0].request_id in error["message"]
+
+
+async def test_a_run_that_waits_for_a_person_says_for_what(door: Door) -> None:
+    await door.open(run_timeout_s=0.3)
+    steps = [started(), person_asked(2, "#1.1"), person_asked(3, "#1.2"), person_answered(4, "#1.2")]
+    door.orchestrator.streams[0] = items(*steps, asyncio.Event())
+    response = await door.post({"model": "support", "messages": QUESTION})
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (504, "waiting_for_person")
+    assert "waits for approval of refund (call #1.1); it goes on." in error["message"]
     assert door.orchestrator.starts[0].request_id in error["message"]
 
 

@@ -46,6 +46,19 @@ def model_call_finished(sequence: int, *, member: str = "") -> Item:
     return Item(event=event)
 
 
+def person_asked(sequence: int, call_id: str) -> Item:
+    """A tool call waits for approval."""
+    asked = run_pb2.InputRequested(call_id=call_id, approval=run_pb2.ToolApprovalRequest(tool="refund"))
+    return Item(event=run_pb2.RunEvent(sequence=sequence, member="clerk", input_requested=asked))
+
+
+def person_answered(sequence: int, call_id: str) -> Item:
+    """Somebody has decided."""
+    said = run_pb2.RunInput(call_id=call_id, decision=run_pb2.ToolDecision(approved=True))
+    provided = run_pb2.InputProvided(input=said)
+    return Item(event=run_pb2.RunEvent(sequence=sequence, member="clerk", input_provided=provided))
+
+
 def completed(
     sequence: int, text: str, *, member: str = "", citations: Sequence[session_pb2.Citation] = ()
 ) -> Item:

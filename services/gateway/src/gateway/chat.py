@@ -220,6 +220,12 @@ class ChatCompletions:
             return ApiError(
                 503, message, code="gateway_stopping", retry_after_s=1.0, retry=asked.retry, run=run
             )
+        if turn is not None and turn.waits_for:
+            message = (
+                f"The run waits for {turn.waits_for}; {again} Answer it with "
+                f"`agentteams runs approve|reject|answer {turn.run.name}` or over gRPC."
+            )
+            return ApiError(504, message, code="waiting_for_person", retry=asked.retry, run=run)
         seconds = self._limits.run_timeout.total_seconds()
         message = f"The run has not ended after {seconds:g} s; {again}"
         return ApiError(504, message, code="deadline_exceeded", retry=asked.retry, run=run)

@@ -18,6 +18,8 @@ from gateway.core.model import (
     Answer,
     Citation,
     ModelCallEnded,
+    PersonAnswered,
+    PersonAsked,
     Question,
     Run,
     RunEnded,
@@ -223,8 +225,15 @@ def _item(event: run_pb2.RunEvent) -> RunItem | None:
     kind = event.WhichOneof("event")
     if kind == "run_finished":
         return _ended(event.run_finished)
-    if event.member:
-        return None
+    if kind == "input_requested":
+        return _asked(event.input_requested)
+    if kind == "input_provided":
+        return PersonAnswered(event.input_provided.input.call_id)
+    return None if event.member else _own_item(event, kind)
+
+
+def _own_item(event: run_pb2.RunEvent, kind: str | None) -> RunItem | None:
+    """What the team itself did, not one of its members."""
     if kind == "model_call_finished":
         return ModelCallEnded()
     if kind == "message_completed":
@@ -232,6 +241,12 @@ def _item(event: run_pb2.RunEvent) -> RunItem | None:
         if message.role == session_pb2.ROLE_ASSISTANT:
             return Answer(text=message.content, citations=tuple(_citation(c) for c in message.citations))
     return None
+
+
+def _asked(asked: run_pb2.InputRequested) -> PersonAsked:
+    if asked.WhichOneof("request") == "question":
+        return PersonAsked(asked.call_id, f"an answer to: {asked.question.text}")
+    return PersonAsked(asked.call_id, f"approval of {asked.approval.tool}")
 
 
 def _citation(citation: session_pb2.Citation) -> Citation:

@@ -123,4 +123,19 @@ class RunEnded:
     stages: tuple[Stage, ...] = ()
 
 
-RunItem = TextPiece | ModelCallEnded | Answer | RunEnded
+@dataclass(frozen=True, slots=True)
+class PersonAsked:
+    """The run needs a person; `what` says for what."""
+
+    call_id: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonAnswered:
+    """It has its answer, or goes on without."""
+
+    call_id: str
+
+
+RunItem = TextPiece | ModelCallEnded | Answer | RunEnded | PersonAsked | PersonAnswered

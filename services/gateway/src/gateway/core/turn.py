@@ -4,7 +4,16 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from gateway.core.errors import ApiError, run_failed
-from gateway.core.model import Answer, ModelCallEnded, Run, RunEnded, RunItem, TextPiece
+from gateway.core.model import (
+    Answer,
+    ModelCallEnded,
+    PersonAnswered,
+    PersonAsked,
+    Run,
+    RunEnded,
+    RunItem,
+    TextPiece,
+)
 from gateway.core.ports import Orchestrator
 from gateway.core.render import extra_field
 from gateway.core.transcript import TextGap, Transcript
@@ -28,6 +37,7 @@ class Turn:
         self._transcript = Transcript()
         self._answer: Answer | None = None
         self._ended: RunEnded | None = None
+        self._asked: dict[str, str] = {}
 
     async def pieces(self, orchestrator: Orchestrator) -> AsyncGenerator[str, None]:
         """The text, piece by piece, until the run has ended.
@@ -48,6 +58,12 @@ class Turn:
                         elif isinstance(item, ModelCallEnded):
                             self._transcript.end_text()
                             continue
+                        elif isinstance(item, PersonAsked):
+                            self._asked[item.call_id] = item.what
+                            continue
+                        elif isinstance(item, PersonAnswered):
+                            self._asked.pop(item.call_id, None)
+                            continue
                         else:
                             self._ended = item
                             return
@@ -58,6 +74,11 @@ class Turn:
                 if gaps == _MAX_GAPS:
                     raise Internal(f"text of {self.run.name} is missing", reason="INTERNAL") from error
                 self._items = orchestrator.follow(self.run)
+
+    @property
+    def waits_for(self) -> str:
+        """What the run needs of a person, in words; empty if nothing."""
+        return ", ".join(f"{what} (call {call_id})" for call_id, what in self._asked.items())
 
     def result(self) -> RunEnded:
         """How the run ended, if it has an answer.
