@@ -34,7 +34,7 @@ from servicekit.errors import InvalidArgument
 from servicekit.identity import TokenIssuer
 from servicekit.paging import PageTokens
 from servicekit.testing import TEST_KEY, serve_in_process
-from tests.integration.test_orchestrator import ADA, FakeEmbedding, SessionProcess, add, running
+from tests.support.live import ADA, FakeEmbedding, SessionProcess, add, running
 from tests.support.model_server import ChatRequest, ModelServer, Reply
 
 Log = list[run_pb2.RunEvent]

@@ -21,9 +21,9 @@ from servicekit.errors import ServiceError
 from session.memory_servicer import MemoryServicer
 from session.servicer import SessionServicer
 from session.user_data_servicer import UserDataMethods
-from tests.integration.test_session_service import append, begin
 from tests.integration.test_session_user_data import BOB, EVE, Client, remember, served, turn, unique
 from tests.integration.test_session_waiting import asks
+from tests.support.session_service import append, begin
 from tests.support.sessions import BACKENDS, migrated_file, opened
 
 __all__ = ["migrated_file"]

@@ -20,10 +20,10 @@ from session.adapters.database import Database, PoolLimits, open_database
 from session.adapters.store import SqlSessionStore
 from session.core.model import RunState
 from session.core.user_data import NewFork
-from tests.integration.test_session_service import Client, acting, append, begin, tool_call
 from tests.support.cutting_proxy import Cut, CuttingProxy
 from tests.support.postgres import shared_postgres
 from tests.support.session_processes import environment, serving
+from tests.support.session_service import Client, acting, append, begin, tool_call
 from tests.support.session_store import (
     ADA,
     Kit,

@@ -12,11 +12,11 @@ from agentteams.session.v1 import session_service_pb2 as pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
 from servicekit.testing import rpc_as
-from tests.integration.test_session_service import Client as ServiceClient
-from tests.integration.test_session_service import append, begin, tool_call
 from tests.integration.test_session_user_data import Client, client, wrong_field
 from tests.support.postgres import shared_postgres
 from tests.support.session_processes import environment, migrated, serving
+from tests.support.session_service import Client as ServiceClient
+from tests.support.session_service import append, begin, tool_call
 from tests.support.sessions import databases, migrated_file
 
 __all__ = ["client", "databases", "migrated_file"]

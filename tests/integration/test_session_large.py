@@ -9,8 +9,8 @@ from agentteams.session.v1 import run_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
 
 from servicekit.errors import InvalidArgument
-from tests.integration.test_session_service import acting, answer, append, begin, event, finished, tool_call
 from tests.integration.test_session_user_data import Client, served, unique
+from tests.support.session_service import acting, answer, append, begin, event, finished, tool_call
 from tests.support.sessions import BACKENDS, migrated_file, opened
 
 __all__ = ["migrated_file"]

@@ -14,19 +14,10 @@ from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
 
 from servicekit.testing import rpc_as
-from tests.integration.test_session_service import (
-    Client,
-    acting,
-    answer,
-    append,
-    begin,
-    event,
-    finished,
-    tool_call,
-)
 from tests.support.postgres import shared_postgres
 from tests.support.previous import code_before, migrations
 from tests.support.session_processes import environment, migrated, serving
+from tests.support.session_service import Client, acting, answer, append, begin, event, finished, tool_call
 
 ROLE = "agentteams_rolling"
 TURNS = 5  # of each user

@@ -1,30 +1,16 @@
-"""SessionService over gRPC: in process, and as a process that gets killed."""
+"""SessionService over gRPC, in process."""
 
 import asyncio
-import os
 import re
-import signal
-import socket
-import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
-from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
-from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from servicekit.client import RpcClient
-from servicekit.context import Caller, scope
 from servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -33,129 +19,25 @@ from servicekit.errors import (
     ServiceError,
     Unavailable,
 )
-from servicekit.ids import new_id
-from servicekit.paging import PageTokens
-from servicekit.testing import TEST_KEY, FakeClock, rpc_as, serve_in_process
-from session.adapters.database import PoolLimits, open_database
-from session.adapters.store import SqlSessionStore
-from session.servicer import SessionServicer, session_service
+from servicekit.testing import rpc_as
 from tests.support.postgres import Postgres, shared_postgres, temporary_postgres
+from tests.support.session_service import (
+    Client,
+    Server,
+    acting,
+    ada,
+    answer,
+    append,
+    begin,
+    finished,
+    served,
+    server,
+    tool_call,
+    violation,
+)
 from tests.support.sessions import PLAIN_ROLE, fill
 
-_READY_S = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A served store."""
-
-    target: str
-    clock: FakeClock
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The stub, called with identity, deadline and typed errors."""
-
-    rpc: RpcClient
-
-    def __getattr__(self, method: str) -> Callable[[Any], Any]:
-        stub = SessionServiceStub(self.rpc.channel)
-        return lambda request: self.rpc.unary(getattr(stub, method), request)
-
-
-@asynccontextmanager
-async def served(url: str) -> AsyncIterator[Server]:
-    database = open_database(url, PoolLimits(connections=4, timeout=timedelta(seconds=2)))
-    clock = FakeClock()
-    store = SqlSessionStore(database=database, clock=clock, new_id=new_id)
-    servicer = SessionServicer(store=store, tokens=PageTokens(TEST_KEY))
-    try:
-        async with serve_in_process([session_service(servicer)]) as target:
-            yield Server(target=target, clock=clock)
-    finally:
-        await database.close()
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    url = f"sqlite:///{tmp_path / 'session.db'}"
-    await fill(url)
-    async with served(url) as server:
-        yield server
-
-
-@pytest.fixture
-async def ada(server: Server) -> AsyncIterator[Client]:
-    async with rpc_as(server.target, tenant="acme", user="ada") as rpc:
-        yield Client(rpc)
-
-
-@contextmanager
-def acting(user: str, *, tenant: str = "acme", service: str = "") -> Iterator[None]:
-    with scope(caller=Caller(tenant, user, service)):
-        yield
-
-
-def begin(text: str = "why?", session: str = "", **fields: Any) -> pb.BeginRunRequest:
-    request = pb.BeginRunRequest(
-        **{
-            "request_id": str(uuid.uuid4()),
-            "team": "teams/helpdesk",
-            "session": session,
-            "input": [session_pb2.Message(role=session_pb2.ROLE_USER, content=text)],
-            "lease_owner": "orchestrator-1",
-            "team_revision": "r1",
-        }
-        | fields
-    )
-    if not request.HasField("lease_duration"):
-        request.lease_duration.FromSeconds(30)
-    return request
-
-
-def event(sequence: int, **kind: Any) -> run_pb2.RunEvent:
-    made = run_pb2.RunEvent(sequence=sequence, **kind)
-    made.create_time.FromJsonString("2026-01-01T00:00:01.5Z")
-    return made
-
-
-def tool_call(sequence: int) -> run_pb2.RunEvent:
-    arguments = Struct()
-    arguments.update({"query": "why"})
-    return event(
-        sequence,
-        member="writer",
-        tool_call_started=run_pb2.ToolCallStarted(
-            call_id=f"c{sequence}", tool="search_knowledge", arguments=arguments
-        ),
-    )
-
-
-def answer(sequence: int, text: str = "because [1]", **fields: Any) -> run_pb2.RunEvent:
-    message = session_pb2.Message(
-        role=session_pb2.ROLE_ASSISTANT,
-        content=text,
-        citations=[session_pb2.Citation(number=1, document_title="handbook.md", text="a chunk")],
-    )
-    return event(sequence, message_completed=run_pb2.MessageCompleted(message=message), **fields)
-
-
-def finished(sequence: int, state: "run_pb2.RunState.ValueType", **fields: Any) -> run_pb2.RunEvent:
-    summary = run_pb2.RunSummary(usage=run_pb2.Usage(input_tokens=7))
-    return event(sequence, run_finished=run_pb2.RunFinished(state=state, summary=summary, **fields))
-
-
-def append(run: str, *events: run_pb2.RunEvent, token: int = 1) -> pb.AppendRunEventsRequest:
-    return pb.AppendRunEventsRequest(run=run, fencing_token=token, events=events)
-
-
-async def violation(call: Any) -> str:
-    with pytest.raises(InvalidArgument) as caught:
-        await call
-    assert caught.value.reason == "INVALID_FIELD"
-    return caught.value.violations[0].field
-
+__all__ = ["ada", "server"]
 
 # A conversation
 
@@ -459,92 +341,6 @@ async def test_long_events_make_short_pages(ada: Client) -> None:
     assert pages == [[1, 2, 3], [4, 5]]
 
 
-# Bad input
-
-
-SYSTEM = session_pb2.Message(role=session_pb2.ROLE_SYSTEM, content="x")
-USER = session_pb2.Message(role=session_pb2.ROLE_USER, content="x")
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"request_id": "1"}, "request_id"),
-        ({"team": "helpdesk"}, "team"),
-        ({"team": "teams/Help Desk"}, "team"),
-        ({"session": "nosuch"}, "session"),
-        ({"input": []}, "input"),
-        ({"input": [USER, SYSTEM]}, "input[1].role"),
-        ({"input": [USER] * 201}, "input"),
-        ({"input": [SYSTEM, USER], "session": "sessions/x"}, "input"),
-        ({"input": [session_pb2.Message(content="x")]}, "input[0].role"),
-        ({"input": [session_pb2.Message(role=session_pb2.ROLE_USER)]}, "input[0].content"),
-        ({"input": [session_pb2.Message(role=session_pb2.ROLE_USER, content="\0")]}, "input[0].content"),
-        ({"lease_owner": ""}, "lease_owner"),
-        ({"lease_duration": timedelta(milliseconds=999)}, "lease_duration"),
-        ({"lease_duration": timedelta(minutes=11)}, "lease_duration"),
-        ({"history_messages": -1}, "history_messages"),
-        ({"history_messages": 201}, "history_messages"),
-        ({"team_revision": ""}, "team_revision"),
-        ({"lease_address": "x" * 254}, "lease_address"),
-        ({"on_busy": 9}, "on_busy"),
-        ({"input": [session_pb2.Message(role=session_pb2.ROLE_USER, content="x" * 8_400_000)]}, "input"),
-    ],
-)
-async def test_begin_run_names_the_wrong_field(ada: Client, fields: dict[str, Any], field: str) -> None:
-    assert await violation(ada.BeginRun(begin(**fields))) == field
-    assert len((await ada.ListSessions(pb.ListSessionsRequest())).sessions) == 0
-
-
-def _without_time() -> run_pb2.RunEvent:
-    made = tool_call(2)
-    made.ClearField("create_time")
-    return made
-
-
-@pytest.mark.parametrize(
-    ("events", "field"),
-    [
-        ([], "events"),
-        ([tool_call(n) for n in range(2, 259)], "events"),
-        ([tool_call(0)], "events[0].sequence"),
-        ([tool_call(2), tool_call(4)], "events[1].sequence"),
-        ([event(2)], "events[0].event"),
-        ([event(2, run_started=run_pb2.RunStarted())], "events[0].event"),
-        ([_without_time()], "events[0].create_time"),
-        (
-            [event(2, tool_call_finished=run_pb2.ToolCallFinished(result="x" * 2_000_001))],
-            "events[0].tool_call_finished.result",
-        ),
-        ([finished(2, run_pb2.RUN_STATE_SUCCEEDED), tool_call(3)], "events[0].run_finished"),
-        ([finished(2, run_pb2.RUN_STATE_RUNNING)], "events[0].run_finished.state"),
-        ([finished(2, run_pb2.RUN_STATE_FAILED)], "events[0].run_finished.status"),
-    ],
-    ids=str,
-)
-async def test_append_names_the_wrong_field(ada: Client, events: list[run_pb2.RunEvent], field: str) -> None:
-    run = (await ada.BeginRun(begin())).run
-    assert await violation(ada.AppendRunEvents(append(run.name, *events))) == field
-    assert (await ada.GetRun(pb.GetRunRequest(name=run.name))).last_sequence == 1
-
-
-async def test_other_calls_name_the_wrong_field(ada: Client) -> None:
-    long = session_pb2.Session(team="teams/a", display_name="x" * 201)
-    create = pb.CreateSessionRequest(session=long, request_id=str(uuid.uuid4()))
-    assert await violation(ada.CreateSession(create)) == "session.display_name"
-    create = pb.CreateSessionRequest(request_id=str(uuid.uuid4()))
-    assert await violation(ada.CreateSession(create)) == "session.team"
-    assert await violation(ada.GetSession(pb.GetSessionRequest(name="runs/x"))) == "name"
-    assert await violation(ada.ListSessions(pb.ListSessionsRequest(page_size=-1))) == "page_size"
-    update = pb.UpdateSessionRequest(session=session_pb2.Session(name="sessions/x", team="teams/b"))
-    update.update_mask.paths.append("team")
-    assert await violation(ada.UpdateSession(update)) == "update_mask"
-    events = pb.ListRunEventsRequest(run="runs/x", after_sequence=-1)
-    assert await violation(ada.ListRunEvents(events)) == "after_sequence"
-    token = append("runs/x", tool_call(2), token=0)
-    assert await violation(ada.AppendRunEvents(token)) == "fencing_token"
-
-
 async def test_a_models_nul_character_does_not_cost_the_answer(ada: Client) -> None:
     run = (await ada.BeginRun(begin())).run
     await ada.AppendRunEvents(append(run.name, answer(2, "a\0b")))
@@ -552,16 +348,6 @@ async def test_a_models_nul_character_does_not_cost_the_answer(ada: Client) -> N
     assert messages[1].content == "a�b"
     log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name))).events
     assert log[1].message_completed.message.content == "a\0b"
-
-
-async def test_an_event_that_no_response_could_hold_is_refused_before_it_is_stored(ada: Client) -> None:
-    most = 8 * 1024 * 1024
-    run = (await ada.BeginRun(begin())).run
-    big = ada.AppendRunEvents(append(run.name, tool_call(2), answer(3, "x" * most)))
-    assert await violation(big) == "events[1]"
-    await ada.AppendRunEvents(append(run.name, answer(2, "x" * (most - 1000))))
-    log = (await ada.ListRunEvents(pb.ListRunEventsRequest(run=run.name, after_sequence=1))).events
-    assert len(log[0].message_completed.message.content) == most - 1000
 
 
 # The real Postgres
@@ -592,140 +378,3 @@ async def test_postgres_killed_and_back_loses_nothing() -> None:
             await asyncio.to_thread(postgres.start)
             appended = await client.AppendRunEvents(append(run.name, tool_call(3), answer(4)))
             assert appended.last_sequence == 4
-
-
-# The real process
-
-
-class Process:
-    """`python -m session` on a database file."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.target = f"127.0.0.1:{probe.getsockname()[1]}"
-        key = folder / "identity.key"
-        key.write_bytes(TEST_KEY)
-        self._environment = {
-            **os.environ,
-            "AGENTTEAMS_PORT": self.target.rpartition(":")[2],
-            "AGENTTEAMS_IDENTITY_KEY_FILE": str(key),
-            "AGENTTEAMS_SESSION_DATABASE_URL": f"sqlite:///{folder / 'session.db'}",
-        }
-        self._log = folder / "session.log"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def run(self, *arguments: str) -> tuple[int, str]:
-        """Runs to the end; returns exit code and output."""
-        process = await self._spawn(*arguments)
-        await asyncio.wait_for(process.wait(), _READY_S)
-        return process.returncode or 0, self._log.read_text()
-
-    async def start(self) -> None:
-        """Starts the server and waits until it is healthy."""
-        self._process = await self._spawn()
-        async with asyncio.timeout(_READY_S), grpc.aio.insecure_channel(self.target) as channel:
-            await channel.channel_ready()
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            updates = stub.Watch(health_pb2.HealthCheckRequest())
-            async for update in updates:
-                if update.status == health_pb2.HealthCheckResponse.SERVING:
-                    break
-            updates.cancel()
-
-    async def end(self, number: signal.Signals) -> int:
-        """Sends a signal; returns the exit code."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        await asyncio.wait_for(self._process.wait(), _READY_S)
-        return self._process.returncode or 0
-
-    async def close(self) -> None:
-        """Ends what is left."""
-        if self._process is not None and self._process.returncode is None:
-            await self.end(signal.SIGKILL)
-        print(self._log.read_text())  # noqa: T201  # shown by pytest if the test fails
-
-    async def _spawn(self, *arguments: str) -> asyncio.subprocess.Process:
-        command = (sys.executable, "-m", "session", *arguments)
-        with self._log.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *command, env=self._environment, stdout=log, stderr=log
-            )
-
-
-@pytest.fixture
-async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    made = Process(tmp_path)
-    yield made
-    await made.close()
-
-
-async def test_a_server_refuses_a_schema_that_is_behind(process: Process) -> None:
-    code, output = await process.run()
-    assert code == 1
-    assert "python -m session migrate" in output
-    code, output = await process.run("migrate")
-    assert (code, "schema_migrated" in output) == (0, True)
-    await process.start()
-    assert await process.end(signal.SIGTERM) == 0
-
-
-async def test_kill_9_in_the_middle_of_appends_loses_nothing_acknowledged(process: Process) -> None:
-    assert (await process.run("migrate"))[0] == 0
-    await process.start()
-    acknowledged: dict[str, int] = {}
-    sent: dict[str, int] = {}
-    enough = asyncio.Event()
-
-    async with rpc_as(process.target) as rpc:
-        stub = SessionServiceStub(rpc.channel)
-
-        async def write(number: int) -> None:
-            with acting(f"user-{number}"):
-                begun = await rpc.unary(stub.BeginRun, begin(str(number)))
-                run = begun.run.name
-                acknowledged[run] = 1
-                # No retries past the kill: the first error ends the writer.
-                for sequence in range(2, 100_000):
-                    sent[run] = sequence
-                    request = append(run, answer(sequence, f"{sequence}"))
-                    appended = await rpc.unary(stub.AppendRunEvents, request, timeout=timedelta(seconds=3))
-                    acknowledged[run] = appended.last_sequence
-                    if sequence == 30:
-                        enough.set()
-
-        writers = [asyncio.create_task(write(number)) for number in range(8)]
-        await asyncio.wait_for(enough.wait(), _READY_S)
-        assert await process.end(signal.SIGKILL) == -signal.SIGKILL
-        results = await asyncio.gather(*writers, return_exceptions=True)
-        assert all(isinstance(result, ServiceError) for result in results), results
-        assert len(acknowledged) == 8
-
-    await process.start()
-    async with rpc_as(process.target) as rpc:
-        # gRPC shares connections between channels: this one, too, still waits to reconnect.
-        await asyncio.wait_for(rpc.channel.channel_ready(), _READY_S)
-        stub = SessionServiceStub(rpc.channel)
-        for number in range(8):
-            with acting(f"user-{number}"):
-                (run,) = (await rpc.unary(stub.ListRuns, pb.ListRunsRequest())).runs
-                # What was acknowledged is there; at most the one append in flight besides.
-                assert acknowledged[run.name] <= run.last_sequence <= sent[run.name]
-                stored: list[int] = []
-                while len(stored) < run.last_sequence:
-                    page = await rpc.unary(
-                        stub.ListRunEvents,
-                        pb.ListRunEventsRequest(run=run.name, after_sequence=len(stored), page_size=500),
-                    )
-                    assert page.events
-                    stored += [one.sequence for one in page.events]
-                assert stored == list(range(1, run.last_sequence + 1))
-                session = await rpc.unary(stub.GetSession, pb.GetSessionRequest(name=run.session))
-                # Event and message are one transaction: question + one message for each answer.
-                assert session.message_count == run.last_sequence
-                # And the log goes on where it was.
-                await rpc.unary(
-                    stub.AppendRunEvents, append(run.name, answer(run.last_sequence + 1, "after"))
-                )
-    assert await process.end(signal.SIGTERM) == 0

@@ -21,7 +21,7 @@ from servicekit.testing import TEST_KEY, FakeClock, rpc_as, serve_in_process
 from session.adapters.store import SqlSessionStore
 from session.memory_servicer import MemoryServicer, memory_service
 from session.servicer import SessionServicer, session_service
-from tests.integration.test_session_service import answer, append, begin, finished, tool_call
+from tests.support.session_service import answer, append, begin, finished, tool_call
 from tests.support.sessions import Databases, databases, migrated_file
 
 __all__ = ["databases", "migrated_file"]

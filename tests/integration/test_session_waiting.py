@@ -10,8 +10,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, NotFound, PermissionDenied, ServiceError
-from tests.integration.test_session_service import append, begin, event, finished
 from tests.integration.test_session_user_data import BOB, Client, client, wrong_field
+from tests.support.session_service import append, begin, event, finished
 from tests.support.sessions import databases, migrated_file
 
 __all__ = ["client", "databases", "migrated_file"]
