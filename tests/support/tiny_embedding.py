@@ -88,3 +88,22 @@ def _write_graph(path: Path, dimension: int, *, token_types: bool, swayed: bool)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def write_tiny_reranker(folder: Path, *, scores: int = 1) -> Path:
+    """As `write_tiny_model`, a cross-encoder: the logit is one element of the pair's vector.
+
+    Args:
+        folder: Where to.
+        scores: Elements that the graph gives for a pair; one that gives DIMENSION is no cross-encoder.
+    """
+    write_tiny_model(folder, token_types=True)
+    if scores == DIMENSION:
+        return folder
+    model = onnx.load(str(folder / "model.onnx"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "chosen"))
+    model.graph.node.append(helper.make_node("Gather", ["embedding", "chosen"], ["logit"], axis=1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["batch", 1]))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(folder / "model.onnx"))
+    return folder

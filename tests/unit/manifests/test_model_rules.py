@@ -99,6 +99,20 @@ def test_what_only_embedding_models_have() -> None:
     assert problem.startswith("spec.embedding.dimensions: ")
 
 
+def test_a_rerank_model_is_at_an_endpoint_or_of_the_installation() -> None:
+    head = "apiVersion: agentteams.dev/v1alpha1\nkind: ModelConfig\nmetadata: {name: r}\nspec: "
+    endpoint = '{type: Rerank, provider: OpenAICompatible, model: r, endpoint: {url: "https://x.example/v2"}}'
+    assert problems(head + endpoint) == []
+    assert problems(head + "{type: Rerank, provider: BuiltIn}") == []
+    key = "credentialsSecretKeyRef: {name: s, key: k}"
+    assert problems(f"{head}{{type: Rerank, provider: OpenAI, model: r, {key}}}") == [
+        "spec.provider: OpenAI serves no model of type Rerank; set provider: OpenAICompatible and "
+        "endpoint: {url: …}, to which /rerank is added"
+    ]
+    (problem,) = problems(head + "{type: Rerank, provider: BuiltIn, embedding: {dimensions: 8}}")
+    assert problem == "spec.embedding: only a model of type Embedding has embedding; remove it"
+
+
 def test_the_model_of_the_installation_has_neither_headers_nor_certificates() -> None:
     built_in = FULL.replace("provider: OpenAICompatible\n  model: qwen3", "provider: BuiltIn")
     built_in = built_in.replace('  endpoint: {url: "https://models.example.com/v1"}\n', "")

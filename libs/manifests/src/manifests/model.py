@@ -21,7 +21,7 @@ from manifests.base import (
 )
 from manifests.secrets import HeaderFrom, SecretKeyRef, header_violations
 
-ModelType = Literal["Chat", "Embedding"]
+ModelType = Literal["Chat", "Embedding", "Rerank"]
 Provider = Literal["BuiltIn", "OpenAI", "OpenAICompatible"]
 
 
@@ -141,7 +141,9 @@ class EmbeddingOptions(Model):
 class ModelConfigSpec(Model):
     """What a ModelConfig asks for."""
 
-    type: ModelType = Field(description="Chat (writes text) or Embedding (turns text into vectors).")
+    type: ModelType = Field(
+        description="Chat (writes text), Embedding (turns text into vectors) or Rerank (scores passages)."
+    )
     provider: Provider = Field(
         description="BuiltIn: the model that the installation provides. OpenAI: api.openai.com. "
         "OpenAICompatible: any endpoint that speaks the same API."
@@ -229,9 +231,15 @@ class ModelConfigSpec(Model):
                     "is required with provider OpenAI",
                     "add credentialsSecretKeyRef: {name: SECRET, key: KEY}",
                 )
-        if self.type == "Embedding":
+        if self.type != "Chat":
             yield from self._chat_only()
-        elif self.embedding != EmbeddingOptions():
+        if self.type == "Rerank" and self.provider == "OpenAI":
+            yield Violation(
+                ("provider",),
+                "OpenAI serves no model of type Rerank",
+                "set provider: OpenAICompatible and endpoint: {url: …}, to which /rerank is added",
+            )
+        if self.type != "Embedding" and self.embedding != EmbeddingOptions():
             yield Violation(("embedding",), "only a model of type Embedding has embedding", "remove it")
         yield from self._header_violations()
         if self.tls is not None and self.provider != "OpenAICompatible":

@@ -8,11 +8,12 @@ from datetime import timedelta
 from functools import partial
 
 from embedding.adapters.catalogue import CatalogueSpecs
-from embedding.adapters.factory import Factory
+from embedding.adapters.factory import Factory, RerankFactory
 from embedding.adapters.secrets import FileSecrets
 from embedding.core.embedding import Embedding
-from embedding.core.models import Models
-from embedding.servicer import service
+from embedding.core.models import Models, Rerankers
+from embedding.core.reranking import Reranking
+from embedding.servicer import rerank_service, service
 from embedding.settings import Settings
 from manifests import Catalogue
 from servicekit.server import Assembly, run
@@ -21,23 +22,30 @@ from servicekit.server import Assembly, run
 async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
     """Loads the built-in model and the manifests."""
     catalogue = None if settings.manifests_dir is None else Catalogue(settings.manifests_dir)
-    factory = Factory(
-        threads=settings.embedding_threads,
-        max_queued_texts=settings.embedding_max_queued_texts,
-        gather=timedelta(milliseconds=settings.embedding_gather_ms),
-    )
+    secrets = FileSecrets(settings.secrets_dir)
+    specs = None if catalogue is None else CatalogueSpecs(catalogue)
+    threads, max_queued_texts = settings.embedding_threads, settings.embedding_max_queued_texts
+    bounds = {"threads": threads, "max_queued_texts": max_queued_texts}
     models = Models(
         builtin=settings.builtin(),
-        specs=None if catalogue is None else CatalogueSpecs(catalogue),
-        secrets=FileSecrets(settings.secrets_dir),
-        open_embedder=factory,
+        specs=specs,
+        secrets=secrets,
+        open_embedder=Factory(gather=timedelta(milliseconds=settings.embedding_gather_ms), **bounds),
     )
     stack.push_async_callback(models.aclose)
+    rerankers = Rerankers(
+        builtin=settings.builtin_rerank(), specs=specs, secrets=secrets, open_embedder=RerankFactory(**bounds)
+    )
+    stack.push_async_callback(rerankers.aclose)
     if catalogue is not None:
         await asyncio.to_thread(catalogue.load)
     await models.warm_up()
+    await rerankers.warm_up()
     return Assembly(
-        services=[service(Embedding(models=models, cache_bytes=settings.embedding_cache_bytes))],
+        services=[
+            service(Embedding(models=models, cache_bytes=settings.embedding_cache_bytes)),
+            rerank_service(Reranking(models=rerankers)),
+        ],
         tasks=[] if catalogue is None else [catalogue.watch],
     )
 

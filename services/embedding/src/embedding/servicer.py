@@ -7,9 +7,12 @@ from typing import Any
 import grpc
 from agentteams.embedding.v1 import embedding_service_pb2 as pb
 from agentteams.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from agentteams.embedding.v1 import rerank_service_pb2 as rerank_pb
+from agentteams.embedding.v1 import rerank_service_pb2_grpc as rerank_grpc
 
 from embedding.core.embedding import Embedding
 from embedding.core.ports import TextKind
+from embedding.core.reranking import Reranking
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.server import Service
@@ -59,3 +62,24 @@ def service(embedding: Embedding) -> Service:
         pb_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(embedding), server)
 
     return Service(name=pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name, register=register)
+
+
+class RerankServicer(rerank_grpc.RerankServiceServicer):
+    """Serves `agentteams.embedding.v1.RerankService`."""
+
+    def __init__(self, reranking: Reranking) -> None:
+        self._reranking = reranking
+
+    async def Rerank(self, request: rerank_pb.RerankRequest, context: Any) -> rerank_pb.RerankResponse:
+        tenant = current_caller().tenant
+        done = await self._reranking.rerank(tenant, request.model, request.query, request.passages)
+        return rerank_pb.RerankResponse(scores=done.scores, truncated_indexes=done.truncated)
+
+
+def rerank_service(reranking: Reranking) -> Service:
+    """The service that reranks, as a server takes it."""
+
+    def register(server: grpc.aio.Server) -> None:
+        rerank_grpc.add_RerankServiceServicer_to_server(RerankServicer(reranking), server)
+
+    return Service(name=rerank_pb.DESCRIPTOR.services_by_name["RerankService"].full_name, register=register)

@@ -30,6 +30,9 @@ class Settings(ServerSettings):
         None, description="Built-in model: its name at that endpoint; set this or the folder."
     )
     builtin_embedding_api_key: SecretStr | None = Field(None, description="Key for that endpoint.")
+    builtin_rerank_dir: Path | None = Field(
+        None, description="Built-in rerank model: folder with model.onnx, tokenizer.json, config.json."
+    )
     manifests_dir: Path | None = Field(
         None, description="Folder of ModelConfigs; none: there is only models/builtin."
     )
@@ -58,6 +61,10 @@ class Settings(ServerSettings):
                 "the built-in model is either a local folder or a model at an endpoint"
             )
         return self
+
+    def builtin_rerank(self) -> Source | None:
+        """Where the built-in rerank model is; None: this installation has none."""
+        return None if self.builtin_rerank_dir is None else LocalSource(folder=self.builtin_rerank_dir)
 
     def builtin(self) -> Source | None:
         """Where the built-in model is; None: this installation has none."""

@@ -1,4 +1,4 @@
-"""Makes the embedder of a source."""
+"""Makes the model of a source."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from datetime import timedelta
 
 from embedding.adapters.onnx import SMALL_CHARS, SMALL_TEXTS, OnnxEmbedder
 from embedding.adapters.openai import OpenAIEmbedder
+from embedding.adapters.rerank_endpoint import RerankEndpoint
+from embedding.adapters.rerank_onnx import OnnxReranker
 from embedding.core.admission import Admission
 from embedding.core.batching import Batching, Bounds
-from embedding.core.ports import Embedder, LocalSource, Source
+from embedding.core.ports import Embedder, LocalSource, Reranker, Source
 from embedding.core.work import WorkQueue
 from embedding.metrics import BATCH_TEXTS, QUEUED
 
@@ -55,3 +57,28 @@ class Factory:
         )
         remote = OpenAIEmbedder(source, admission=admission)
         return Batching(remote, bounds=bounds, admission=admission, observe=observe)
+
+
+class RerankFactory:
+    """`Open[Reranker]` for all kinds of source.
+
+    Args:
+        threads: Pairs that a local model reads at a time.
+        max_queued_texts: Passages waiting or being read at a time, for each model.
+    """
+
+    def __init__(self, *, threads: int, max_queued_texts: int) -> None:
+        self._threads = threads
+        self._max_queued_texts = max_queued_texts
+
+    async def __call__(self, source: Source) -> Reranker:
+        """Loads a local model; a remote one is not called yet.
+
+        Raises:
+            ValueError: The folder of a local model is not what it should be.
+        """
+        admission = Admission(max_texts=self._max_queued_texts, observe=QUEUED.labels("rerank").inc)
+        if isinstance(source, LocalSource):
+            work = WorkQueue(threads=self._threads)
+            return await asyncio.to_thread(OnnxReranker.load, source.folder, work=work, admission=admission)
+        return RerankEndpoint(source, admission=admission)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,10 @@ SMALL_TEXTS = 16
 _SAME = 1e-3
 # Longer texts are cut before they are tokenised: no 256 tokens of real text
 # need that many characters, and tokenising megabytes takes seconds.
-_CHARS_PER_TOKEN = 64
+CHARS_PER_TOKEN = 64
+
+
+C = TypeVar("C", bound=BaseModel)
 
 
 class _Config(BaseModel):
@@ -88,7 +91,7 @@ class OnnxEmbedder:
         Raises:
             ValueError: The folder is not what it should be; says what is wrong.
         """
-        config = _read_config(folder)
+        config = read_config(folder, _Config, setting="AGENTTEAMS_BUILTIN_EMBEDDING_DIR")
         info = ModelInfo(
             name=config.name,
             dimension=config.dimension,
@@ -97,14 +100,14 @@ class OnnxEmbedder:
             provider="onnx",
             shorter=tuple(sorted(n for n in config.matryoshka_dimensions if n < config.dimension)),
         )
-        session = _open_session(folder / MODEL_FILE)
+        session = open_session(folder / MODEL_FILE)
         unknown = {i.name for i in session.get_inputs()} - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
             raise ValueError(f"{folder / MODEL_FILE}: unknown inputs {', '.join(sorted(unknown))}")
         embedder = cls(
             info=info,
             session=session,
-            tokenizer=_open_tokenizer(folder / TOKENIZER_FILE, config.max_input_tokens),
+            tokenizer=open_tokenizer(folder / TOKENIZER_FILE, config.max_input_tokens),
             work=work,
             admission=admission,
         )
@@ -169,7 +172,7 @@ class OnnxEmbedder:
 
     def _encode(self, texts: Sequence[str]) -> list[_Encoded]:
         # One by one: encode_batch would start a pool of threads of its own.
-        longest = self._info.max_input_tokens * _CHARS_PER_TOKEN
+        longest = self._info.max_input_tokens * CHARS_PER_TOKEN
         encoded = []
         for text in texts:
             found = self._tokenizer.encode(text[:longest])
@@ -223,13 +226,14 @@ def plan_batches(tokens: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _read_config(folder: Path) -> _Config:
+def read_config(folder: Path, form: type[C], *, setting: str) -> C:
+    """The folder's config.json. Raises: ValueError; says what is wrong."""
     path = folder / CONFIG_FILE
     try:
-        return _Config.model_validate_json(path.read_bytes())
+        return form.model_validate_json(path.read_bytes())
     except OSError as exc:
         raise ValueError(
-            f"{path}: {exc.strerror}; AGENTTEAMS_BUILTIN_EMBEDDING_DIR must name a folder with "
+            f"{path}: {exc.strerror}; {setting} must name a folder with "
             f"{MODEL_FILE}, {TOKENIZER_FILE} and {CONFIG_FILE}"
         ) from exc
     except ValidationError as exc:
@@ -237,7 +241,8 @@ def _read_config(folder: Path) -> _Config:
         raise ValueError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from exc
 
 
-def _open_session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
+    """The graph. Raises: ValueError; it is none, or wants inputs that no text has."""
     options = ort.SessionOptions()
     # One thread a batch and several batches at a time: a short text on two
     # threads costs twice the CPU (3.7 instead of 1.9 ms) and is not faster.
@@ -259,7 +264,8 @@ def _open_session(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be loaded: {exc}") from exc
 
 
-def _open_tokenizer(path: Path, max_input_tokens: int) -> Tokenizer:
+def open_tokenizer(path: Path, max_input_tokens: int) -> Tokenizer:
+    """The tokenizer, cutting at so many tokens. Raises: ValueError."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as exc:

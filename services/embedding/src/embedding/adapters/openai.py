@@ -7,21 +7,18 @@ import base64
 import binascii
 import hashlib
 import itertools
-import random
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, omit
+from openai import APIStatusError, AsyncOpenAI, OpenAIError, omit
 from openai.types import CreateEmbeddingResponse
 
-from embedding.adapters.openai_errors import failure, is_retryable, shorten, too_long
+from embedding.adapters.endpoint import Endpoint
+from embedding.adapters.openai_errors import failure, shorten, too_long
 from embedding.core.admission import Admission
 from embedding.core.ports import EmbedResult, ModelInfo, RemoteSource, TextKind, Vectors
-from embedding.core.slots import Slots
-from servicekit.context import remaining_s
-from servicekit.errors import FailedPrecondition, Internal, ServiceError
+from servicekit.errors import FailedPrecondition
 
 _BATCH_TEXTS = 128
 # OpenAI takes 300,000 tokens a request; ours are estimates.
@@ -30,10 +27,6 @@ _DEFAULT_MAX_TOKENS = 8191
 # Bytes of text to one token: English 4.2, code 3, never less than 1.
 _BYTES_PER_TOKEN = (4.0, 2.0, 1.0)
 _SPECIAL_TOKENS = 2
-_CONNECT_S = 5.0
-_BACKOFF_S, _BACKOFF_MAX_S = 0.25, 4.0
-# A longer Retry-After is the caller's business: it is told at once.
-_WAIT_MAX_S = 10.0
 _PROBE = "How many elements does a vector have?"
 
 
@@ -46,9 +39,6 @@ class _Part:
 
 class OpenAIEmbedder:
     """`Embedder` over an endpoint. The dimension is learnt from its first answer.
-
-    Retries are its own, not the client's: those sleep through a Retry-After
-    that is longer than the caller's deadline, and the reason is lost.
 
     Args:
         source: Where, what and with which key.
@@ -65,18 +55,9 @@ class OpenAIEmbedder:
     ) -> None:
         self._source = source
         self._admission = admission
-        self._sleep = sleep
-        self._slots = Slots(source.max_concurrent)
+        self._endpoint = Endpoint(source, sleep=sleep)
         self._max_tokens = _DEFAULT_MAX_TOKENS
         self._dimension: int | None = None
-        self._client = AsyncOpenAI(
-            base_url=source.url,
-            # The client insists on a key; endpoints without one ignore it.
-            api_key=source.api_key or "none",
-            max_retries=0,
-            default_headers=dict(source.headers),
-            http_client=_trusting(source) if source.authorities else None,
-        )
 
     async def describe(self) -> ModelInfo:
         """What is known; embeds a probe if nothing has been embedded yet."""
@@ -107,7 +88,7 @@ class OpenAIEmbedder:
                     raise failed.exceptions[0] from failed
                 parts = [task.result() for task in tasks]
         if len({part.vectors.shape[1] for part in parts}) > 1:
-            raise self._nonsense("its vectors differ in dimension")
+            raise self._endpoint.nonsense("its vectors differ in dimension")
         return EmbedResult(
             vectors=np.concatenate([part.vectors for part in parts]) if len(parts) > 1 else parts[0].vectors,
             truncated=[a + i for (a, _), part in zip(batches, parts, strict=True) for i in part.cut],
@@ -116,7 +97,7 @@ class OpenAIEmbedder:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.close()
+        await self._endpoint.aclose()
 
     async def _part(self, texts: Sequence[str], kind: TextKind) -> _Part:
         """One request; again with shorter texts, if the endpoint finds one too long."""
@@ -142,70 +123,41 @@ class OpenAIEmbedder:
             return _Part(self._vectors(response, len(texts)), cut, _tokens(response, shown))
 
     async def _request(self, texts: list[str], kind: TextKind) -> CreateEmbeddingResponse:
-        for attempt in itertools.count():
-            try:
-                return await self._attempt(texts, kind)
-            except (OpenAIError, TimeoutError) as exc:
-                if isinstance(exc, APIStatusError) and (found := too_long(exc)) is not None:
-                    raise _TooLong(exc, found.limit) from exc
-                error = failure(self._source, exc)
-                if attempt >= self._source.max_retries or not is_retryable(exc):
-                    raise error from exc
-                wait = self._wait_s(attempt, error)
-                if wait is None:
-                    raise error from exc
-                await self._sleep(wait)
-        raise AssertionError("the loop ends by return or raise")
+        async def send(client: AsyncOpenAI, allowed_s: float) -> CreateEmbeddingResponse:
+            return await client.embeddings.create(
+                model=self._source.model,
+                input=texts,
+                encoding_format="base64",
+                dimensions=self._source.dimensions or omit,
+                timeout=allowed_s,
+            )
 
-    async def _attempt(self, texts: list[str], kind: TextKind) -> CreateEmbeddingResponse:
-        async with self._slots.hold(urgent=kind is TextKind.QUERY):
-            left = remaining_s()
-            allowed = self._source.timeout.total_seconds()
-            allowed = allowed if left is None else max(0.001, min(allowed, left))
-            try:
-                # The client's own time-outs are for each read; this is for the whole.
-                async with asyncio.timeout(allowed):
-                    response = await self._client.embeddings.create(
-                        model=self._source.model,
-                        input=texts,
-                        encoding_format="base64",
-                        dimensions=self._source.dimensions or omit,
-                        timeout=allowed,
-                    )
-            except ValueError as exc:
-                raise self._nonsense(f"its answer is no JSON: {exc}") from exc
+        def own(exc: OpenAIError | TimeoutError) -> _TooLong | None:
+            found = too_long(exc) if isinstance(exc, APIStatusError) else None
+            return None if found is None else _TooLong(exc, found.limit)  # type: ignore[arg-type]
+
+        response = await self._endpoint.call(send, urgent=kind is TextKind.QUERY, own=own)
         if not isinstance(response, CreateEmbeddingResponse):
-            raise self._nonsense(
+            raise self._endpoint.nonsense(
                 "its answer is no JSON; check that the URL ends in the API's path, as in /v1"
             )
         return response
 
-    def _wait_s(self, attempt: int, error: ServiceError) -> float | None:
-        """How long to wait before the next attempt; None: the caller's time is too short."""
-        if error.retry_after is not None:
-            wait = error.retry_after.total_seconds()
-        else:
-            wait = min(_BACKOFF_S * 2**attempt, _BACKOFF_MAX_S) * random.uniform(0.75, 1.0)
-        left = remaining_s()
-        if wait > _WAIT_MAX_S or (left is not None and wait >= left):
-            return None
-        return wait
-
     def _vectors(self, response: CreateEmbeddingResponse, count: int) -> Vectors:
         items = response.data if isinstance(response.data, list) else []
         if len(items) != count:
-            raise self._nonsense(f"it gave {len(items)} vectors for {count} texts")
+            raise self._endpoint.nonsense(f"it gave {len(items)} vectors for {count} texts")
         try:
             items = sorted(items, key=lambda item: item.index)
             rows = [_decode(item.embedding) for item in items]
             if [item.index for item in items] != list(range(count)):
-                raise self._nonsense("the indexes of its vectors are not those of the texts")
+                raise self._endpoint.nonsense("the indexes of its vectors are not those of the texts")
             vectors = np.stack(rows).astype(np.float32, copy=False)
         except (ValueError, TypeError, AttributeError, binascii.Error) as exc:
-            raise self._nonsense(f"its vectors cannot be read: {shorten(str(exc))}") from exc
+            raise self._endpoint.nonsense(f"its vectors cannot be read: {shorten(str(exc))}") from exc
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if vectors.shape[1] == 0 or not np.all(np.isfinite(lengths)) or not np.all(lengths > 0):
-            raise self._nonsense("a vector of it has no direction (zero, or not a number)")
+            raise self._endpoint.nonsense("a vector of it has no direction (zero, or not a number)")
         wanted = self._source.dimensions
         if wanted is not None and vectors.shape[1] != wanted:
             raise FailedPrecondition(
@@ -217,18 +169,11 @@ class OpenAIEmbedder:
         if self._dimension is None:
             self._dimension = vectors.shape[1]
         elif vectors.shape[1] != self._dimension:
-            raise self._nonsense(
+            raise self._endpoint.nonsense(
                 f"its vectors have {vectors.shape[1]} elements, earlier ones had {self._dimension}"
             )
         normal: Vectors = vectors / lengths
         return normal
-
-    def _nonsense(self, what: str) -> Internal:
-        return Internal(
-            f"model {self._source.model} at {self._source.url}: {what}",
-            reason="MODEL_BAD_RESPONSE",
-            metadata={"model": self._source.model, "endpoint": self._source.url},
-        )
 
 
 class _TooLong(Exception):
@@ -237,19 +182,6 @@ class _TooLong(Exception):
     def __init__(self, error: APIStatusError, limit: int | None) -> None:
         super().__init__(str(error))
         self.error, self.limit = error, limit
-
-
-def _trusting(source: RemoteSource) -> DefaultAsyncHttpxClient:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cadata=source.authorities)
-    except ssl.SSLError as exc:
-        raise FailedPrecondition(
-            f"model {source.model} at {source.url}: tls.caSecretKeyRef holds no certificates (PEM)",
-            reason="MODEL_REJECTED",
-            metadata={"model": source.model, "endpoint": source.url},
-        ) from exc
-    return DefaultAsyncHttpxClient(verify=context)
 
 
 def cut_bytes(text: str, limit: int) -> str:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from embedding.core.checks import check_texts, model_name
 from embedding.core.memory import Memory
 from embedding.core.models import Models
 from embedding.core.ports import EmbedResult, ModelInfo, TextKind
 from embedding.metrics import CACHE_BYTES, REMEMBERED, SECONDS, TEXTS, TOKENS, TRUNCATED
-from servicekit.errors import FieldViolation, InvalidArgument
-
-MAX_TEXTS = 256
-_NAMED_VIOLATIONS = 16  # of 256 empty texts, the first say enough
-
-_MODEL = re.compile(r"models/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +41,8 @@ class Embedding:
             NotFound: MODEL_NOT_FOUND.
             ServiceError: As `Embedder.embed`.
         """
-        name = _model_name("model", model)
-        _check_texts(texts)
+        name = model_name("model", model)
+        check_texts(texts, "texts")
         started = time.perf_counter()
         async with self._models.lease(namespace, name) as embedder:
             done = await self._memory.embed(namespace, embedder, texts, kind)
@@ -77,32 +71,5 @@ class Embedding:
             NotFound: MODEL_NOT_FOUND.
             ServiceError: As `Embedder.describe`.
         """
-        async with self._models.lease(namespace, _model_name("name", name)) as embedder:
+        async with self._models.lease(namespace, model_name("name", name)) as embedder:
             return await embedder.describe()
-
-
-def _model_name(field: str, value: str) -> str:
-    match = _MODEL.fullmatch(value)
-    if match is None:
-        raise InvalidArgument.field(field, "must be models/{model}, such as models/builtin", value)
-    return match[1]
-
-
-def _check_texts(texts: Sequence[str]) -> None:
-    if not texts:
-        raise InvalidArgument.field("texts", f"must hold 1 to {MAX_TEXTS} texts", 0)
-    if len(texts) > MAX_TEXTS:
-        raise InvalidArgument.field(
-            "texts", f"must hold 1 to {MAX_TEXTS} texts; send the rest in another call", len(texts)
-        )
-    empty = [index for index, text in enumerate(texts) if not text or text.isspace()]
-    if not empty:
-        return
-    named = [f"texts[{index}]" for index in empty[:_NAMED_VIOLATIONS]]
-    wrong = "is empty or only white space; leave it out"
-    raise InvalidArgument(
-        f"{named[0]}: {wrong}" + (f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""),
-        reason="INVALID_FIELD",
-        metadata={"field": named[0], "empty_texts": str(len(empty))},
-        violations=[FieldViolation(field, wrong) for field in named],
-    )

@@ -7,14 +7,16 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from embedding.core.ports import (
     Embedder,
     LocalSource,
     ModelSpec,
     ModelSpecs,
-    OpenEmbedder,
+    Open,
     RemoteSource,
+    Reranker,
     Secrets,
     Source,
 )
@@ -22,26 +24,37 @@ from embedding.core.shortened import Shortened
 from servicekit.errors import NotFound
 
 BUILTIN = "builtin"
+ModelType = Literal["Embedding", "Rerank"]
 OPENAI_URL = "https://api.openai.com/v1"
 
 
+class _Closes(Protocol):
+    async def aclose(self) -> None: ...
+
+
+M = TypeVar("M", bound=_Closes)
+
+
 @dataclass(slots=True, kw_only=True)
-class _Open:
-    embedder: Embedder
+class _Open(Generic[M]):
+    model: M
     users: int = 0
     dropped: bool = False
 
 
-class Models:
-    """Finds models by name, and opens each distinct one once.
+class OpenModels(Generic[M]):
+    """Finds models of one type by name, and opens each distinct one once.
 
     Args:
         builtin: The model that the installation provides, if it does.
         specs: The ModelConfigs; None: there is only `models/builtin`.
         secrets: Where their API keys are.
-        open_embedder: Makes an embedder.
-        max_open: Embedders open at a time; the one not used for longest goes first.
+        open_embedder: Makes one.
+        max_open: Models open at a time; the one not used for longest goes first.
     """
+
+    TYPE: ClassVar[ModelType]
+    SETTINGS: ClassVar[str]  # that say where the builtin one is
 
     def __init__(
         self,
@@ -49,7 +62,7 @@ class Models:
         builtin: Source | None,
         specs: ModelSpecs | None,
         secrets: Secrets,
-        open_embedder: OpenEmbedder,
+        open_embedder: Open[M],
         max_open: int = 32,
     ) -> None:
         self._builtin = builtin
@@ -57,12 +70,12 @@ class Models:
         self._secrets = secrets
         self._open_embedder = open_embedder
         self._max_open = max_open
-        self._open: OrderedDict[Source, _Open] = OrderedDict()
+        self._open: OrderedDict[Source, _Open[M]] = OrderedDict()
         self._opening = asyncio.Lock()
 
     @asynccontextmanager
-    async def lease(self, namespace: str, name: str) -> AsyncIterator[Embedder]:
-        """The embedder of `models/{name}`; it stays open for the block.
+    async def lease(self, namespace: str, name: str) -> AsyncIterator[M]:
+        """The model of `models/{name}`; it stays open for the block.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
@@ -74,17 +87,17 @@ class Models:
             async with self._opening:
                 opened = self._open.get(source)
                 if opened is None:
-                    opened = _Open(embedder=await self._open_embedder(source))
+                    opened = _Open(model=await self._open_embedder(source))
                     self._open[source] = opened
         self._open.move_to_end(source)
         opened.users += 1
         try:
             await self._shrink()
-            yield opened.embedder if dimensions is None else Shortened(opened.embedder, dimensions)
+            yield opened.model if dimensions is None else self._shortened(opened.model, dimensions)
         finally:
             opened.users -= 1
             if opened.dropped and opened.users == 0:
-                await opened.embedder.aclose()
+                await opened.model.aclose()
 
     async def warm_up(self) -> None:
         """Opens the built-in model, so that the first call does not wait for it."""
@@ -93,17 +106,20 @@ class Models:
                 pass
 
     async def aclose(self) -> None:
-        """Closes every embedder."""
+        """Closes every model."""
         while self._open:
             _, opened = self._open.popitem()
-            await opened.embedder.aclose()
+            await opened.model.aclose()
+
+    def _shortened(self, model: M, dimensions: int) -> M:
+        raise AssertionError(f"a model of type {self.TYPE} has no dimensions")  # manifests refuse it
 
     async def _shrink(self) -> None:
         while len(self._open) > self._max_open:
             _, oldest = self._open.popitem(last=False)
             oldest.dropped = True
             if oldest.users == 0:
-                await oldest.embedder.aclose()
+                await oldest.model.aclose()
 
     async def _source(self, namespace: str, name: str) -> tuple[Source, int | None]:
         """Where the model is, and what its vectors are cut to here; an endpoint cuts them itself."""
@@ -116,9 +132,9 @@ class Models:
                     f"apply one, or use models/{BUILTIN}",
                 )
             return self._installed(name), None
-        if spec.type != "Embedding":
+        if spec.type != self.TYPE:
             raise _not_found(
-                name, f"models/{name} is of type {spec.type}; name a ModelConfig of type Embedding"
+                name, f"models/{name} is of type {spec.type}; name a ModelConfig of type {self.TYPE}"
             )
         if spec.provider == "BuiltIn":
             builtin = self._installed(name)
@@ -131,15 +147,17 @@ class Models:
         if self._builtin is None:
             raise _not_found(
                 name,
-                f"models/{name}: this installation provides no embedding model; set "
-                "AGENTTEAMS_BUILTIN_EMBEDDING_DIR or AGENTTEAMS_BUILTIN_EMBEDDING_MODEL",
+                f"models/{name}: this installation provides no model of type {self.TYPE}; "
+                f"set {self.SETTINGS}",
             )
         return self._builtin
 
     async def _remote(self, namespace: str, name: str, spec: ModelSpec) -> RemoteSource:
         url = OPENAI_URL if spec.provider == "OpenAI" else spec.url
         if url is None or spec.model is None:
-            raise _not_found(name, f"models/{name}: provider {spec.provider} cannot be used for embeddings")
+            raise _not_found(
+                name, f"models/{name}: provider {spec.provider} cannot be used for type {self.TYPE}"
+            )
         # Read at every call: a rotated key makes another source, hence another client.
         key = await self._secrets.read(namespace, spec.secret) if spec.secret is not None else None
         read = self._secrets.read
@@ -156,6 +174,23 @@ class Models:
             max_concurrent=spec.max_concurrent,
             dimensions=spec.dimensions,
         )
+
+
+class Models(OpenModels[Embedder]):
+    """The embedding models."""
+
+    TYPE = "Embedding"
+    SETTINGS = "AGENTTEAMS_BUILTIN_EMBEDDING_DIR or AGENTTEAMS_BUILTIN_EMBEDDING_MODEL"
+
+    def _shortened(self, model: Embedder, dimensions: int) -> Embedder:
+        return Shortened(model, dimensions)
+
+
+class Rerankers(OpenModels[Reranker]):
+    """The models that rerank."""
+
+    TYPE = "Rerank"
+    SETTINGS = "AGENTTEAMS_BUILTIN_RERANK_DIR"
 
 
 def _not_found(name: str, message: str) -> NotFound:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,35 @@ class Embedder(Protocol):
             ResourceExhausted: MODEL_RATE_LIMITED; retry after `retry_after`.
             FailedPrecondition: MODEL_REJECTED; do not retry.
             Internal: MODEL_BAD_RESPONSE; do not retry.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Gives everything back; no call follows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankResult:
+    """Scores in the order of the passages.
+
+    Attributes:
+        scores: Higher is better.
+        truncated: Indexes of the passages that were cut, as far as the model says it.
+    """
+
+    scores: Sequence[float]
+    truncated: Sequence[int]
+
+
+class Reranker(Protocol):
+    """One model that reads query and passage together. Safe for concurrent calls."""
+
+    async def rerank(self, query: str, passages: Sequence[str]) -> RerankResult:
+        """Scores at least one passage; none is empty.
+
+        Raises:
+            ServiceError: As `Embedder.embed`.
         """
         ...
 
@@ -172,7 +201,13 @@ class RemoteSource:
 Source: TypeAlias = LocalSource | RemoteSource
 
 
-class OpenEmbedder(Protocol):
-    """Makes the embedder of a source; loads a local model, does not call a remote one."""
+M_co = TypeVar("M_co", covariant=True)
 
-    async def __call__(self, source: Source) -> Embedder: ...
+
+class Open(Protocol[M_co]):
+    """Makes the model of a source; loads a local one, does not call a remote one."""
+
+    async def __call__(self, source: Source) -> M_co: ...
+
+
+OpenEmbedder: TypeAlias = Open[Embedder]
