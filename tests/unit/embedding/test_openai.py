@@ -195,6 +195,20 @@ async def test_fingerprints_tell_models_and_endpoints_apart(server: ModelServer,
     assert (await make(url=server.base_url + "/").describe()).fingerprint == descriptions[0].fingerprint
 
 
+async def test_many_who_ask_what_it_is_send_one_probe(server: ModelServer, make: Make) -> None:
+    embedder = make()
+    described = await asyncio.gather(*(embedder.describe() for _ in range(5)))
+    assert len(set(described)) == 1
+    assert len(server.requests) == 1
+    # A failure is shared too, and the next one asks anew.
+    server.fail(Fault(kind="status", status=401))
+    other = make(model="f")
+    failed = await asyncio.gather(*(other.describe() for _ in range(5)), return_exceptions=True)
+    assert [type(each) for each in failed] == [FailedPrecondition] * 5
+    assert (await other.describe()).name == "f"
+    assert len(server.requests) == 3
+
+
 async def test_a_dimension_that_changes_is_refused(make: Make) -> None:
     async with ModelServer(api_key=KEY, dimension=64) as first:
         embedder = make(url=first.base_url)

@@ -17,8 +17,9 @@ from openai.types import CreateEmbeddingResponse
 from embedding.adapters.endpoint import Endpoint
 from embedding.adapters.openai_errors import failure, shorten, too_long
 from embedding.core.admission import Admission
+from embedding.core.flight import Flight
 from embedding.core.ports import EmbedResult, ModelInfo, RemoteSource, TextKind, Vectors
-from servicekit.errors import FailedPrecondition
+from servicekit.errors import FailedPrecondition, ServiceError
 
 _BATCH_TEXTS = 128
 # OpenAI takes 300,000 tokens a request; ours are estimates.
@@ -58,12 +59,22 @@ class OpenAIEmbedder:
         self._endpoint = Endpoint(source, sleep=sleep)
         self._max_tokens = _DEFAULT_MAX_TOKENS
         self._dimension: int | None = None
+        self._probe: Flight[EmbedResult] | None = None
 
     async def describe(self) -> ModelInfo:
         """What is known; embeds a probe if nothing has been embedded yet."""
-        if self._dimension is None:
-            await self.embed([_PROBE], TextKind.QUERY)
-        assert self._dimension is not None
+        while self._dimension is None:
+            # One probe, however many ask at once.
+            mine = self._probe is None or self._probe.ended
+            if self._probe is None or mine:
+                self._probe = Flight(self.embed([_PROBE], TextKind.QUERY))
+            probe = self._probe
+            with probe.joined():
+                try:
+                    await probe.result()
+                except ServiceError:
+                    if mine or not probe.timed_out:
+                        raise
         # The URL is part of it: two endpoints may serve different models under one name.
         identity = f"{self._source.url.rstrip('/')}\n{self._source.model}\n{self._dimension}"
         return ModelInfo(
