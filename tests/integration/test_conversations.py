@@ -34,7 +34,8 @@ from session.adapters.schema import migrate
 from session.adapters.store import SqlSessionStore
 from session.memory_servicer import MemoryServicer, memory_service
 from session.servicer import SessionServicer, session_service
-from tests.support.orchestrator_fakes import Bench, Call, FakePeers, Script, calls, flat, says, team
+from tests.support.fake_models import Call, Script, calls, says
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat, team
 
 ADA = Caller("default", "ada")
 BOB = Caller("default", "bob")

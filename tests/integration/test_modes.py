@@ -28,9 +28,10 @@ from session.adapters.schema import migrate
 from session.adapters.store import SqlSessionStore
 from session.servicer import SessionServicer, session_service
 from tests.support import scenes_modes, scenes_workflow
+from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge
 from tests.support.golden import Scene, golden_events, steps, task_lists
 from tests.support.model_server import ModelServer
-from tests.support.orchestrator_fakes import FakeEmbedder, FakeKnowledge, FakePeers, flat
+from tests.support.orchestrator_fakes import FakePeers, flat
 
 
 @asynccontextmanager

@@ -10,7 +10,8 @@ from orchestrator.core.log import Item
 from orchestrator.core.model import Message, TextDelta
 from orchestrator.core.ports import RunRow
 from orchestrator.core.runs import Runs
-from tests.support.orchestrator_fakes import Bench, FakePeers, FakeStore, Link, flat
+from tests.support.fake_store import FakeStore, Link
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat
 
 
 @dataclass

@@ -45,15 +45,10 @@ from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import Turn, World
+from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge, chunk
+from tests.support.fake_store import FakeStore, LoopClock
 from tests.support.model_script import ChatRequest, Reply
-from tests.support.orchestrator_fakes import (
-    FakeCatalogue,
-    FakeEmbedder,
-    FakeKnowledge,
-    FakeStore,
-    LoopClock,
-    chunk,
-)
+from tests.support.orchestrator_fakes import FakeCatalogue
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

@@ -11,17 +11,8 @@ from orchestrator.core.chat import Prompt, TextPart, Tool
 from orchestrator.core.model import ModelCallFinished, TextDelta, ToolCallFinished, ToolCallStarted
 from orchestrator.core.turn import LimitReached, Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
-from tests.support.orchestrator_fakes import (
-    Bench,
-    Script,
-    calls,
-    done,
-    flat,
-    model_config,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Script, calls, done, says
+from tests.support.orchestrator_fakes import Bench, flat, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
 

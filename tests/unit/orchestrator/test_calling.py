@@ -24,7 +24,8 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
-from tests.support.orchestrator_fakes import Bench, Call, Script, calls, done, flat, of_type, says, team
+from tests.support.fake_models import Call, Script, calls, done, says
+from tests.support.orchestrator_fakes import Bench, flat, of_type, team
 
 pytestmark = pytest.mark.looptime
 

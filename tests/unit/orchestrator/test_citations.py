@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.core.citations import cite
 from orchestrator.core.model import Evidence
-from tests.support.orchestrator_fakes import chunk
+from tests.support.fake_knowledge import chunk
 
 EVIDENCE = [
     Evidence(number=1, chunk=chunk("a", "The warranty of the blue kettle lasts three years.")),

@@ -22,18 +22,10 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
 from servicekit.context import scope
-from tests.support.orchestrator_fakes import (
-    ADA,
-    Bench,
-    Script,
-    calls,
-    chunk,
-    done,
-    knowledge,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_knowledge import chunk
+from tests.support.fake_models import Script, calls, done, says
+from tests.support.fake_store import ADA
+from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -20,17 +20,9 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.search import restore
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import (
-    Bench,
-    Call,
-    Script,
-    chunk,
-    delegates,
-    knowledge,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_knowledge import chunk
+from tests.support.fake_models import Call, Script, delegates, says
+from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

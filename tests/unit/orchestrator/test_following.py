@@ -13,7 +13,7 @@ from orchestrator.core.log import RunLog
 from orchestrator.core.model import TextDelta
 from orchestrator.core.ports import RunRow
 from servicekit.errors import ResourceExhausted, Unavailable
-from tests.support.orchestrator_fakes import stored
+from tests.support.fake_store import stored
 
 pytestmark = pytest.mark.looptime
 

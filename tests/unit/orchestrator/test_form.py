@@ -10,19 +10,9 @@ from orchestrator.core.model import Message, MessageCompleted, ModelCallFinished
 from orchestrator.core.run import execute
 from orchestrator.core.runs import Runs
 from servicekit.context import scope
-from tests.support.orchestrator_fakes import (
-    ADA,
-    Bench,
-    FakePeers,
-    Link,
-    Script,
-    delegates,
-    flat,
-    knowledge,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Script, delegates, says
+from tests.support.fake_store import ADA, Link
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

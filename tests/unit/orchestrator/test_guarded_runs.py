@@ -27,18 +27,9 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import (
-    Bench,
-    Script,
-    calls,
-    chunk,
-    done,
-    flat,
-    knowledge,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_knowledge import chunk
+from tests.support.fake_models import Script, calls, done, says
+from tests.support.orchestrator_fakes import Bench, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

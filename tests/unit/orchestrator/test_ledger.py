@@ -8,7 +8,8 @@ import pytest
 from orchestrator.core.ledger import Found, Ledger
 from orchestrator.core.model import Embedding, SearchQuery, SearchResult
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import DOWN, FakeEmbedder, FakeKnowledge, ok
+from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge, ok
+from tests.support.fake_store import DOWN
 
 pytestmark = pytest.mark.looptime
 

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.core.log import LogUnavailable, RunLog
 from orchestrator.core.model import Event, MemberStarted, RunFinished, StoredEvent, Summary, TextDelta, Usage
 from servicekit.errors import Conflict, Internal
-from tests.support.orchestrator_fakes import DOWN, LEASE_LOST, Bench, FakeStore, flat, stored
+from tests.support.fake_store import DOWN, LEASE_LOST, FakeStore, stored
+from tests.support.orchestrator_fakes import Bench, flat
 
 pytestmark = pytest.mark.looptime
 

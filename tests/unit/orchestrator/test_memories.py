@@ -23,18 +23,9 @@ from orchestrator.core.turn import World
 from servicekit.context import Caller, current_caller, scope
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 from servicekit.ids import is_uuid4
-from tests.support.orchestrator_fakes import (
-    ADA,
-    DOWN,
-    Bench,
-    Call,
-    Script,
-    calls,
-    delegates,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Call, Script, calls, delegates, says
+from tests.support.fake_store import ADA, DOWN
+from tests.support.orchestrator_fakes import Bench, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -20,19 +20,8 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.run import execute
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import (
-    Bench,
-    Call,
-    Script,
-    calls,
-    done,
-    flat,
-    knowledge,
-    model_config,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Call, Script, calls, done, says
+from tests.support.orchestrator_fakes import Bench, flat, knowledge, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
 

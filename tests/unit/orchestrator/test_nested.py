@@ -21,19 +21,8 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
-from tests.support.orchestrator_fakes import (
-    Bench,
-    Call,
-    Script,
-    calls,
-    delegates,
-    flat,
-    knowledge,
-    model_config,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Call, Script, calls, delegates, says
+from tests.support.orchestrator_fakes import Bench, flat, knowledge, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
 

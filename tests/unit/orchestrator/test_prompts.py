@@ -2,7 +2,7 @@
 
 from orchestrator.core import prompts
 from orchestrator.core.model import Evidence
-from tests.support.orchestrator_fakes import chunk
+from tests.support.fake_knowledge import chunk
 
 
 def test_the_best_chunk_is_nearest_to_the_question() -> None:

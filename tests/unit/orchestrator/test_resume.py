@@ -24,20 +24,11 @@ from orchestrator.core.model import (
 from orchestrator.core.run import execute
 from servicekit.context import scope
 from servicekit.errors import FailedPrecondition, Unavailable
+from tests.support.fake_knowledge import ok
+from tests.support.fake_models import Call, Script, calls, delegates, says
+from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, events, texts
-from tests.support.orchestrator_fakes import (
-    ADA,
-    Bench,
-    Call,
-    Script,
-    calls,
-    delegates,
-    knowledge,
-    of_type,
-    ok,
-    says,
-    team,
-)
+from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -22,22 +22,10 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.run import execute
 from servicekit.errors import Conflict, InvalidArgument, NotFound, ServiceError, Unavailable
-from tests.support.orchestrator_fakes import (
-    DOWN,
-    LEASE_LOST,
-    Bench,
-    Call,
-    Script,
-    calls,
-    chunk,
-    delegates,
-    done,
-    flat,
-    knowledge,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_knowledge import chunk
+from tests.support.fake_models import Call, Script, calls, delegates, done, says
+from tests.support.fake_store import DOWN, LEASE_LOST
+from tests.support.orchestrator_fakes import Bench, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

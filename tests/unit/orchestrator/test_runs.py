@@ -15,7 +15,9 @@ from orchestrator.core.ports import Acquired, RunRow
 from orchestrator.core.runs import Runs
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
-from tests.support.orchestrator_fakes import ADA, DOWN, Bench, FakePeers, flat, of_type, says, stored, team
+from tests.support.fake_models import says
+from tests.support.fake_store import ADA, DOWN, stored
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat, of_type, team
 
 pytestmark = pytest.mark.looptime
 

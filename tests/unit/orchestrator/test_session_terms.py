@@ -9,7 +9,9 @@ import pytest
 from orchestrator.core.model import Message
 from orchestrator.core.runs import Runs
 from servicekit.context import scope
-from tests.support.orchestrator_fakes import ADA, Bench, FakePeers, flat, says, team
+from tests.support.fake_models import says
+from tests.support.fake_store import ADA
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat, team
 
 pytestmark = pytest.mark.looptime
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.stages import StageClock
-from tests.support.orchestrator_fakes import LoopClock
+from tests.support.fake_store import LoopClock
 
 pytestmark = pytest.mark.looptime
 

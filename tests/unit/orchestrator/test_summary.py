@@ -26,18 +26,9 @@ from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn, World
 from servicekit.context import scope
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import (
-    ADA,
-    Bench,
-    FakePeers,
-    Script,
-    done,
-    flat,
-    model_config,
-    of_type,
-    says,
-    team,
-)
+from tests.support.fake_models import Script, done, says
+from tests.support.fake_store import ADA
+from tests.support.orchestrator_fakes import Bench, FakePeers, flat, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -19,7 +19,9 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
 from servicekit.context import scope
-from tests.support.orchestrator_fakes import ADA, Bench, model_config, of_type, says, team
+from tests.support.fake_models import says
+from tests.support.fake_store import ADA
+from tests.support.orchestrator_fakes import Bench, model_config, of_type, team
 
 WORDS = "the warranty of the machine lasts two years from the day on which it was bought "
 

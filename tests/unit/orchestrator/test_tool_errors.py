@@ -12,7 +12,8 @@ from orchestrator.core.chat import Prompt, Tool
 from orchestrator.core.model import ToolCallFinished
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import FailedPrecondition, Internal, ServiceError, Unavailable
-from tests.support.orchestrator_fakes import Bench, Script, calls, model_config, of_type, says, team
+from tests.support.fake_models import Script, calls, says
+from tests.support.orchestrator_fakes import Bench, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
 

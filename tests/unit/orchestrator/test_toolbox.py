@@ -13,7 +13,8 @@ from orchestrator.core.model import ToolCallFinished
 from orchestrator.core.run import execute
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import Bench, Script, calls, delegates, of_type, says, team
+from tests.support.fake_models import Script, calls, delegates, says
+from tests.support.orchestrator_fakes import Bench, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -25,8 +25,10 @@ from orchestrator.core.model import (
 )
 from servicekit.context import Caller, scope
 from servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied
+from tests.support.fake_models import calls, delegates, says
+from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, Process, texts
-from tests.support.orchestrator_fakes import ADA, Bench, calls, delegates, flat, of_type, says, team
+from tests.support.orchestrator_fakes import Bench, flat, of_type, team
 
 pytestmark = pytest.mark.looptime
 

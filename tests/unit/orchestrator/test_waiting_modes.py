@@ -20,8 +20,10 @@ from orchestrator.core.model import (
     TasksChanged,
 )
 from servicekit.context import scope
+from tests.support.fake_models import Call, Script, calls, delegates, says
+from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet
-from tests.support.orchestrator_fakes import ADA, Call, Script, calls, delegates, of_type, says, team
+from tests.support.orchestrator_fakes import of_type, team
 
 pytestmark = pytest.mark.looptime
 

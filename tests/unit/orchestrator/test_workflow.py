@@ -19,7 +19,9 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.run import execute
 from servicekit.errors import Unavailable
-from tests.support.orchestrator_fakes import Bench, Call, Script, knowledge, of_type, ok, says, team
+from tests.support.fake_knowledge import ok
+from tests.support.fake_models import Call, Script, says
+from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -17,9 +17,11 @@ from orchestrator.core.model import (
 )
 from servicekit.context import scope
 from servicekit.errors import Unavailable
+from tests.support.fake_models import Call, Script, says
+from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, Process
 from tests.support.golden import ROOT
-from tests.support.orchestrator_fakes import ADA, Call, Script, of_type, says, team
+from tests.support.orchestrator_fakes import of_type, team
 
 pytestmark = pytest.mark.looptime
 

@@ -23,7 +23,9 @@ from orchestrator.core.run import execute
 from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn
 from servicekit.errors import Internal
-from tests.support.orchestrator_fakes import Bench, Call, Script, knowledge, ok, says, team
+from tests.support.fake_knowledge import ok
+from tests.support.fake_models import Call, Script, says
+from tests.support.orchestrator_fakes import Bench, knowledge, team
 
 pytestmark = pytest.mark.looptime
 
