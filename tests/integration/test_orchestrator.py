@@ -12,8 +12,9 @@ from agentteams.session.v1 import run_pb2, session_pb2
 
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from tests.support.live import BOB, Live, as_ada, events, kinds, live, texts
+from tests.support.live import BOB, Live, as_ada, kinds, live
 from tests.support.model_server import ChatRequest, Fault, Reply
+from tests.support.run_items import events, texts
 
 __all__ = ["as_ada", "live"]
 

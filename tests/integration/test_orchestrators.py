@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, Unavailable
 from tests.support.model_server import Reply
-from tests.support.replicas import Fleet, events, replicas, texts
+from tests.support.replicas import Fleet, replicas
+from tests.support.run_items import events, texts
 
 MANIFESTS = """
 apiVersion: agentteams.dev/v1alpha1

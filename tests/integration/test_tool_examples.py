@@ -23,7 +23,8 @@ from servicekit.identity import TokenIssuer
 from servicekit.testing import TEST_KEY
 from tests.support.golden import Scene, golden_events, steps
 from tests.support.mcp_server import serving
-from tests.support.replicas import Fleet, Replica, events, replicas
+from tests.support.replicas import Fleet, Replica, replicas
+from tests.support.run_items import events
 from tests.support.scenes_tools import FOLDER, SCENES, module
 
 APPROVAL = next(scene for scene in SCENES if scene.name == "tools_approval")

@@ -294,20 +294,5 @@ def as_ada() -> Any:
         yield
 
 
-def texts(items: Sequence[pb.RunItem]) -> dict[str, str]:
-    """What a follower has put together of the pieces, by text."""
-    out: dict[str, str] = {}
-    for item in items:
-        if item.HasField("text_delta"):
-            delta = item.text_delta
-            assert delta.offset in (0, len(out.get(delta.message, "")))
-            out[delta.message] = out.get(delta.message, "")[: delta.offset] + delta.text
-    return out
-
-
-def events(items: Sequence[pb.RunItem]) -> list[run_pb2.RunEvent]:
-    return [item.event for item in items if item.HasField("event")]
-
-
 def kinds(log: Sequence[run_pb2.RunEvent]) -> list[str]:
     return [str(event.WhichOneof("event")) for event in log]

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -198,17 +198,3 @@ async def replicas(folder: Path, manifests: str, tools: Tools | None = None) -> 
             manifests=folder / "manifests",
             tools=tools or NoTools(),
         )
-
-
-def texts(items: Sequence[pb.RunItem]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for item in items:
-        if item.HasField("text_delta"):
-            delta = item.text_delta
-            assert delta.offset in (0, len(out.get(delta.message, "")))
-            out[delta.message] = out.get(delta.message, "")[: delta.offset] + delta.text
-    return out
-
-
-def events(items: Sequence[pb.RunItem]) -> list[run_pb2.RunEvent]:
-    return [item.event for item in items if item.HasField("event")]

@@ -12,19 +12,13 @@ from manifests import AgentTeam, ModelConfig
 from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.calling import cost_micros
 from orchestrator.core.chat import Completion, TextPart
-from orchestrator.core.model import (
-    Event,
-    FailedModel,
-    MessageCompleted,
-    ModelCallFinished,
-    RunFinished,
-    TextDelta,
-)
+from orchestrator.core.model import Event, FailedModel, ModelCallFinished, RunFinished, TextDelta
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 from tests.support.fake_models import Call, Script, calls, done, says
+from tests.support.one_run import answer
 from tests.support.orchestrator_fakes import Bench, flat, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -86,11 +80,6 @@ def end(steps: list[Any]) -> RunFinished:
 
 def model_calls(steps: list[Any]) -> list[ModelCallFinished]:
     return list(of_type(steps, ModelCallFinished))
-
-
-def answer(steps: list[Any]) -> str:
-    (message,) = of_type(steps, MessageCompleted)
-    return str(message.message.content)
 
 
 # --- fallbacks ------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Model calls whose prompts are made to fit: what is sent, what is logged, what a resumed run sends."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,11 @@ from orchestrator.core.model import (
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
-from servicekit.context import scope
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Script, calls, done, says
-from tests.support.fake_store import ADA
 from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 20
 SEARCHES = team(
@@ -38,12 +36,6 @@ SEARCHES = team(
 HISTORY = tuple(
     Message(role="user" if n % 2 == 0 else "assistant", content=f"message {n} {LONG}") for n in range(6)
 )
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
 
 
 def reads(context_tokens: int | None, *, provider: str = "OpenAICompatible", **more: Any) -> ModelConfig:

@@ -12,6 +12,7 @@ from orchestrator.core.runs import Runs
 from servicekit.context import scope
 from tests.support.fake_models import Script, delegates, says
 from tests.support.fake_store import ADA, Link
+from tests.support.one_run import answer
 from tests.support.orchestrator_fakes import Bench, FakePeers, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -30,11 +31,6 @@ async def play(of: AgentTeam, *scripts: Script, bench: Bench | None = None) -> t
     await execute(turn)
     await turn.log.close()
     return bench, bench.store.steps()
-
-
-def answer(steps: list[Any]) -> str:
-    (completed,) = of_type(steps, MessageCompleted)
-    return str(completed.message.content)
 
 
 def end(steps: list[Any]) -> RunFinished:

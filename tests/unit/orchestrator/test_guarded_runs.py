@@ -29,6 +29,7 @@ from orchestrator.core.tools import ToolFailed
 from servicekit.errors import Unavailable
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Script, calls, done, says
+from tests.support.one_run import one
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -40,11 +41,6 @@ MAIL = "jane@example.com"
 
 def pii(place: str, action: str) -> dict[str, Any]:
     return {"guardrails": {place: [{"type": "PII", "action": action}]}}
-
-
-def one(steps: list[Any], kind: type) -> Any:
-    (step,) = of_type(steps, kind)
-    return step
 
 
 async def play(

@@ -22,11 +22,6 @@ def step(name: str) -> MemberStarted:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture
 def store(bench: Bench) -> FakeStore:
     return bench.store
 

@@ -1,6 +1,6 @@
 """What is remembered of a user: what a model is shown, may remember and forget, and what the log keeps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,24 +20,18 @@ from orchestrator.core.model import (
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
-from servicekit.context import Caller, current_caller, scope
+from servicekit.context import Caller, current_caller
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 from servicekit.ids import is_uuid4
 from tests.support.fake_models import Call, Script, calls, delegates, says
 from tests.support.fake_store import ADA, DOWN
 from tests.support.orchestrator_fakes import Bench, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 READS = team(session={"userMemory": "ReadOnly"})
 WRITES = team(session={"userMemory": "ReadWrite"})
 PAIR = ({"name": "ann"}, {"name": "ben"})
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
 
 
 @dataclass

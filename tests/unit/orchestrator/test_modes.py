@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from manifests import AgentTeam, ModelConfig
+from manifests import ModelConfig
 from orchestrator.core.model import (
     ContextTrimmed,
     MemberFinished,
     MemberStarted,
     Message,
-    MessageCompleted,
     RunFinished,
     SearchResult,
     TasksChanged,
@@ -21,6 +20,7 @@ from orchestrator.core.model import (
 from orchestrator.core.run import execute
 from servicekit.errors import Unavailable
 from tests.support.fake_models import Call, Script, calls, done, says
+from tests.support.one_run import answer, play
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -30,31 +30,10 @@ MEMBERS = ({"name": "ann", "role": "finds"}, {"name": "ben", "role": "writes"})
 HISTORY = (Message(role="user", content="Hello"), Message(role="assistant", content="Good day"))
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-async def play(bench: Bench, of: AgentTeam, *scripts: Script, history: tuple[Message, ...] = ()) -> list[Any]:
-    """Runs a team to its end; returns the stored steps."""
-    bench.models.add(*scripts)
-    turn = bench.turn(of, history=history)
-    try:
-        await execute(turn)
-    finally:
-        await turn.log.close()
-    return bench.store.steps()
-
-
 def end(steps: list[Any]) -> tuple[str, str]:
     """The run's state and why."""
     assert isinstance(steps[-1], RunFinished)
     return steps[-1].state, steps[-1].error.reason if steps[-1].error else ""
-
-
-def answer(steps: list[Any]) -> str:
-    (message,) = of_type(steps, MessageCompleted)
-    return str(message.message.content)
 
 
 def chooses(member: object) -> Script:

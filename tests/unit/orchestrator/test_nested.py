@@ -1,7 +1,5 @@
 """Teams as members of teams."""
 
-from typing import Any
-
 import pytest
 
 from manifests import AgentTeam
@@ -22,6 +20,7 @@ from orchestrator.core.model import (
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from tests.support.fake_models import Call, Script, calls, delegates, says
+from tests.support.one_run import answer, play
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -29,27 +28,6 @@ pytestmark = pytest.mark.looptime
 DESK = {"name": "desk", "role": "finds out", "teamRef": {"name": "inner"}}
 EDITOR = {"name": "editor"}
 INNER = ({"name": "ann"}, {"name": "ben"})
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-async def play(bench: Bench, of: AgentTeam, *scripts: Script) -> list[Any]:
-    """Runs a team to its end; returns the stored steps."""
-    bench.models.add(*scripts)
-    turn = bench.turn(of)
-    try:
-        await execute(turn)
-    finally:
-        await turn.log.close()
-    return bench.store.steps()
-
-
-def answer(steps: list[Any]) -> str:
-    (message,) = of_type(steps, MessageCompleted)
-    return str(message.message.content)
 
 
 async def test_the_inner_team_works_in_its_own_way_within_the_same_run(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """Runs that outlive the process that works on them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -22,31 +22,16 @@ from orchestrator.core.model import (
     ToolCallStarted,
 )
 from orchestrator.core.run import execute
-from servicekit.context import scope
 from servicekit.errors import FailedPrecondition, Unavailable
 from tests.support.fake_knowledge import ok
 from tests.support.fake_models import Call, Script, calls, delegates, says
-from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, events, texts
 from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 SEARCH = ("search_knowledge", '{"query": "warranty"}')
 MEMBERS = ({"name": "ann", "knowledge": ["docs"]}, {"name": "ben", "knowledge": ["docs"]})
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    out = Fleet()
-    async with out.stack:
-        yield out
 
 
 def evidence(log: Sequence[Event]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from manifests import AgentTeam
 from orchestrator.core.chat import TextPart
 from orchestrator.core.log import LogUnavailable
 from orchestrator.core.model import (
@@ -25,6 +24,7 @@ from servicekit.errors import Conflict, InvalidArgument, NotFound, ServiceError,
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Call, Script, calls, delegates, done, says
 from tests.support.fake_store import DOWN, LEASE_LOST
+from tests.support.one_run import answer, one, play
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -35,35 +35,10 @@ PAIR = ({"name": "ann"}, {"name": "ben"})
 TWO = ({"name": "ann", "knowledge": ["docs"]}, {"name": "ben", "knowledge": ["docs"]})
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-async def play(bench: Bench, of: AgentTeam, *scripts: Script, history: tuple[Message, ...] = ()) -> list[Any]:
-    """Runs a team to its end; returns the stored steps."""
-    bench.models.add(*scripts)
-    turn = bench.turn(of, history=history)
-    try:
-        await execute(turn)
-    finally:
-        await turn.log.close()
-    return bench.store.steps()
-
-
-def one(steps: list[Any], kind: type) -> Any:
-    (step,) = of_type(steps, kind)
-    return step
-
-
 def end(steps: list[Any]) -> RunFinished:
     assert isinstance(steps[-1], RunFinished)
     assert sum(isinstance(step, RunFinished) for step in steps) == 1
     return steps[-1]
-
-
-def answer(steps: list[Any]) -> str:
-    return str(one(steps, MessageCompleted).message.content)
 
 
 # --- teams --------------------------------------------------------------------

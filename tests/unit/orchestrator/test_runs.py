@@ -1,7 +1,7 @@
 """All runs of a process: who may start, follow and stop them, and what becomes of them when it stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ from tests.support.fake_models import says
 from tests.support.fake_store import ADA, DOWN, stored
 from tests.support.orchestrator_fakes import Bench, FakePeers, flat, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 
 class Process:
@@ -50,17 +50,6 @@ class Process:
     def hang(self, *texts: str) -> None:
         """The next model call never ends."""
         self.bench.models.add([*(TextPart(text=text) for text in texts), asyncio.Event()])
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
 
 
 @asynccontextmanager

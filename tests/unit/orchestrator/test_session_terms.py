@@ -1,25 +1,16 @@
 """What a run asks of its session: how much of the conversation, and how long it is kept."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from orchestrator.core.model import Message
 from orchestrator.core.runs import Runs
-from servicekit.context import scope
 from tests.support.fake_models import says
-from tests.support.fake_store import ADA
 from tests.support.orchestrator_fakes import Bench, FakePeers, flat, team
 
-pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 
 @pytest.mark.parametrize(

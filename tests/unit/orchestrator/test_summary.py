@@ -1,7 +1,7 @@
 """The older part of a conversation: when it is summed up, and what the next run is shown."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,23 +24,15 @@ from orchestrator.core.run import execute
 from orchestrator.core.runs import Runs
 from orchestrator.core.stages import StageClock
 from orchestrator.core.turn import Turn, World
-from servicekit.context import scope
 from servicekit.errors import Unavailable
 from tests.support.fake_models import Script, done, says
-from tests.support.fake_store import ADA
 from tests.support.orchestrator_fakes import Bench, FakePeers, flat, model_config, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 WORDS = "many words of no importance " * 10  # 90 tokens by the first estimate
 POLICY = {"historyRuns": 2, "summary": {"enabled": True, "triggerTokens": 400}}
 SUMS_UP = team(session=POLICY)
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
 
 
 def talk(runs: int, *, words: str = WORDS, first: int = 1) -> list[Message]:

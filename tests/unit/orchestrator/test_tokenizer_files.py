@@ -1,6 +1,5 @@
 """Tokens counted by a model's own tokenizer, where its file is at hand."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ from orchestrator.core.model import ContextTrimmed, Message
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
-from servicekit.context import scope
 from tests.support.fake_models import says
-from tests.support.fake_store import ADA
 from tests.support.orchestrator_fakes import Bench, model_config, of_type, team
 
+pytestmark = pytest.mark.usefixtures("as_ada")
+
 WORDS = "the warranty of the machine lasts two years from the day on which it was bought "
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Runs that wait for people: approvals, questions, and what happens meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, Process, texts
 from tests.support.orchestrator_fakes import Bench, flat, of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 CALL = "#1.1"
 ASK = ("ask_user", '{"question": "Which room?", "choices": ["red", "blue"]}')
@@ -59,19 +59,6 @@ class Shop:
         if self.gate is not None:
             await self.gate.wait()
         return "cancelled"
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    out = Fleet()
-    async with out.stack:
-        yield out
 
 
 def solo(fleet: Fleet, *scripts: Any, **spec: Any) -> Shop:

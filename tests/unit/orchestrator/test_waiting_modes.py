@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,11 @@ from orchestrator.core.model import (
     RunResumed,
     TasksChanged,
 )
-from servicekit.context import scope
 from tests.support.fake_models import Call, Script, calls, delegates, says
-from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet
 from tests.support.orchestrator_fakes import of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 SHOP = {
     "name": "shop",
@@ -68,19 +66,6 @@ def choose(call: Call) -> Script:
     if "choose_member" in call.tools:
         return calls(("choose_member", '{"member": "ann"}'))
     return delegates(("desk", "x"), ("ben", "y"))
-
-
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    out = Fleet()
-    async with out.stack:
-        yield out
 
 
 async def until(fleet: Fleet, state: str) -> None:

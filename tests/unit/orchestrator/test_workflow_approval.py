@@ -1,7 +1,7 @@
 """Steps that wait for a person."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,15 +15,13 @@ from orchestrator.core.model import (
     StepFinished,
     ToolApproval,
 )
-from servicekit.context import scope
 from servicekit.errors import Unavailable
 from tests.support.fake_models import Call, Script, says
-from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, Process
 from tests.support.golden import ROOT
 from tests.support.orchestrator_fakes import of_type, team
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 MINUTE = 60
 ASK = {"name": "ok", "approval": {"message": "Send {{ steps.a.answer }}?"}}
@@ -31,18 +29,10 @@ FIRST = {"name": "a", "member": "ann", "task": "first"}
 LAST = {"name": "z", "member": "ann", "task": "last {{ steps.ok.answer }}{{ steps.ok.error }}"}
 
 
-@pytest.fixture(autouse=True)
-def as_ada() -> Iterator[None]:
-    with scope(caller=ADA):
-        yield
-
-
 @pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    out = Fleet()
-    out.bench.models.choose = _echo
-    async with out.stack:
-        yield out
+def fleet(fleet: Fleet) -> Fleet:
+    fleet.bench.models.choose = _echo
+    return fleet
 
 
 def _echo(call: Call) -> Script:
