@@ -5,12 +5,12 @@ what must go deeper is a definition of its own, which any step can call.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
 
 from manifests.base import STEP_NAME_PATTERN, Model, Name, Violation, refuse
-from manifests.json_schema import schema_problem
+from manifests.form import ACCEPTED, Form, JsonSchema
 
 RESERVED_NAMES = ("in", "true", "false", "null")
 MAX_EXPRESSION_CHARACTERS = 1024
@@ -38,26 +38,14 @@ class Retries(Model):
     )
 
 
-class StepOutput(Model):
+class StepOutput(Form):
     """What a step must come to."""
 
-    json_schema: dict[str, Any] = Field(
-        alias="schema",
-        description="A JSON schema (draft 2020-12, at most 64 KiB, no outside references). The member's "
-        "answer must hold JSON that satisfies it; the output of the step is that JSON. Else "
-        "the attempt has failed.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    field: ClassVar[str] = "output"
+    json_schema: JsonSchema = Field(
+        description=f"{ACCEPTED} The member's answer must hold JSON that satisfies it; the output of the "
+        "step is that JSON. Else the attempt has failed."
     )
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        refuse(self._violations())
-        return self
-
-    def _violations(self) -> Iterator[Violation]:
-        problem = schema_problem(self.json_schema)
-        if problem:
-            yield Violation(("schema",), problem, "correct it, or leave output out")
 
 
 class WorkflowRef(Model):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from orchestrator.core import prompts
-from orchestrator.core.agent import Ability, Agent, Invocation, text_argument
+from orchestrator.core.agent import Invocation, text_argument
 from orchestrator.core.chat import Prompt
-from orchestrator.core.members import Members, leader_conversation, member_named, told
-from orchestrator.core.memories import memory_abilities
+from orchestrator.core.members import Members, member_named, told
+from orchestrator.core.modes.leader import lead
 from orchestrator.core.turn import Turn
 from servicekit.errors import ServiceError
 
@@ -20,21 +20,8 @@ class Coordinate:
 
     async def answer(self, history: Sequence[Prompt]) -> str:
         """The leader's answer. Raises as `modes.answer` says."""
-        turn, spec = self._turn, self._turn.team.spec
-        tool = prompts.delegate_tool(spec.members)
-        leader = Agent(
-            turn=turn,
-            path=turn.path,
-            member=turn.speaks_as,
-            config=turn.model_config(spec.model_config_ref.name),
-            abilities=[
-                Ability(tool=tool, call=self._delegate, side_effects=False, resumes=True),
-                *(memory_abilities(turn) if not turn.speaks_as else []),
-            ],
-        )
-        with turn.stages.stage("context_assembly"):
-            conversation = leader_conversation(turn, history)
-        return await leader.answer(conversation)
+        tool = prompts.delegate_tool(self._turn.team.spec.members)
+        return await lead(self._turn, history, tool, self._delegate)
 
     async def _delegate(self, call: Invocation) -> str:
         name, task = text_argument(call.arguments, "member"), text_argument(call.arguments, "task")

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 from orchestrator.core import prompts
-from orchestrator.core.agent import RESULT_LIMIT, Ability, Agent, Invocation
+from orchestrator.core.agent import RESULT_LIMIT, Invocation
 from orchestrator.core.chat import Prompt
-from orchestrator.core.members import Members, leader_conversation, told
-from orchestrator.core.memories import memory_abilities
+from orchestrator.core.members import Members, told
+from orchestrator.core.modes.leader import lead
 from orchestrator.core.modes.task_list import Task, TaskList
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import ServiceError
@@ -28,21 +28,8 @@ class Tasks:
 
     async def answer(self, history: Sequence[Prompt]) -> str:
         """The leader's answer. Raises as `modes.answer` says."""
-        turn, spec = self._turn, self._turn.team.spec
-        tool = prompts.tasks_tool(spec.members)
-        leader = Agent(
-            turn=turn,
-            path=turn.path,
-            member=turn.speaks_as,
-            config=turn.model_config(spec.model_config_ref.name),
-            abilities=[
-                Ability(tool=tool, call=self._add, side_effects=False, resumes=True),
-                *(memory_abilities(turn) if not turn.speaks_as else []),
-            ],
-        )
-        with turn.stages.stage("context_assembly"):
-            conversation = leader_conversation(turn, history)
-        return await leader.answer(conversation)
+        tool = prompts.tasks_tool(self._turn.team.spec.members)
+        return await lead(self._turn, history, tool, self._add)
 
     async def _add(self, call: Invocation) -> str:
         tasks = self._list.of_call(call.call_id) or self._list.add(call.call_id, call.arguments)

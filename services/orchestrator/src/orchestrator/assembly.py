@@ -1,0 +1,87 @@
+"""The process, put together: settings, adapters, core, servicer."""
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from manifests import Catalogue
+from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
+from orchestrator.adapters.mcp_tools import McpTools
+from orchestrator.adapters.memory_client import MemoryClient
+from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.peers import PeerClient
+from orchestrator.adapters.python_tools import PythonTools
+from orchestrator.adapters.session_client import SessionClient
+from orchestrator.adapters.tokenizer_files import TokenizerFiles
+from orchestrator.adapters.tools import ToolSources
+from orchestrator.core.context.budget import Contexts, NoTokenizers
+from orchestrator.core.ports import LeaseTimes
+from orchestrator.core.runs import Runs
+from orchestrator.core.turn import World
+from orchestrator.servicer import OrchestratorServicer, orchestrator_service
+from orchestrator.settings import Settings
+from servicekit.client import RpcClient, open_channel
+from servicekit.clock import SystemClock
+from servicekit.identity import TokenIssuer, load_key
+from servicekit.ids import new_id
+from servicekit.paging import PageTokens
+from servicekit.server import Assembly
+
+_CALL = timedelta(seconds=10)
+
+
+async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
+    """Puts the process together; the stack closes what it opened."""
+    key = load_key(settings.identity_key_file)
+    issuer = TokenIssuer(key, service="orchestrator")
+
+    def rpc(target: str) -> RpcClient:
+        channel = open_channel(target)
+        stack.push_async_callback(channel.close)
+        return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
+
+    built_in = settings.builtin_chat_url and Endpoint(
+        url=settings.builtin_chat_url,
+        api_key=settings.builtin_chat_api_key.get_secret_value(),
+        model=settings.builtin_chat_model,
+    )
+    models = EndpointModels(built_in=built_in or None, secrets_dir=settings.secrets_dir)
+    stack.push_async_callback(models.close)
+    mcp = McpTools(secrets_dir=settings.secrets_dir, clock=SystemClock())
+    python = PythonTools(settings.python_tools_dir)
+    stack.callback(python.close)
+    catalogue = Catalogue(settings.manifests_dir, python_tools=settings.python_tools_dir is not None)
+    catalogue.load()
+    world = World(
+        catalogue=catalogue,
+        models=models,
+        knowledge=KnowledgeClient(rpc(settings.retrieval_target)),
+        embedder=EmbeddingClient(rpc(settings.embedding_target)),
+        contexts=Contexts(
+            built_in_tokens=settings.builtin_chat_context_tokens,
+            tokenizers=TokenizerFiles(settings.tokenizers_dir) if settings.tokenizers_dir else NoTokenizers(),
+        ),
+        tools=ToolSources(mcp=mcp, python=python),
+        memories=MemoryClient(rpc(settings.session_target)),
+    )
+    times = LeaseTimes(
+        lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)
+    )
+    store = SessionClient(
+        rpc(settings.session_target),
+        owner=f"{socket.gethostname()}-{os.getpid()}-{new_id()}",
+        address=settings.address,
+        lease=times.lease,
+    )
+    peers = PeerClient(issuer)
+    stack.push_async_callback(peers.close)
+    runs = Runs(
+        world=world, store=store, peers=peers, clock=SystemClock(), address=settings.address, times=times
+    )
+    servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
+    return Assembly(
+        services=[orchestrator_service(servicer)],
+        tasks=[catalogue.watch, mcp.work, runs.work],
+        drain=lambda: runs.drain(timedelta(seconds=settings.grace_s)),
+    )
