@@ -26,6 +26,7 @@ from tests.support.session_store import (
     answer,
     finish,
     kit,
+    kit_on,
     question,
     reason_of,
     step,
@@ -184,12 +185,7 @@ async def until_heard(news: "WatchedNews", *, heard: bool = True) -> None:
 @pytest.fixture
 def other(postgres: Databases) -> Kit:
     """Another process."""
-    clock = FakeClock()
-    return Kit(
-        store=SqlSessionStore(database=postgres.plain, clock=clock, new_id=new_id),
-        database=postgres.admin,
-        clock=clock,
-    )
+    return kit_on(postgres)
 
 
 async def test_an_append_of_another_process_ends_the_wait(postgres: Databases, other: Kit) -> None:

@@ -62,14 +62,19 @@ class Kit:
         return await self.database.read(count)
 
 
-@pytest.fixture
-def kit(databases: Databases) -> Kit:
+def kit_on(databases: Databases) -> Kit:
+    """A store of its own on these databases, as another process has."""
     clock = FakeClock()
     return Kit(
         store=SqlSessionStore(database=databases.plain, clock=clock, new_id=new_id),
         database=databases.admin,
         clock=clock,
     )
+
+
+@pytest.fixture
+def kit(databases: Databases) -> Kit:
+    return kit_on(databases)
 
 
 def new_session(

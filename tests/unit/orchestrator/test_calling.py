@@ -9,16 +9,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from manifests import AgentTeam, ModelConfig
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.calling import cost_micros
 from orchestrator.core.chat import Completion, TextPart
-from orchestrator.core.model import Event, FailedModel, ModelCallFinished, RunFinished, TextDelta
-from orchestrator.core.recorded import Recorded
+from orchestrator.core.model import FailedModel, ModelCallFinished, RunFinished, TextDelta
 from orchestrator.core.run import execute
 from orchestrator.core.turn import Turn
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 from tests.support.fake_models import Call, Script, calls, done, says
-from tests.support.one_run import answer
+from tests.support.one_run import answer, taken_over
 from tests.support.orchestrator_fakes import Bench, flat, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -322,21 +320,13 @@ async def test_a_call_that_fell_back_is_answered_from_the_log() -> None:
     )
     await scene.run()
     whole = scene.bench.store.log["runs/r1"]
-    first = [stored_event(event_to_pb(event)) for event in whole[:1]]
-    recorded = Recorded.of(first)
-    call = recorded.models["#1"].step
+    resumed = taken_over(scene.bench, scene.turn(), whole[:1])
+    call = resumed.recorded.models["#1"].step
     (failed,) = call.fallen_back_from
     assert isinstance(failed, FailedModel)
     assert (failed.model_config, failed.error.message) == ("chat", "too long")
     assert (call.model_config, call.cost_micros, call.currency) == ("small", 13, "USD")
     scene.bench.models.calls.clear()
-    turn = scene.turn()
-    resumed = Turn(
-        team=turn.team, question=turn.question, history=(), world=scene.world, log=turn.log,
-        ledger=turn.ledger, stages=turn.stages, attempt=2, recorded=recorded,
-    )  # fmt: skip
-    resumed.log.adopt(first)
-    scene.bench.store.log["runs/r1"] = list[Event](whole[:1])
     await execute(resumed)
     await resumed.log.close()
     assert scene.asked == []

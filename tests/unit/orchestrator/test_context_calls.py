@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from manifests import ModelConfig
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.context.tokens import START_PERCENT
 from orchestrator.core.model import (
@@ -18,11 +17,10 @@ from orchestrator.core.model import (
     RunFinished,
     SearchResult,
 )
-from orchestrator.core.recorded import Recorded
-from orchestrator.core.run import execute
 from orchestrator.core.turn import World
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Script, calls, done, says
+from tests.support.one_run import play
 from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
@@ -62,18 +60,7 @@ class Kit(Bench):
 
     async def play(self, *scripts: Script, of: Any = SEARCHES, before: Sequence[Any] = ()) -> list[Any]:
         """Runs to the end; `before` is what an earlier attempt has logged."""
-        self.models.add(*scripts)
-        turn = self.turn(of, history=HISTORY)
-        if before:
-            turn.attempt, turn.recorded = 2, Recorded.of(stored_event(event_to_pb(e)) for e in before)
-            turn.log.adopt(stored_event(event_to_pb(e)) for e in before)
-            self.store.log[turn.log.run] = list(before)
-            turn.__post_init__()
-        try:
-            await execute(turn)
-        finally:
-            await turn.log.close()
-        return self.store.steps()
+        return await play(self, of, *scripts, history=HISTORY, before=before)
 
 
 SEARCH = calls(("search_knowledge", '{"query": "why"}'))

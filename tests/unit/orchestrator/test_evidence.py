@@ -16,12 +16,12 @@ from orchestrator.core.model import (
     SearchResult,
     StoredEvent,
 )
-from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.search import restore
 from servicekit.errors import Unavailable
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Call, Script, delegates, says
+from tests.support.one_run import taken_over
 from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -259,10 +259,7 @@ async def test_from_any_point_of_its_log_a_run_ends_the_same(kind: str) -> None:
     events = whole.store.log["runs/r1"]
     for keep in range(len(events) - 1):
         bench = begin()
-        stored = [stored_event(event_to_pb(event)) for event in events[:keep]]
-        bench.store.log["runs/r1"] = list(events[:keep])
-        turn = replace(bench.turn(of, QUESTION), attempt=2, recorded=Recorded.of(stored))
-        turn.log.adopt(stored)
+        turn = taken_over(bench, bench.turn(of, QUESTION), events[:keep])
         bench.models.add(says("Two years [1]."))
         await execute(turn)
         await turn.log.close()
@@ -279,12 +276,9 @@ async def test_after_a_take_over_evidence_is_shared_only_if_the_documents_are_th
     of = team(*PAIR, knowledge=knowledge(search="Always"))
     for now, expected in (("7", "LEDGER_EXACT"), ("8", "SEARCH")):
         _, events = await a_run_before(team(READER, knowledge=knowledge(search="Always")))
-        stored = [stored_event(event_to_pb(event)) for event in events[:1]]
         bench = next_run([], revision=now)
         bench.models.choose = _script()
-        turn = replace(bench.turn(of, QUESTION), attempt=2, recorded=Recorded.of(stored))
-        turn.log.adopt(stored)
-        bench.store.log["runs/r1"] = list(events[:1])
+        turn = taken_over(bench, bench.turn(of, QUESTION), events[:1])
         restore(turn)
         await execute(turn)
         await turn.log.close()

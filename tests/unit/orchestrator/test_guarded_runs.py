@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from manifests import AgentTeam
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.agent import Ability, Agent
 from orchestrator.core.chat import Prompt, TextPart, Tool
 from orchestrator.core.model import (
-    Event,
     EvidenceRetrieved,
     GuardrailTriggered,
     Message,
@@ -23,13 +21,12 @@ from orchestrator.core.model import (
     TextDelta,
     ToolCallFinished,
 )
-from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.tools import ToolFailed
 from servicekit.errors import Unavailable
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Script, calls, done, says
-from tests.support.one_run import one
+from tests.support.one_run import one, play
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -41,16 +38,6 @@ MAIL = "jane@example.com"
 
 def pii(place: str, action: str) -> dict[str, Any]:
     return {"guardrails": {place: [{"type": "PII", "action": action}]}}
-
-
-async def play(
-    bench: Bench, of: AgentTeam, *scripts: Script, question: str = "Why?", **turn: Any
-) -> list[Any]:
-    bench.models.add(*scripts)
-    made = bench.turn(of, question, **turn)
-    await execute(made)
-    await made.log.close()
-    return bench.store.steps()
 
 
 def found(*texts: str) -> SearchResult:
@@ -271,15 +258,8 @@ async def test_what_a_tool_says_when_it_fails_is_a_result_too() -> None:
 
 async def resume(bench: Bench, of: AgentTeam, keep: int, question: str) -> list[Any]:
     """Goes on after the first `keep` stored events."""
-    events: list[Event] = bench.store.log["runs/r1"][:keep]
-    stored = [stored_event(event_to_pb(event)) for event in events]
     other = Bench(models=bench.models, knowledge=bench.knowledge)
-    other.store.log["runs/r1"] = list(events)
-    turn = replace(other.turn(of, question), attempt=2, recorded=Recorded.of(stored))
-    turn.log.adopt(stored)
-    await execute(turn)
-    await turn.log.close()
-    return other.store.steps()
+    return await play(other, of, question=question, before=bench.store.log["runs/r1"][:keep])
 
 
 async def test_a_resumed_run_masks_again_and_tells_it_once() -> None:

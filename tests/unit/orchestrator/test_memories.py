@@ -25,6 +25,7 @@ from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 from servicekit.ids import is_uuid4
 from tests.support.fake_models import Call, Script, calls, delegates, says
 from tests.support.fake_store import ADA, DOWN
+from tests.support.one_run import play
 from tests.support.orchestrator_fakes import Bench, of_type, team
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
@@ -87,19 +88,7 @@ class Kit(Bench):
 
     async def play(self, of: AgentTeam, *scripts: Script, before: Sequence[Any] = ()) -> list[Any]:
         """Runs to the end; `before` is what an earlier attempt has logged."""
-        self.models.add(*scripts)
-        turn = self.turn(of, "Where do I live?")
-        if before:
-            stored = [stored_event(event_to_pb(event)) for event in before]
-            turn.attempt, turn.recorded = 2, Recorded.of(stored)
-            turn.log.adopt(stored)
-            self.store.log[turn.log.run] = list(before)
-            turn.__post_init__()
-        try:
-            await execute(turn)
-        finally:
-            await turn.log.close()
-        return self.store.steps()
+        return await play(self, of, *scripts, question="Where do I live?", before=before)
 
     def told(self, call: int = 0) -> list[str]:
         """What the model was told between the system prompt and the question."""

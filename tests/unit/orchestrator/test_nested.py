@@ -3,7 +3,6 @@
 import pytest
 
 from manifests import AgentTeam
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.core.model import (
     EvidenceRetrieved,
     MemberFinished,
@@ -17,10 +16,9 @@ from orchestrator.core.model import (
     TextDelta,
     ToolCallFinished,
 )
-from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from tests.support.fake_models import Call, Script, calls, delegates, says
-from tests.support.one_run import answer, play
+from tests.support.one_run import answer, play, taken_over
 from tests.support.orchestrator_fakes import Bench, flat, knowledge, model_config, of_type, team
 
 pytestmark = pytest.mark.looptime
@@ -233,11 +231,7 @@ async def test_an_inner_team_that_was_changed_meanwhile_ends_the_run(bench: Benc
     began = next(n for n, event in enumerate(log) if event.member == "desk/ann")
     again = Bench()
     again.catalogue.all_teams = [team({"name": "carl"}, {"name": "ben"}, name="inner")]
-    before = [stored_event(event_to_pb(event)) for event in log[: began + 1]]
-    again.store.log["runs/r1"] = list(log[: began + 1])
-    turn = again.turn(of)
-    turn.recorded, turn.attempt = Recorded.of(before), 2
-    turn.log.adopt(before)
+    turn = taken_over(again, again.turn(of), log[: began + 1])
     assert turn.recorded.misfit(of) == ""  # the team that was asked is as it was
     await execute(turn)
     end = again.store.steps()[-1]

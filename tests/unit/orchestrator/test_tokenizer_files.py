@@ -7,17 +7,15 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from orchestrator.adapters.events_pb import event_to_pb, stored_event
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.core.chat import Prompt
 from orchestrator.core.context.budget import Contexts
 from orchestrator.core.context.fit import fit
 from orchestrator.core.context.tokens import MESSAGE_TOKENS, tokens
 from orchestrator.core.model import ContextTrimmed, Message
-from orchestrator.core.recorded import Recorded
-from orchestrator.core.run import execute
 from orchestrator.core.turn import World
 from tests.support.fake_models import says
+from tests.support.one_run import play
 from tests.support.orchestrator_fakes import Bench, model_config, of_type, team
 
 pytestmark = pytest.mark.usefixtures("as_ada")
@@ -83,24 +81,16 @@ class Kit(Bench):
 async def test_the_log_says_that_a_tokenizer_counted_and_a_resumed_run_counts_so_again(folder: Path) -> None:
     history = [Message(role="user", content=f"{WORDS * 8} {n}") for n in range(4)]
 
-    async def play(before: list[Any]) -> Kit:
+    async def play_after(before: list[Any]) -> Kit:
         kit = Kit()
         kit.contexts = replace(Kit.contexts, tokenizers=TokenizerFiles(folder))
-        kit.models.add(says("Because."))
-        turn = kit.turn(team(), history=history)
-        if before:
-            stored = [stored_event(event_to_pb(event)) for event in before]
-            turn.attempt, turn.recorded = 2, Recorded.of(stored)
-            turn.log.adopt(stored)
-            kit.store.log[turn.log.run] = list(before)
-        await execute(turn)
-        await turn.log.close()
+        await play(kit, team(), says("Because."), history=history, before=before)
         return kit
 
-    first = await play([])
+    first = await play_after([])
     (trimmed,) = of_type(first.store.steps(), ContextTrimmed)
     assert (trimmed.percent, trimmed.budget_tokens) == (0, 250)
     assert [prompt.content[-1] for prompt in first.models.calls[0].prompts[1:-1]] == ["3"]
-    again = await play(first.store.log["runs/r1"][:1])
+    again = await play_after(first.store.log["runs/r1"][:1])
     assert again.models.calls[0].prompts == first.models.calls[0].prompts
     assert list(of_type(again.store.steps(), ContextTrimmed)) == [trimmed]
