@@ -44,7 +44,8 @@ def _hidden() -> None:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Iterator[PythonTools]:
-    (tmp_path / "hotel_tools.py").write_text(MODULE)
+    # No name that an example has: a module that was imported once is not read again.
+    (tmp_path / "booking_tools.py").write_text(MODULE)
     (tmp_path / "untyped_tools.py").write_text("def find(room): return room\n")
     (tmp_path / "empty_tools.py").write_text("x = 1\n")
     (tmp_path / "bad_tools.py").write_text("import nowhere_to_be_found\n")
@@ -53,7 +54,7 @@ def tools(tmp_path: Path) -> Iterator[PythonTools]:
     out.close()
 
 
-def source(module: str = "hotel_tools", **fields: Any) -> ToolSource:
+def source(module: str = "booking_tools", **fields: Any) -> ToolSource:
     return ToolSource.model_validate({"name": "hotel", "python": {"module": module, **fields}})
 
 
@@ -139,11 +140,11 @@ metadata: {name: t}
 spec:
   modelConfigRef: {name: chat}
   members: [{name: a, tools: [hotel]}]
-  tools: [{name: hotel, python: {module: hotel_tools}}]
+  tools: [{name: hotel, python: {module: booking_tools}}]
 """)
     allowed, refused = Catalogue(tmp_path), Catalogue(tmp_path, python_tools=False)
     allowed.load()
     refused.load()
     assert allowed.team_problems("default", "t") == []
     (problem,) = refused.team_problems("default", "t")
-    assert problem.startswith("spec.tools[0].python: module hotel_tools is not imported here")
+    assert problem.startswith("spec.tools[0].python: module booking_tools is not imported here")
