@@ -47,8 +47,10 @@ from tests.support.model_server import ModelServer
 # Their type stubs want every method.
 _RetrievalBase: Any = retrieval_grpc.RetrievalServiceServicer
 _EmbeddingBase: Any = embedding_grpc.EmbeddingServiceServicer
+
 ADA = Caller("default", "ada")
 BOB = Caller("default", "bob")
+
 MANIFESTS = """
 apiVersion: agentteams.dev/v1alpha1
 kind: ModelConfig

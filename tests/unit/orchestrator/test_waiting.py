@@ -1,16 +1,12 @@
 """Runs that wait for people: approvals, questions, and what happens meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from manifests import ToolSource
-from orchestrator.core.arguments import Arguments
-from orchestrator.core.chat import Tool
 from orchestrator.core.log import Parked
 from orchestrator.core.model import (
     InputProvided,
@@ -29,36 +25,14 @@ from tests.support.fake_models import calls, delegates, says
 from tests.support.fake_store import ADA
 from tests.support.fleet import Fleet, Process, texts
 from tests.support.orchestrator_fakes import Bench, flat, of_type, team
+from tests.support.shop import SHOP, Shop
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
 CALL = "#1.1"
 ASK = ("ask_user", '{"question": "Which room?", "choices": ["red", "blue"]}')
 CANCEL = ("cancel", '{"order": 17}')
-SHOP = {
-    "name": "shop",
-    "mcp": {"url": "http://tools.example/mcp", "allowedTools": ["cancel"], "requireApproval": ["cancel"]},
-}
 MINUTE = 60
-
-
-@dataclass
-class Shop:
-    """A tool that remembers the keys of its calls, and can be made to take its time."""
-
-    keys: list[str] = field(default_factory=list)
-    gate: asyncio.Event | None = None
-
-    async def offered(self, namespace: str, source: ToolSource) -> Sequence[Tool]:
-        return [Tool(name="cancel", description="", parameters={"type": "object"})]
-
-    async def call(
-        self, namespace: str, source: ToolSource, name: str, arguments: Arguments, *, idempotency_key: str
-    ) -> str:
-        self.keys.append(idempotency_key)
-        if self.gate is not None:
-            await self.gate.wait()
-        return "cancelled"
 
 
 def solo(fleet: Fleet, *scripts: Any, **spec: Any) -> Shop:

@@ -2,15 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from manifests import AgentTeam, ToolSource
-from orchestrator.core.arguments import Arguments
-from orchestrator.core.chat import Tool
+from manifests import AgentTeam
 from orchestrator.core.model import (
     MemberFinished,
     MemberStarted,
@@ -22,13 +18,10 @@ from orchestrator.core.model import (
 from tests.support.fake_models import Call, Script, calls, delegates, says
 from tests.support.fleet import Fleet
 from tests.support.orchestrator_fakes import of_type, team
+from tests.support.shop import SHOP, Shop
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("as_ada")]
 
-SHOP = {
-    "name": "shop",
-    "mcp": {"url": "http://tools.example/mcp", "allowedTools": ["cancel"], "requireApproval": ["cancel"]},
-}
 ANN, BEN = {"name": "ann", "role": "cancels", "tools": ["shop"]}, {"name": "ben"}
 DESK = {"name": "desk", "teamRef": {"name": "inner"}}
 TASKS = [
@@ -36,22 +29,6 @@ TASKS = [
     {"member": "ben", "text": "y"},
     {"member": "ben", "text": "z", "depends_on": [1]},
 ]
-
-
-@dataclass
-class Shop:
-    """A tool that remembers the keys of its calls."""
-
-    keys: list[str] = field(default_factory=list)
-
-    async def offered(self, namespace: str, source: ToolSource) -> Sequence[Tool]:
-        return [Tool(name="cancel", description="", parameters={"type": "object"})]
-
-    async def call(
-        self, namespace: str, source: ToolSource, name: str, arguments: Arguments, *, idempotency_key: str
-    ) -> str:
-        self.keys.append(idempotency_key)
-        return "cancelled"
 
 
 def choose(call: Call) -> Script:
