@@ -49,3 +49,27 @@ def test_a_chunk_that_fits_far_better_than_the_named_one_is_attributed_too() -> 
     assert [(c.number, c.by_model) for c in citations] == [(2, True), (1, False)]
     citations, _ = cite("Returns are free of charge; the kettle is blue [2].", EVIDENCE)
     assert [(c.number, c.by_model) for c in citations] == [(2, True)]
+
+
+def test_words_that_every_chunk_has_say_nothing_about_which_one_was_used() -> None:
+    evidence = [
+        Evidence(number=1, chunk=chunk("a", "An agent without documents does not call a model: it asks.")),
+        Evidence(number=2, chunk=chunk("b", "An agent that searches is given a tool by its model.")),
+    ]
+    citations, _ = cite("An agent with no documents asks for documents [2].", evidence)
+    assert [(c.number, c.by_model) for c in citations] == [(2, True), (1, False)]
+
+
+def test_a_number_that_no_named_chunk_has_comes_from_the_one_that_has_it() -> None:
+    evidence = [
+        Evidence(number=1, chunk=chunk("a", "The owner gets a lease of 3 seconds on the run.")),
+        Evidence(
+            number=2, chunk=chunk("b", "The lease that an owner gets on a run is given back at its end.")
+        ),
+        Evidence(number=3, chunk=chunk("c", "Chapter 3 is about kettles.")),
+    ]
+    citations, _ = cite("The lease that an owner gets on a run is 3 seconds [2].", evidence)
+    assert [(c.number, c.by_model) for c in citations] == [(2, True), (1, False)]
+    # The number alone does not make a chunk the source.
+    citations, _ = cite("The lease is given back 3 times [2].", evidence[1:])
+    assert [c.number for c in citations] == [2]
