@@ -64,13 +64,16 @@ lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 	@$(BIN)/python requirements/compile.py
 
 # bench/questions.py is not among them: it asks a stack that runs already, with a real model.
-bench: $(VENV)/.dev ## CPU and latency of a turn; sessions, large contents, take-overs, guardrails in short
+bench: $(VENV)/.dev ## Everything in bench/ that needs no running stack, in short
 	@$(BIN)/python bench/turn.py
 	@$(BIN)/python bench/sessions.py --seconds 1 --sessions 10000
 	@$(BIN)/python bench/large.py --events 20
 	@$(BIN)/python bench/takeover.py --rounds 4
 	@$(BIN)/python bench/guardrails.py
 	@$(BIN)/python bench/ledger.py
+	@$(BIN)/python bench/embedding.py --texts 320
+	@$(BIN)/python bench/following.py
+	@$(BIN)/python bench/session_calls.py
 
 chaos: $(VENV)/.dev ## Kill services under traffic and check what is left: SEED=1 MINUTES=2 STORE=postgres|sqlite
 	@$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)
