@@ -259,6 +259,16 @@ async def test_a_busy_session_says_so(ada: Client) -> None:
         await ada.DeleteSession(pb.DeleteSessionRequest(name=run.session))
 
 
+async def test_what_no_stage_accounts_for_is_told_last(ada: Client) -> None:
+    begun = await ada.BeginRun(begin("why?"))
+    end = finished(2, run_pb2.RUN_STATE_SUCCEEDED)
+    for name in ("accept", "unaccounted"):
+        end.run_finished.summary.stages.add(stage=name, count=1)
+    stored = (await ada.AppendRunEvents(append(begun.run.name, end))).run_finished
+    told = [stage.stage for stage in stored.run_finished.summary.stages]
+    assert told == ["accept", "session_save", "unaccounted"]
+
+
 async def test_the_end_says_how_long_storing_took_whenever_it_is_asked(ada: Client) -> None:
     begun = await ada.BeginRun(begin("why?"))
     request = append(begun.run.name, answer(2), finished(3, run_pb2.RUN_STATE_SUCCEEDED))

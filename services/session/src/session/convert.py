@@ -30,6 +30,7 @@ from session.core.model import (
 )
 
 _SAVE = "session_save"  # the stage of a turn that only this service can measure
+_REST = "unaccounted"
 
 
 def session_to_pb(session: Session) -> session_pb2.Session:
@@ -194,7 +195,11 @@ def _saved(event: run_pb2.RunEvent, began: float) -> tuple[bytes, bytes]:
     duration = summary.duration.ToTimedelta() + took
     stage = next((s for s in summary.stages if s.stage == _SAVE), None)
     if stage is None:
-        stage = summary.stages.add(stage=_SAVE)
+        stage = run_pb2.StageDuration(stage=_SAVE)
+        # What no stage accounts for is told last.
+        at = next((n for n, s in enumerate(summary.stages) if s.stage == _REST), len(summary.stages))
+        summary.stages.insert(at, stage)
+        stage = summary.stages[at]
     stage.duration.FromTimedelta(stage.duration.ToTimedelta() + took)
     stage.count += 1
     summary.duration.FromTimedelta(duration)
