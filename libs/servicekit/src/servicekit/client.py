@@ -42,12 +42,15 @@ _SERVICE_CONFIG = json.dumps(
 )
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """A channel to `host:port` that reconnects by itself, within half a second of a restart."""
+def open_channel(target: str, *, retries: bool = True) -> grpc.aio.Channel:
+    """A channel to `host:port` that reconnects by itself, within half a second of a restart.
+
+    With `retries` a call that finds nobody there (UNAVAILABLE) is made again, for about a second.
+    """
     return grpc.aio.insecure_channel(
         target,
         options=[
-            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.service_config", _SERVICE_CONFIG) if retries else ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 500),

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
-import grpc
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 
@@ -14,7 +13,7 @@ from orchestrator.adapters.events_pb import item_from_pb
 from orchestrator.adapters.events_write import input_to_pb
 from orchestrator.core.model import RunInput
 from orchestrator.core.ports import Followed
-from servicekit.client import MAX_MESSAGE_BYTES, RpcClient
+from servicekit.client import RpcClient, open_channel
 from servicekit.identity import TokenIssuer
 
 FORWARDED = "agentteams-forwarded"  # metadata of a call that must not be passed on again
@@ -78,7 +77,10 @@ class PeerClient:
         rpc = self._open.get(address)
         if rpc is None:
             rpc = self._open[address] = RpcClient(
-                _channel(address), issuer=self._issuer, default_timeout=_CALL
+                # No retries: the store knows better where the run is by now.
+                open_channel(address, retries=False),
+                issuer=self._issuer,
+                default_timeout=_CALL,
             )
         self._open.move_to_end(address)
         self._users[address] = self._users.get(address, 0) + 1
@@ -87,19 +89,3 @@ class PeerClient:
             del self._users[known]
             await self._open.pop(known).channel.close()
         return rpc
-
-
-def _channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.enable_retries", 0),  # the store knows better where the run is by now
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 500),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ],
-    )
