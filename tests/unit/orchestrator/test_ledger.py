@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.ledger import Found, Ledger
+from orchestrator.core.ledger import UNKNOWN_REVISION, Found, Ledger
 from orchestrator.core.model import Embedding, SearchQuery, SearchResult
 from servicekit.errors import Unavailable
 from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge, ok
@@ -46,6 +47,25 @@ async def test_the_same_words_are_searched_once() -> None:
     assert (first.source, second.source, asking.searches) == ("SEARCH", "LEDGER_EXACT", 1)
     assert second.evidence == first.evidence
     assert not asking.embedder.texts
+
+
+async def test_what_was_found_before_the_documents_changed_is_searched_for_again() -> None:
+    asking = Asking(angles={"How long?": 0.0, "For how long?": 0.1})
+    await asking.find("How long?")
+    asking.knowledge.now = "2"  # the first search saw ""
+    asking.knowledge.results = [replace(ok("c"), revision="2")]
+    found = await asking.find("How long?")
+    assert (found.source, [e.chunk.id for e in found.evidence]) == ("SEARCH", ["c"])
+    assert (await asking.find("For how long?")).source == "LEDGER_SEMANTIC"
+    asking.knowledge.now = "3"
+    assert (await asking.find("For how long?")).source == "SEARCH"
+
+
+async def test_where_nobody_knows_the_revision_the_run_keeps_what_it_found() -> None:
+    asking = Asking("Exact")
+    await asking.find("How long?")
+    asking.knowledge.now = UNKNOWN_REVISION
+    assert (await asking.find("How long?")).source == "LEDGER_EXACT"
 
 
 @pytest.mark.parametrize("other", [{"base": "others"}, {"top_k": 3}])

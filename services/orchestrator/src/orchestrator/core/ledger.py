@@ -19,6 +19,7 @@ from orchestrator.core.model import (
 
 EarlierLogs = Callable[[], Awaitable[Sequence[Sequence[StoredEvent]]]]
 
+UNKNOWN_REVISION = "unknown"  # no knowledge base has that one
 _MAX_ENTRIES = (
     256  # a run makes at most limits.maxToolCalls searches; this bounds its memory whatever they say
 )
@@ -136,8 +137,8 @@ class Ledger:
 
         A query that is being searched for is waited for. Only searches that
         found something that fits are used again; after any other end the next
-        one tries anew. What comes from a log is used again only if the knowledge
-        base still has the `revision` of then. `embed` is called only with policy
+        one tries anew, and so does one for which the knowledge base does not have
+        the `revision` of then any more. `embed` is called only with policy
         Semantic, and may say None (no vector to be had): the service then embeds
         by itself.
         """
@@ -254,14 +255,24 @@ class Ledger:
                 best = (other, "LEDGER_SEMANTIC", similarity)
         return best
 
+    @staticmethod
+    def _holds(entry: _Entry, result: SearchResult, revision: str) -> bool:
+        """Whether the knowledge base is still as it was searched.
+
+        Where nobody can tell, what this process has found in this run does: the
+        search that would replace it could not be made either.
+        """
+        return revision == result.revision or (revision == UNKNOWN_REVISION and not entry.restored)
+
     async def _reuse(
         self, entry: _Entry, source: Source, similarity: float, revision: Callable[[], Awaitable[str]]
     ) -> Found | None:
+        was_there = entry.result.done()  # else it is as new as a search of one's own
         # Shielded: a waiter that is cancelled must not cancel the search of another.
         result = await asyncio.shield(entry.result)
         if result is None or not _is_shared(result):
             return None
-        if entry.restored and await revision() != result.revision:
+        if was_there and not self._holds(entry, result, await revision()):
             self._remove(entry)
             return None
         return Found(

@@ -12,7 +12,7 @@ from manifests import Knowledge as KnowledgeUse
 from orchestrator.core import prompts
 from orchestrator.core.grading import grade, rewritten
 from orchestrator.core.guardrails.turns import screen_evidence
-from orchestrator.core.ledger import Found
+from orchestrator.core.ledger import UNKNOWN_REVISION, Found
 from orchestrator.core.model import (
     Embedding,
     EvidenceRetrieved,
@@ -97,7 +97,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
             return await turn.world.knowledge.revision(base)
         except ServiceError as error:
             log.warning("revision_not_read", knowledge_base=base, error=error.message)
-            return "unknown"  # no search has that one: it is made anew
+            return UNKNOWN_REVISION
 
     await _recall(turn)
     found = await turn.ledger.find(query, embed=embed, search=ask, revision=revision)
