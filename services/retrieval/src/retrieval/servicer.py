@@ -7,7 +7,6 @@ import grpc
 import numpy as np
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
-from agentteams.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 from google.protobuf.empty_pb2 import Empty
 
 from retrieval import convert, metrics
@@ -16,6 +15,7 @@ from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode, SearchQuery, Vectors
 from retrieval.core.names import check_model, check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
+from retrieval.pending import Pending
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.paging import PageTokens, page_size
@@ -27,7 +27,7 @@ _MAX_TOP_K = 100
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
-class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
+class RetrievalServicer(Pending):
     """See the proto file; its comments are the specification."""
 
     def __init__(

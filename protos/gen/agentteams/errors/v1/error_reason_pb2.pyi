@@ -108,6 +108,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The kind of file is not supported."""
     ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 67
     """The document is damaged, protected, or its reader failed on it."""
+    ERROR_REASON_DOCUMENT_ALREADY_EXISTS: _ErrorReason.ValueType  # 68
+    """There is a document of that path already."""
+    ERROR_REASON_TUNING_UNSUPPORTED: _ErrorReason.ValueType  # 69
+    """The knowledge base's index cannot be measured; the message says why."""
+    ERROR_REASON_GOLDEN_SET_NOT_FOUND: _ErrorReason.ValueType  # 70
+    """The knowledge base has no golden set."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 80
     """No model of that name in the caller's namespace."""
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 81
@@ -215,6 +221,12 @@ ERROR_REASON_DOCUMENT_TYPE_UNSUPPORTED: ErrorReason.ValueType  # 66
 """The kind of file is not supported."""
 ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 67
 """The document is damaged, protected, or its reader failed on it."""
+ERROR_REASON_DOCUMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 68
+"""There is a document of that path already."""
+ERROR_REASON_TUNING_UNSUPPORTED: ErrorReason.ValueType  # 69
+"""The knowledge base's index cannot be measured; the message says why."""
+ERROR_REASON_GOLDEN_SET_NOT_FOUND: ErrorReason.ValueType  # 70
+"""The knowledge base has no golden set."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 80
 """No model of that name in the caller's namespace."""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 81

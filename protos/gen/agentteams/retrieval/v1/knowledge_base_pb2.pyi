@@ -3,6 +3,8 @@
 isort:skip_file
 """
 
+from agentteams.retrieval.v1 import filter_pb2 as _filter_pb2
+from agentteams.retrieval.v1 import index_pb2 as _index_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -20,6 +22,108 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Tenancy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TenancyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tenancy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TENANCY_UNSPECIFIED: _Tenancy.ValueType  # 0
+    """As TENANCY_COLLECTION."""
+    TENANCY_COLLECTION: _Tenancy.ValueType  # 1
+    """A collection of its own: its own index and load. Some hundreds of them."""
+    TENANCY_PARTITION_KEY: _Tenancy.ValueType  # 2
+    """One collection for all knowledge bases of the same model, kept apart by a
+    partition key that the service sets: for very many small ones. The index
+    is not tuned.
+    """
+    TENANCY_DATABASE: _Tenancy.ValueType  # 3
+    """A collection in the tenant's own Milvus database."""
+
+class Tenancy(_Tenancy, metaclass=_TenancyEnumTypeWrapper):
+    """What the rows of a knowledge base share with those of others."""
+
+TENANCY_UNSPECIFIED: Tenancy.ValueType  # 0
+"""As TENANCY_COLLECTION."""
+TENANCY_COLLECTION: Tenancy.ValueType  # 1
+"""A collection of its own: its own index and load. Some hundreds of them."""
+TENANCY_PARTITION_KEY: Tenancy.ValueType  # 2
+"""One collection for all knowledge bases of the same model, kept apart by a
+partition key that the service sets: for very many small ones. The index
+is not tuned.
+"""
+TENANCY_DATABASE: Tenancy.ValueType  # 3
+"""A collection in the tenant's own Milvus database."""
+Global___Tenancy: _TypeAlias = Tenancy  # noqa: Y015
+
+class _MetadataType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MetadataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MetadataType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METADATA_TYPE_UNSPECIFIED: _MetadataType.ValueType  # 0
+    """Not allowed."""
+    METADATA_TYPE_STRING: _MetadataType.ValueType  # 1
+    """At most 1,024 bytes."""
+    METADATA_TYPE_INT64: _MetadataType.ValueType  # 2
+    """A whole number, 64 bits."""
+    METADATA_TYPE_DOUBLE: _MetadataType.ValueType  # 3
+    """A finite number."""
+    METADATA_TYPE_BOOL: _MetadataType.ValueType  # 4
+    """true or false."""
+
+class MetadataType(_MetadataType, metaclass=_MetadataTypeEnumTypeWrapper):
+    """What a metadata field holds. A document may lack any field."""
+
+METADATA_TYPE_UNSPECIFIED: MetadataType.ValueType  # 0
+"""Not allowed."""
+METADATA_TYPE_STRING: MetadataType.ValueType  # 1
+"""At most 1,024 bytes."""
+METADATA_TYPE_INT64: MetadataType.ValueType  # 2
+"""A whole number, 64 bits."""
+METADATA_TYPE_DOUBLE: MetadataType.ValueType  # 3
+"""A finite number."""
+METADATA_TYPE_BOOL: MetadataType.ValueType  # 4
+"""true or false."""
+Global___MetadataType: _TypeAlias = MetadataType  # noqa: Y015
+
+class _ChunkingStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChunkingStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChunkingStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHUNKING_STRATEGY_UNSPECIFIED: _ChunkingStrategy.ValueType  # 0
+    """As CHUNKING_STRATEGY_AUTO."""
+    CHUNKING_STRATEGY_AUTO: _ChunkingStrategy.ValueType  # 1
+    """By the kind of file: headings where it has them, definitions in source
+    code, else paragraphs.
+    """
+    CHUNKING_STRATEGY_RECURSIVE: _ChunkingStrategy.ValueType  # 2
+    """Between paragraphs, else sentences, else words."""
+    CHUNKING_STRATEGY_MARKDOWN: _ChunkingStrategy.ValueType  # 3
+    """Between sections; every chunk knows the headings above it."""
+    CHUNKING_STRATEGY_CODE: _ChunkingStrategy.ValueType  # 4
+    """Between definitions and statements; indentation is kept."""
+
+class ChunkingStrategy(_ChunkingStrategy, metaclass=_ChunkingStrategyEnumTypeWrapper):
+    """Where a document may be cut."""
+
+CHUNKING_STRATEGY_UNSPECIFIED: ChunkingStrategy.ValueType  # 0
+"""As CHUNKING_STRATEGY_AUTO."""
+CHUNKING_STRATEGY_AUTO: ChunkingStrategy.ValueType  # 1
+"""By the kind of file: headings where it has them, definitions in source
+code, else paragraphs.
+"""
+CHUNKING_STRATEGY_RECURSIVE: ChunkingStrategy.ValueType  # 2
+"""Between paragraphs, else sentences, else words."""
+CHUNKING_STRATEGY_MARKDOWN: ChunkingStrategy.ValueType  # 3
+"""Between sections; every chunk knows the headings above it."""
+CHUNKING_STRATEGY_CODE: ChunkingStrategy.ValueType  # 4
+"""Between definitions and statements; indentation is kept."""
+Global___ChunkingStrategy: _TypeAlias = ChunkingStrategy  # noqa: Y015
 
 class _SearchMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -98,6 +202,16 @@ class KnowledgeBase(_message.Message):
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    TENANCY_FIELD_NUMBER: _builtins.int
+    METADATA_FIELDS_FIELD_NUMBER: _builtins.int
+    SEARCH_DEFAULTS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    INDEX_STATUS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    SOURCE_STATUSES_FIELD_NUMBER: _builtins.int
+    INGEST_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `knowledgeBases/{knowledge_base}`; the last part matches
     `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?`.
@@ -105,7 +219,7 @@ class KnowledgeBase(_message.Message):
     embedding_model: _builtins.str
     """Required. The model of all its vectors. Format: `models/{model}`."""
     search_mode: Global___SearchMode.ValueType
-    """Optional. Default: SEARCH_MODE_HYBRID."""
+    """Optional. Default: SEARCH_MODE_HYBRID. Can be updated."""
     dimension: _builtins.int
     """Output only. Elements of one vector."""
     model_fingerprint: _builtins.str
@@ -118,6 +232,14 @@ class KnowledgeBase(_message.Message):
     """Output only. Chunks that can be found."""
     deployment: _builtins.str
     """Output only. Lite, Standalone or Distributed, with the server's version."""
+    tenancy: Global___Tenancy.ValueType
+    """Optional. What its rows share with those of other knowledge bases.
+    Default: TENANCY_COLLECTION.
+    """
+    generation: _builtins.int
+    """Output only. Of the fields above that can be updated: grows with each
+    update that changes something.
+    """
     @_builtins.property
     def chunking(self) -> Global___Chunking:
         """Optional. How documents are cut."""
@@ -129,6 +251,44 @@ class KnowledgeBase(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was created."""
+
+    @_builtins.property
+    def metadata_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataField]:
+        """Optional. What documents say about themselves, for filters. At most 32.
+        Fields can be added by an update, none can be changed or taken away.
+        """
+
+    @_builtins.property
+    def search_defaults(self) -> Global___SearchDefaults:
+        """Optional. How it is searched unless a search says otherwise. Can be
+        updated.
+        """
+
+    @_builtins.property
+    def index(self) -> _index_pb2.IndexPolicy:
+        """Optional. Its index of vectors. Can be updated."""
+
+    @_builtins.property
+    def index_status(self) -> _index_pb2.IndexStatus:
+        """Output only. What the index is now and how it was measured."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]:
+        """Optional. Places whose documents are taken over by themselves. At most 16.
+        Can be updated.
+        """
+
+    @_builtins.property
+    def source_statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceStatus]:
+        """Output only. One for each of `sources`."""
+
+    @_builtins.property
+    def ingest(self) -> Global___IngestStatus:
+        """Output only. How indexing gets on."""
+
+    @_builtins.property
+    def capacity(self) -> _index_pb2.Capacity:
+        """Output only. What its rows take and what to do about it."""
 
     def __init__(
         self,
@@ -144,14 +304,336 @@ class KnowledgeBase(_message.Message):
         chunk_count: _builtins.int = ...,
         deployment: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        tenancy: Global___Tenancy.ValueType = ...,
+        metadata_fields: _abc.Iterable[Global___MetadataField] | None = ...,
+        search_defaults: Global___SearchDefaults | None = ...,
+        index: _index_pb2.IndexPolicy | None = ...,
+        index_status: _index_pb2.IndexStatus | None = ...,
+        sources: _abc.Iterable[Global___Source] | None = ...,
+        source_statuses: _abc.Iterable[Global___SourceStatus] | None = ...,
+        ingest: Global___IngestStatus | None = ...,
+        generation: _builtins.int = ...,
+        capacity: _index_pb2.Capacity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "create_time", b"create_time", "documents", b"documents"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunking", b"chunking", "create_time", b"create_time", "documents", b"documents", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "search_defaults", b"search_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "model_fingerprint", b"model_fingerprint", "name", b"name", "revision", b"revision", "search_mode", b"search_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "generation", b"generation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "metadata_fields", b"metadata_fields", "model_fingerprint", b"model_fingerprint", "name", b"name", "revision", b"revision", "search_defaults", b"search_defaults", "search_mode", b"search_mode", "source_statuses", b"source_statuses", "sources", b"sources", "tenancy", b"tenancy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KnowledgeBase: _TypeAlias = KnowledgeBase  # noqa: Y015
+
+@_typing.final
+class MetadataField(_message.Message):
+    """A field that documents may have, by which searches can filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Matches `[a-z][a-z0-9_]{0,62}`; unique."""
+    type: Global___MetadataType.ValueType
+    """Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___MetadataType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetadataField: _TypeAlias = MetadataField  # noqa: Y015
+
+@_typing.final
+class SearchDefaults(_message.Message):
+    """How a knowledge base is searched unless a search says otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_K_FIELD_NUMBER: _builtins.int
+    RANKER_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    top_k: _builtins.int
+    """Default 8, at most 100."""
+    @_builtins.property
+    def ranker(self) -> Global___Ranker:
+        """How both lists of a hybrid search become one. Default: RRF with k = 60."""
+
+    @_builtins.property
+    def rerank(self) -> Global___Rerank:
+        """Reorders the best by a model that reads query and chunk together."""
+
+    def __init__(
+        self,
+        *,
+        top_k: _builtins.int = ...,
+        ranker: Global___Ranker | None = ...,
+        rerank: Global___Rerank | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ranker", b"ranker", "rerank", b"rerank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranker", b"ranker", "rerank", b"rerank", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchDefaults: _TypeAlias = SearchDefaults  # noqa: Y015
+
+@_typing.final
+class Ranker(_message.Message):
+    """How several ranked lists become one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPROCAL_RANK_FIELD_NUMBER: _builtins.int
+    WEIGHTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reciprocal_rank(self) -> Global___ReciprocalRank:
+        """By the sum of 1 / (k + rank)."""
+
+    @_builtins.property
+    def weighted(self) -> Global___Weighted:
+        """By the weighted sum of scores, each list brought to 0..1 first."""
+
+    def __init__(
+        self,
+        *,
+        reciprocal_rank: Global___ReciprocalRank | None = ...,
+        weighted: Global___Weighted | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "reciprocal_rank", b"reciprocal_rank", "weighted", b"weighted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "reciprocal_rank", b"reciprocal_rank", "weighted", b"weighted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["reciprocal_rank", "weighted"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Ranker: _TypeAlias = Ranker  # noqa: Y015
+
+@_typing.final
+class ReciprocalRank(_message.Message):
+    """By the sum of 1 / (k + rank)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    """Default 60, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReciprocalRank: _TypeAlias = ReciprocalRank  # noqa: Y015
+
+@_typing.final
+class Weighted(_message.Message):
+    """By the weighted sum of scores: dense_weight of the vectors' and
+    1 - dense_weight of the words'.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    dense_weight: _builtins.float
+    """Required. 0 to 1."""
+    def __init__(
+        self,
+        *,
+        dense_weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_weight", b"dense_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Weighted: _TypeAlias = Weighted  # noqa: Y015
+
+@_typing.final
+class Rerank(_message.Message):
+    """A second look at the best chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Required. A model of type Rerank. Format: `models/{model}`."""
+    candidates: _builtins.int
+    """How many of the best are looked at. Default 4 times top_k, at most 256."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rerank: _TypeAlias = Rerank  # noqa: Y015
+
+@_typing.final
+class Source(_message.Message):
+    """Documents that the service fetches itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    MIRROR_DELETES_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Matches `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?`; unique."""
+    mirror_deletes: _builtins.bool
+    """Documents that have gone from the source are deleted here too. Otherwise
+    they stay.
+    """
+    interval_seconds: _builtins.int
+    """How often it is looked through. Default 60, 5 to 86,400."""
+    @_builtins.property
+    def folder(self) -> Global___FolderSource:
+        """A folder that the worker sees."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        folder: Global___FolderSource | None = ...,
+        mirror_deletes: _builtins.bool = ...,
+        interval_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "interval_seconds", b"interval_seconds", "kind", b"kind", "mirror_deletes", b"mirror_deletes", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["folder"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Source: _TypeAlias = Source  # noqa: Y015
+
+@_typing.final
+class FolderSource(_message.Message):
+    """A folder that the worker sees, below the folder that its operator allows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Required. Relative, with `/`, without `..`."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FolderSource: _TypeAlias = FolderSource  # noqa: Y015
+
+@_typing.final
+class SourceStatus(_message.Message):
+    """How the last look at a source went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SYNC_TIME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The source's name."""
+    files: _builtins.int
+    """Files that were there."""
+    message: _builtins.str
+    """Why the last look failed, or which files were left out; empty if nothing."""
+    @_builtins.property
+    def sync_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last looked through to its end; absent: never."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sync_time: _timestamp_pb2.Timestamp | None = ...,
+        files: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sync_time", b"sync_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "message", b"message", "name", b"name", "sync_time", b"sync_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceStatus: _TypeAlias = SourceStatus  # noqa: Y015
+
+@_typing.final
+class IngestStatus(_message.Message):
+    """How indexing gets on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLDEST_PENDING_TIME_FIELD_NUMBER: _builtins.int
+    CHUNKS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    RECONCILE_TIME_FIELD_NUMBER: _builtins.int
+    STRAY_CHUNKS_REMOVED_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_REQUEUED_FIELD_NUMBER: _builtins.int
+    chunks_per_second: _builtins.float
+    """Chunks that became searchable in the last minute, a second."""
+    documents_per_second: _builtins.float
+    """Documents, likewise."""
+    last_error: _builtins.str
+    """The newest failure of a document; empty if none has failed."""
+    stray_chunks_removed: _builtins.int
+    """Chunks that the comparisons have removed since no document had them."""
+    documents_requeued: _builtins.int
+    """Documents that they have queued anew since chunks were missing."""
+    @_builtins.property
+    def oldest_pending_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest document that waits was uploaded; absent: none waits."""
+
+    @_builtins.property
+    def reconcile_time(self) -> _timestamp_pb2.Timestamp:
+        """When catalogue and store were last compared; absent: never."""
+
+    def __init__(
+        self,
+        *,
+        oldest_pending_time: _timestamp_pb2.Timestamp | None = ...,
+        chunks_per_second: _builtins.float = ...,
+        documents_per_second: _builtins.float = ...,
+        last_error: _builtins.str = ...,
+        reconcile_time: _timestamp_pb2.Timestamp | None = ...,
+        stray_chunks_removed: _builtins.int = ...,
+        documents_requeued: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_pending_time", b"oldest_pending_time", "reconcile_time", b"reconcile_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_per_second", b"chunks_per_second", "documents_per_second", b"documents_per_second", "documents_requeued", b"documents_requeued", "last_error", b"last_error", "oldest_pending_time", b"oldest_pending_time", "reconcile_time", b"reconcile_time", "stray_chunks_removed", b"stray_chunks_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestStatus: _TypeAlias = IngestStatus  # noqa: Y015
 
 @_typing.final
 class DocumentCounts(_message.Message):
@@ -195,19 +677,23 @@ class Chunking(_message.Message):
 
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Optional. Default 200, 16 to 2,000."""
     overlap_tokens: _builtins.int
     """Optional. Default 30; less than max_tokens."""
+    strategy: Global___ChunkingStrategy.ValueType
+    """Optional. Default: CHUNKING_STRATEGY_AUTO."""
     def __init__(
         self,
         *,
         max_tokens: _builtins.int = ...,
         overlap_tokens: _builtins.int = ...,
+        strategy: Global___ChunkingStrategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "overlap_tokens", b"overlap_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "overlap_tokens", b"overlap_tokens", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,6 +704,27 @@ class Document(_message.Message):
     """One document."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _filter_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _filter_pb2.Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
@@ -230,6 +737,9 @@ class Document(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `knowledgeBases/{knowledge_base}/documents/{document}`. The last
     part is derived from the path, so that the same path is the same document.
@@ -246,6 +756,10 @@ class Document(_message.Message):
     """Where it stands."""
     chunk_count: _builtins.int
     """Chunks that can be found."""
+    source: _builtins.str
+    """The source that it came from; empty: it was uploaded."""
+    attempts: _builtins.int
+    """How often indexing was tried since it was last uploaded or retried."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed; absent unless it did."""
@@ -262,6 +776,10 @@ class Document(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the state last changed."""
 
+    @_builtins.property
+    def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
+        """Values of the knowledge base's metadata fields."""
+
     def __init__(
         self,
         *,
@@ -276,10 +794,13 @@ class Document(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _filter_pb2.Value] | None = ...,
+        source: _builtins.str = ...,
+        attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "create_time", b"create_time", "error", b"error", "media_type", b"media_type", "name", b"name", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "chunk_count", b"chunk_count", "create_time", b"create_time", "error", b"error", "media_type", b"media_type", "metadata", b"metadata", "name", b"name", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

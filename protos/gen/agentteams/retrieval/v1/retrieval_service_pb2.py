@@ -22,54 +22,86 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentteams.retrieval.v1 import evaluation_pb2 as agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2
+from agentteams.retrieval.v1 import filter_pb2 as agentteams_dot_retrieval_dot_v1_dot_filter__pb2
+from agentteams.retrieval.v1 import index_pb2 as agentteams_dot_retrieval_dot_v1_dot_index__pb2
 from agentteams.retrieval.v1 import knowledge_base_pb2 as agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/agentteams/retrieval/v1/retrieval_service.proto\x12\x17\x61gentteams.retrieval.v1\x1a,agentteams/retrieval/v1/knowledge_base.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\"\\\n\x1a\x43reateKnowledgeBaseRequest\x12>\n\x0eknowledge_base\x18\x01 \x01(\x0b\x32&.agentteams.retrieval.v1.KnowledgeBase\"\'\n\x17GetKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x19ListKnowledgeBasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"v\n\x1aListKnowledgeBasesResponse\x12?\n\x0fknowledge_bases\x18\x01 \x03(\x0b\x32&.agentteams.retrieval.v1.KnowledgeBase\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x1a\x44\x65leteKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"k\n\x15UploadDocumentRequest\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.agentteams.retrieval.v1.UploadHeaderH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\",\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\"\n\x12GetDocumentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x84\x01\n\x14ListDocumentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.agentteams.retrieval.v1.DocumentState\"f\n\x15ListDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.agentteams.retrieval.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteDocumentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xd9\x01\n\rSearchRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x14\n\x0cquery_vector\x18\x03 \x01(\x0c\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x31\n\x04mode\x18\x06 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x1b\n\x0emin_similarity\x18\x07 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_similarity\"\x8f\x02\n\x0cSearchReason\x12\x38\n\x04\x63ode\x18\x01 \x01(\x0e\x32*.agentteams.retrieval.v1.SearchReason.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xb3\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ODE_SPARSE_UNSUPPORTED\x10\x01\x12\x1e\n\x1a\x43ODE_EMBEDDING_UNAVAILABLE\x10\x02\x12\x1a\n\x16\x43ODE_STORE_UNAVAILABLE\x10\x03\x12\x11\n\rCODE_DEADLINE\x10\x04\x12\x11\n\rCODE_INDEXING\x10\x05\x12\x16\n\x12\x43ODE_MODEL_CHANGED\x10\x06\"\x90\x02\n\x0eSearchResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0e\x32&.agentteams.retrieval.v1.SearchOutcome\x12\x36\n\x07reasons\x18\x02 \x03(\x0b\x32%.agentteams.retrieval.v1.SearchReason\x12.\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1e.agentteams.retrieval.v1.Chunk\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x17\n\x0fready_documents\x18\x05 \x01(\x03\x12\x32\n\x06stages\x18\x06 \x03(\x0b\x32\".agentteams.retrieval.v1.StageTime\"G\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"}\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\x0f\n\x07ordinal\x18\x04 \x01(\x05\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x10\n\x08location\x18\x07 \x01(\t*\x98\x01\n\rSearchOutcome\x12\x1e\n\x1aSEARCH_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_OUTCOME_OK\x10\x01\x12\x18\n\x14SEARCH_OUTCOME_EMPTY\x10\x02\x12\x1b\n\x17SEARCH_OUTCOME_DEGRADED\x10\x03\x12\x19\n\x15SEARCH_OUTCOME_FAILED\x10\x04\x32\xc2\x07\n\x10RetrievalService\x12r\n\x13\x43reateKnowledgeBase\x12\x33.agentteams.retrieval.v1.CreateKnowledgeBaseRequest\x1a&.agentteams.retrieval.v1.KnowledgeBase\x12l\n\x10GetKnowledgeBase\x12\x30.agentteams.retrieval.v1.GetKnowledgeBaseRequest\x1a&.agentteams.retrieval.v1.KnowledgeBase\x12}\n\x12ListKnowledgeBases\x12\x32.agentteams.retrieval.v1.ListKnowledgeBasesRequest\x1a\x33.agentteams.retrieval.v1.ListKnowledgeBasesResponse\x12\x62\n\x13\x44\x65leteKnowledgeBase\x12\x33.agentteams.retrieval.v1.DeleteKnowledgeBaseRequest\x1a\x16.google.protobuf.Empty\x12\x65\n\x0eUploadDocument\x12..agentteams.retrieval.v1.UploadDocumentRequest\x1a!.agentteams.retrieval.v1.Document(\x01\x12]\n\x0bGetDocument\x12+.agentteams.retrieval.v1.GetDocumentRequest\x1a!.agentteams.retrieval.v1.Document\x12n\n\rListDocuments\x12-.agentteams.retrieval.v1.ListDocumentsRequest\x1a..agentteams.retrieval.v1.ListDocumentsResponse\x12X\n\x0e\x44\x65leteDocument\x12..agentteams.retrieval.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\x12Y\n\x06Search\x12&.agentteams.retrieval.v1.SearchRequest\x1a\'.agentteams.retrieval.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/agentteams/retrieval/v1/retrieval_service.proto\x12\x17\x61gentteams.retrieval.v1\x1a(agentteams/retrieval/v1/evaluation.proto\x1a$agentteams/retrieval/v1/filter.proto\x1a#agentteams/retrieval/v1/index.proto\x1a,agentteams/retrieval/v1/knowledge_base.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"\x8d\x01\n\x1aUpdateKnowledgeBaseRequest\x12>\n\x0eknowledge_base\x18\x01 \x01(\x0b\x32&.agentteams.retrieval.v1.KnowledgeBase\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"5\n\x13MoveDocumentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08new_path\x18\x02 \x01(\t\"6\n\x15RetryDocumentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"(\n\x16RetryDocumentsResponse\x12\x0e\n\x06queued\x18\x01 \x01(\x03\"-\n\x1dReconcileKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x1eReconcileKnowledgeBaseResponse\x12\x1c\n\x14stray_chunks_removed\x18\x01 \x01(\x03\x12\x1a\n\x12\x64ocuments_requeued\x18\x02 \x01(\x03\"(\n\x18TuneKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"m\n\x13\x45xportChunksRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Filter\x12\x17\n\x0finclude_vectors\x18\x03 \x01(\x08\"W\n\x14\x45xportChunksResponse\x12.\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1e.agentteams.retrieval.v1.Chunk\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\"\\\n\x1a\x43reateKnowledgeBaseRequest\x12>\n\x0eknowledge_base\x18\x01 \x01(\x0b\x32&.agentteams.retrieval.v1.KnowledgeBase\"\'\n\x17GetKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x19ListKnowledgeBasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"v\n\x1aListKnowledgeBasesResponse\x12?\n\x0fknowledge_bases\x18\x01 \x03(\x0b\x32&.agentteams.retrieval.v1.KnowledgeBase\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x1a\x44\x65leteKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"k\n\x15UploadDocumentRequest\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.agentteams.retrieval.v1.UploadHeaderH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xc4\x01\n\x0cUploadHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x45\n\x08metadata\x18\x03 \x03(\x0b\x32\x33.agentteams.retrieval.v1.UploadHeader.MetadataEntry\x1aO\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.agentteams.retrieval.v1.Value:\x02\x38\x01\"\"\n\x12GetDocumentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x84\x01\n\x14ListDocumentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.agentteams.retrieval.v1.DocumentState\"f\n\x15ListDocumentsResponse\x12\x34\n\tdocuments\x18\x01 \x03(\x0b\x32!.agentteams.retrieval.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteDocumentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xf8\x03\n\rSearchRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x14\n\x0cquery_vector\x18\x03 \x01(\x0c\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x31\n\x04mode\x18\x06 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x1b\n\x0emin_similarity\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12/\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Filter\x12/\n\x06ranker\x18\t \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Ranker\x12/\n\x06rerank\x18\n \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Rerank\x12\x12\n\nrerank_off\x18\x0b \x01(\x08\x12\x1d\n\x10relevance_weight\x18\x0c \x01(\x02H\x01\x88\x01\x01\x12\x18\n\x10max_per_document\x18\r \x01(\x05\x12\x12\n\nneighbours\x18\x0e \x01(\x05\x12\x14\n\x0cmore_queries\x18\x0f \x03(\tB\x11\n\x0f_min_similarityB\x13\n\x11_relevance_weight\"\xac\x02\n\x0cSearchReason\x12\x38\n\x04\x63ode\x18\x01 \x01(\x0e\x32*.agentteams.retrieval.v1.SearchReason.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xd0\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ODE_SPARSE_UNSUPPORTED\x10\x01\x12\x1e\n\x1a\x43ODE_EMBEDDING_UNAVAILABLE\x10\x02\x12\x1a\n\x16\x43ODE_STORE_UNAVAILABLE\x10\x03\x12\x11\n\rCODE_DEADLINE\x10\x04\x12\x11\n\rCODE_INDEXING\x10\x05\x12\x16\n\x12\x43ODE_MODEL_CHANGED\x10\x06\x12\x1b\n\x17\x43ODE_RERANK_UNAVAILABLE\x10\x07\"\x90\x02\n\x0eSearchResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0e\x32&.agentteams.retrieval.v1.SearchOutcome\x12\x36\n\x07reasons\x18\x02 \x03(\x0b\x32%.agentteams.retrieval.v1.SearchReason\x12.\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1e.agentteams.retrieval.v1.Chunk\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x17\n\x0fready_documents\x18\x05 \x01(\x03\x12\x32\n\x06stages\x18\x06 \x03(\x0b\x32\".agentteams.retrieval.v1.StageTime\"G\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xee\x02\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\x0f\n\x07ordinal\x18\x04 \x01(\x05\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x10\n\x08location\x18\x07 \x01(\t\x12>\n\x08metadata\x18\x08 \x03(\x0b\x32,.agentteams.retrieval.v1.Chunk.MetadataEntry\x12\x17\n\nsimilarity\x18\t \x01(\x02H\x00\x88\x01\x01\x12\x36\n\nneighbours\x18\n \x03(\x0b\x32\".agentteams.retrieval.v1.Neighbour\x1aO\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.agentteams.retrieval.v1.Value:\x02\x38\x01\x42\r\n\x0b_similarity\"6\n\tNeighbour\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07ordinal\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t*\x98\x01\n\rSearchOutcome\x12\x1e\n\x1aSEARCH_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_OUTCOME_OK\x10\x01\x12\x18\n\x14SEARCH_OUTCOME_EMPTY\x10\x02\x12\x1b\n\x17SEARCH_OUTCOME_DEGRADED\x10\x03\x12\x19\n\x15SEARCH_OUTCOME_FAILED\x10\x04\x32\xb3\x10\n\x10RetrievalService\x12r\n\x13\x43reateKnowledgeBase\x12\x33.agentteams.retrieval.v1.CreateKnowledgeBaseRequest\x1a&.agentteams.retrieval.v1.KnowledgeBase\x12l\n\x10GetKnowledgeBase\x12\x30.agentteams.retrieval.v1.GetKnowledgeBaseRequest\x1a&.agentteams.retrieval.v1.KnowledgeBase\x12}\n\x12ListKnowledgeBases\x12\x32.agentteams.retrieval.v1.ListKnowledgeBasesRequest\x1a\x33.agentteams.retrieval.v1.ListKnowledgeBasesResponse\x12r\n\x13UpdateKnowledgeBase\x12\x33.agentteams.retrieval.v1.UpdateKnowledgeBaseRequest\x1a&.agentteams.retrieval.v1.KnowledgeBase\x12\x62\n\x13\x44\x65leteKnowledgeBase\x12\x33.agentteams.retrieval.v1.DeleteKnowledgeBaseRequest\x1a\x16.google.protobuf.Empty\x12\x65\n\x0eUploadDocument\x12..agentteams.retrieval.v1.UploadDocumentRequest\x1a!.agentteams.retrieval.v1.Document(\x01\x12]\n\x0bGetDocument\x12+.agentteams.retrieval.v1.GetDocumentRequest\x1a!.agentteams.retrieval.v1.Document\x12n\n\rListDocuments\x12-.agentteams.retrieval.v1.ListDocumentsRequest\x1a..agentteams.retrieval.v1.ListDocumentsResponse\x12X\n\x0e\x44\x65leteDocument\x12..agentteams.retrieval.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\x12_\n\x0cMoveDocument\x12,.agentteams.retrieval.v1.MoveDocumentRequest\x1a!.agentteams.retrieval.v1.Document\x12q\n\x0eRetryDocuments\x12..agentteams.retrieval.v1.RetryDocumentsRequest\x1a/.agentteams.retrieval.v1.RetryDocumentsResponse\x12\x89\x01\n\x16ReconcileKnowledgeBase\x12\x36.agentteams.retrieval.v1.ReconcileKnowledgeBaseRequest\x1a\x37.agentteams.retrieval.v1.ReconcileKnowledgeBaseResponse\x12Y\n\x06Search\x12&.agentteams.retrieval.v1.SearchRequest\x1a\'.agentteams.retrieval.v1.SearchResponse\x12m\n\x0c\x45xportChunks\x12,.agentteams.retrieval.v1.ExportChunksRequest\x1a-.agentteams.retrieval.v1.ExportChunksResponse0\x01\x12g\n\x11TuneKnowledgeBase\x12\x31.agentteams.retrieval.v1.TuneKnowledgeBaseRequest\x1a\x1f.agentteams.retrieval.v1.Tuning\x12`\n\x0cSetGoldenSet\x12,.agentteams.retrieval.v1.SetGoldenSetRequest\x1a\".agentteams.retrieval.v1.GoldenSet\x12`\n\x0cGetGoldenSet\x12,.agentteams.retrieval.v1.GetGoldenSetRequest\x1a\".agentteams.retrieval.v1.GoldenSet\x12\x88\x01\n\x15\x45valuateKnowledgeBase\x12\x35.agentteams.retrieval.v1.EvaluateKnowledgeBaseRequest\x1a\x36.agentteams.retrieval.v1.EvaluateKnowledgeBaseResponse0\x01\x12t\n\x0fListEvaluations\x12/.agentteams.retrieval.v1.ListEvaluationsRequest\x1a\x30.agentteams.retrieval.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.retrieval.v1.retrieval_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHOUTCOME']._serialized_start=1989
-  _globals['_SEARCHOUTCOME']._serialized_end=2141
-  _globals['_CREATEKNOWLEDGEBASEREQUEST']._serialized_start=183
-  _globals['_CREATEKNOWLEDGEBASEREQUEST']._serialized_end=275
-  _globals['_GETKNOWLEDGEBASEREQUEST']._serialized_start=277
-  _globals['_GETKNOWLEDGEBASEREQUEST']._serialized_end=316
-  _globals['_LISTKNOWLEDGEBASESREQUEST']._serialized_start=318
-  _globals['_LISTKNOWLEDGEBASESREQUEST']._serialized_end=384
-  _globals['_LISTKNOWLEDGEBASESRESPONSE']._serialized_start=386
-  _globals['_LISTKNOWLEDGEBASESRESPONSE']._serialized_end=504
-  _globals['_DELETEKNOWLEDGEBASEREQUEST']._serialized_start=506
-  _globals['_DELETEKNOWLEDGEBASEREQUEST']._serialized_end=548
-  _globals['_UPLOADDOCUMENTREQUEST']._serialized_start=550
-  _globals['_UPLOADDOCUMENTREQUEST']._serialized_end=657
-  _globals['_UPLOADHEADER']._serialized_start=659
-  _globals['_UPLOADHEADER']._serialized_end=703
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=705
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=739
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=742
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=874
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=876
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=978
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=980
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1017
-  _globals['_SEARCHREQUEST']._serialized_start=1020
-  _globals['_SEARCHREQUEST']._serialized_end=1237
-  _globals['_SEARCHREASON']._serialized_start=1240
-  _globals['_SEARCHREASON']._serialized_end=1511
-  _globals['_SEARCHREASON_CODE']._serialized_start=1332
-  _globals['_SEARCHREASON_CODE']._serialized_end=1511
-  _globals['_SEARCHRESPONSE']._serialized_start=1514
-  _globals['_SEARCHRESPONSE']._serialized_end=1786
-  _globals['_STAGETIME']._serialized_start=1788
-  _globals['_STAGETIME']._serialized_end=1859
-  _globals['_CHUNK']._serialized_start=1861
-  _globals['_CHUNK']._serialized_end=1986
-  _globals['_RETRIEVALSERVICE']._serialized_start=2144
-  _globals['_RETRIEVALSERVICE']._serialized_end=3106
+  _globals['_UPLOADHEADER_METADATAENTRY']._loaded_options = None
+  _globals['_UPLOADHEADER_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_CHUNK_METADATAENTRY']._loaded_options = None
+  _globals['_CHUNK_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_SEARCHOUTCOME']._serialized_start=3585
+  _globals['_SEARCHOUTCOME']._serialized_end=3737
+  _globals['_UPDATEKNOWLEDGEBASEREQUEST']._serialized_start=335
+  _globals['_UPDATEKNOWLEDGEBASEREQUEST']._serialized_end=476
+  _globals['_MOVEDOCUMENTREQUEST']._serialized_start=478
+  _globals['_MOVEDOCUMENTREQUEST']._serialized_end=531
+  _globals['_RETRYDOCUMENTSREQUEST']._serialized_start=533
+  _globals['_RETRYDOCUMENTSREQUEST']._serialized_end=587
+  _globals['_RETRYDOCUMENTSRESPONSE']._serialized_start=589
+  _globals['_RETRYDOCUMENTSRESPONSE']._serialized_end=629
+  _globals['_RECONCILEKNOWLEDGEBASEREQUEST']._serialized_start=631
+  _globals['_RECONCILEKNOWLEDGEBASEREQUEST']._serialized_end=676
+  _globals['_RECONCILEKNOWLEDGEBASERESPONSE']._serialized_start=678
+  _globals['_RECONCILEKNOWLEDGEBASERESPONSE']._serialized_end=768
+  _globals['_TUNEKNOWLEDGEBASEREQUEST']._serialized_start=770
+  _globals['_TUNEKNOWLEDGEBASEREQUEST']._serialized_end=810
+  _globals['_EXPORTCHUNKSREQUEST']._serialized_start=812
+  _globals['_EXPORTCHUNKSREQUEST']._serialized_end=921
+  _globals['_EXPORTCHUNKSRESPONSE']._serialized_start=923
+  _globals['_EXPORTCHUNKSRESPONSE']._serialized_end=1010
+  _globals['_CREATEKNOWLEDGEBASEREQUEST']._serialized_start=1012
+  _globals['_CREATEKNOWLEDGEBASEREQUEST']._serialized_end=1104
+  _globals['_GETKNOWLEDGEBASEREQUEST']._serialized_start=1106
+  _globals['_GETKNOWLEDGEBASEREQUEST']._serialized_end=1145
+  _globals['_LISTKNOWLEDGEBASESREQUEST']._serialized_start=1147
+  _globals['_LISTKNOWLEDGEBASESREQUEST']._serialized_end=1213
+  _globals['_LISTKNOWLEDGEBASESRESPONSE']._serialized_start=1215
+  _globals['_LISTKNOWLEDGEBASESRESPONSE']._serialized_end=1333
+  _globals['_DELETEKNOWLEDGEBASEREQUEST']._serialized_start=1335
+  _globals['_DELETEKNOWLEDGEBASEREQUEST']._serialized_end=1377
+  _globals['_UPLOADDOCUMENTREQUEST']._serialized_start=1379
+  _globals['_UPLOADDOCUMENTREQUEST']._serialized_end=1486
+  _globals['_UPLOADHEADER']._serialized_start=1489
+  _globals['_UPLOADHEADER']._serialized_end=1685
+  _globals['_UPLOADHEADER_METADATAENTRY']._serialized_start=1606
+  _globals['_UPLOADHEADER_METADATAENTRY']._serialized_end=1685
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=1687
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=1721
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1724
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1856
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1858
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1960
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1962
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1999
+  _globals['_SEARCHREQUEST']._serialized_start=2002
+  _globals['_SEARCHREQUEST']._serialized_end=2506
+  _globals['_SEARCHREASON']._serialized_start=2509
+  _globals['_SEARCHREASON']._serialized_end=2809
+  _globals['_SEARCHREASON_CODE']._serialized_start=2601
+  _globals['_SEARCHREASON_CODE']._serialized_end=2809
+  _globals['_SEARCHRESPONSE']._serialized_start=2812
+  _globals['_SEARCHRESPONSE']._serialized_end=3084
+  _globals['_STAGETIME']._serialized_start=3086
+  _globals['_STAGETIME']._serialized_end=3157
+  _globals['_CHUNK']._serialized_start=3160
+  _globals['_CHUNK']._serialized_end=3526
+  _globals['_CHUNK_METADATAENTRY']._serialized_start=1606
+  _globals['_CHUNK_METADATAENTRY']._serialized_end=1685
+  _globals['_NEIGHBOUR']._serialized_start=3528
+  _globals['_NEIGHBOUR']._serialized_end=3582
+  _globals['_RETRIEVALSERVICE']._serialized_start=3740
+  _globals['_RETRIEVALSERVICE']._serialized_end=5839
 # @@protoc_insertion_point(module_scope)

@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from agentteams.retrieval.v1 import filter_pb2 as _filter_pb2
 from agentteams.retrieval.v1 import knowledge_base_pb2 as _knowledge_base_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -52,6 +54,244 @@ SEARCH_OUTCOME_DEGRADED: SearchOutcome.ValueType  # 3
 SEARCH_OUTCOME_FAILED: SearchOutcome.ValueType  # 4
 """Could not look; `reasons` says why."""
 Global___SearchOutcome: _TypeAlias = SearchOutcome  # noqa: Y015
+
+@_typing.final
+class UpdateKnowledgeBaseRequest(_message.Message):
+    """Request of UpdateKnowledgeBase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def knowledge_base(self) -> _knowledge_base_pb2.KnowledgeBase:
+        """Required. `name` and what is to change."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Optional. Paths of fields; empty: all that can be updated."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_base: _knowledge_base_pb2.KnowledgeBase | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["knowledge_base", b"knowledge_base", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["knowledge_base", b"knowledge_base", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKnowledgeBaseRequest: _TypeAlias = UpdateKnowledgeBaseRequest  # noqa: Y015
+
+@_typing.final
+class MoveDocumentRequest(_message.Message):
+    """Request of MoveDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NEW_PATH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Format: `knowledgeBases/{k}/documents/{d}`."""
+    new_path: _builtins.str
+    """Required. As in UploadHeader."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        new_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "new_path", b"new_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveDocumentRequest: _TypeAlias = MoveDocumentRequest  # noqa: Y015
+
+@_typing.final
+class RetryDocumentsRequest(_message.Message):
+    """Request of RetryDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. Format: `knowledgeBases/{knowledge_base}`."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only these, at most 1,000; empty: all that failed. Format:
+        `knowledgeBases/{k}/documents/{d}`.
+        """
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDocumentsRequest: _TypeAlias = RetryDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class RetryDocumentsResponse(_message.Message):
+    """Response of RetryDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUED_FIELD_NUMBER: _builtins.int
+    queued: _builtins.int
+    """How many wait again."""
+    def __init__(
+        self,
+        *,
+        queued: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDocumentsResponse: _TypeAlias = RetryDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ReconcileKnowledgeBaseRequest(_message.Message):
+    """Request of ReconcileKnowledgeBase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Format: `knowledgeBases/{knowledge_base}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileKnowledgeBaseRequest: _TypeAlias = ReconcileKnowledgeBaseRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileKnowledgeBaseResponse(_message.Message):
+    """Response of ReconcileKnowledgeBase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRAY_CHUNKS_REMOVED_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_REQUEUED_FIELD_NUMBER: _builtins.int
+    stray_chunks_removed: _builtins.int
+    """Chunks that were removed."""
+    documents_requeued: _builtins.int
+    """Documents that wait again."""
+    def __init__(
+        self,
+        *,
+        stray_chunks_removed: _builtins.int = ...,
+        documents_requeued: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_requeued", b"documents_requeued", "stray_chunks_removed", b"stray_chunks_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileKnowledgeBaseResponse: _TypeAlias = ReconcileKnowledgeBaseResponse  # noqa: Y015
+
+@_typing.final
+class TuneKnowledgeBaseRequest(_message.Message):
+    """Request of TuneKnowledgeBase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Format: `knowledgeBases/{knowledge_base}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuneKnowledgeBaseRequest: _TypeAlias = TuneKnowledgeBaseRequest  # noqa: Y015
+
+@_typing.final
+class ExportChunksRequest(_message.Message):
+    """Request of ExportChunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    INCLUDE_VECTORS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Format: `knowledgeBases/{knowledge_base}`."""
+    include_vectors: _builtins.bool
+    """Optional. With their vectors."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Optional. Only chunks that it allows."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        include_vectors: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_vectors", b"include_vectors", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportChunksRequest: _TypeAlias = ExportChunksRequest  # noqa: Y015
+
+@_typing.final
+class ExportChunksResponse(_message.Message):
+    """Some chunks of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    vectors: _builtins.bytes
+    """With `include_vectors`: one after the other, little-endian float32."""
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Chunk]:
+        """At most 500; `score` is 0."""
+
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___Chunk] | None = ...,
+        vectors: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportChunksResponse: _TypeAlias = ExportChunksResponse  # noqa: Y015
 
 @_typing.final
 class CreateKnowledgeBaseRequest(_message.Message):
@@ -211,21 +451,50 @@ class UploadHeader(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _filter_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _filter_pb2.Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PARENT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Format: `knowledgeBases/{knowledge_base}`."""
     path: _builtins.str
     """Required. Relative, with `/`, without `..`, at most 1,024 bytes."""
+    @_builtins.property
+    def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
+        """Optional. Values of the knowledge base's metadata fields. The same bytes
+        with other values are stored without being embedded anew.
+        """
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         path: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _filter_pb2.Value] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "parent", b"parent", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,6 +619,14 @@ class SearchRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RANKER_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    RERANK_OFF_FIELD_NUMBER: _builtins.int
+    RELEVANCE_WEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_PER_DOCUMENT_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    MORE_QUERIES_FIELD_NUMBER: _builtins.int
     knowledge_base: _builtins.str
     """Required. Format: `knowledgeBases/{knowledge_base}`."""
     query: _builtins.str
@@ -361,13 +638,45 @@ class SearchRequest(_message.Message):
     model_fingerprint: _builtins.str
     """Required with `query_vector`: the fingerprint of the model that made it."""
     top_k: _builtins.int
-    """Optional. Default 8, at most 100; below 0 is INVALID_ARGUMENT."""
+    """Optional. Default: the knowledge base's; at most 100; below 0 is
+    INVALID_ARGUMENT.
+    """
     mode: _knowledge_base_pb2.SearchMode.ValueType
     """Optional. Default: the knowledge base's."""
     min_similarity: _builtins.float
     """Optional. Chunks below this cosine similarity are left out of dense and
     hybrid results; absent: none are. -1 to 1.
     """
+    rerank_off: _builtins.bool
+    """Optional. No rerank, though the knowledge base has one."""
+    relevance_weight: _builtins.float
+    """Optional. Chunks that say the same give way to others (maximal marginal
+    relevance): 1 looks at relevance only, 0 at difference only. Absent: off.
+    """
+    max_per_document: _builtins.int
+    """Optional. Most chunks of one document; 0: no bound. At most 100."""
+    neighbours: _builtins.int
+    """Optional. Chunks before and after each that come along as context. At
+    most 5.
+    """
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Optional. Only chunks that it allows."""
+
+    @_builtins.property
+    def ranker(self) -> _knowledge_base_pb2.Ranker:
+        """Optional. Default: the knowledge base's."""
+
+    @_builtins.property
+    def rerank(self) -> _knowledge_base_pb2.Rerank:
+        """Optional. Default: the knowledge base's."""
+
+    @_builtins.property
+    def more_queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Other ways to say the same; all lists are fused into one. At
+        most 7, each as `query`.
+        """
+
     def __init__(
         self,
         *,
@@ -378,14 +687,27 @@ class SearchRequest(_message.Message):
         top_k: _builtins.int = ...,
         mode: _knowledge_base_pb2.SearchMode.ValueType = ...,
         min_similarity: _builtins.float | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        ranker: _knowledge_base_pb2.Ranker | None = ...,
+        rerank: _knowledge_base_pb2.Rerank | None = ...,
+        rerank_off: _builtins.bool = ...,
+        relevance_weight: _builtins.float | None = ...,
+        max_per_document: _builtins.int = ...,
+        neighbours: _builtins.int = ...,
+        more_queries: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_relevance_weight", b"_relevance_weight", "filter", b"filter", "min_similarity", b"min_similarity", "ranker", b"ranker", "relevance_weight", b"relevance_weight", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "knowledge_base", b"knowledge_base", "min_similarity", b"min_similarity", "mode", b"mode", "model_fingerprint", b"model_fingerprint", "query", b"query", "query_vector", b"query_vector", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_relevance_weight", b"_relevance_weight", "filter", b"filter", "knowledge_base", b"knowledge_base", "max_per_document", b"max_per_document", "min_similarity", b"min_similarity", "mode", b"mode", "model_fingerprint", b"model_fingerprint", "more_queries", b"more_queries", "neighbours", b"neighbours", "query", b"query", "query_vector", b"query_vector", "ranker", b"ranker", "relevance_weight", b"relevance_weight", "rerank", b"rerank", "rerank_off", b"rerank_off", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    _WhichOneofReturnType__relevance_weight: _TypeAlias = _typing.Literal["relevance_weight"]  # noqa: Y015
+    _WhichOneofArgType__relevance_weight: _TypeAlias = _typing.Literal["_relevance_weight", b"_relevance_weight"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relevance_weight) -> _WhichOneofReturnType__relevance_weight | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
@@ -415,6 +737,8 @@ class SearchReason(_message.Message):
         """Documents are still being indexed; what is indexed was searched."""
         CODE_MODEL_CHANGED: SearchReason._Code.ValueType  # 6
         """The model makes other vectors than when the documents were indexed."""
+        CODE_RERANK_UNAVAILABLE: SearchReason._Code.ValueType  # 7
+        """The rerank model did not answer; the order is that of the search."""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """What happened."""
@@ -433,6 +757,8 @@ class SearchReason(_message.Message):
     """Documents are still being indexed; what is indexed was searched."""
     CODE_MODEL_CHANGED: SearchReason.Code.ValueType  # 6
     """The model makes other vectors than when the documents were indexed."""
+    CODE_RERANK_UNAVAILABLE: SearchReason.Code.ValueType  # 7
+    """The rerank model did not answer; the order is that of the search."""
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -536,6 +862,27 @@ class Chunk(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _filter_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _filter_pb2.Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     DOCUMENT_TITLE_FIELD_NUMBER: _builtins.int
@@ -543,6 +890,9 @@ class Chunk(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within the knowledge base."""
     document: _builtins.str
@@ -554,11 +904,24 @@ class Chunk(_message.Message):
     text: _builtins.str
     """The text."""
     score: _builtins.float
-    """Higher is better; comparable only within one response. Cosine similarity
-    for DENSE, BM25 for SPARSE, the fused rank score for HYBRID.
+    """Higher is better; comparable only within one response. The rerank model's
+    if it was asked, else cosine similarity for DENSE, BM25 for SPARSE, the
+    fused score for HYBRID and several queries.
     """
     location: _builtins.str
     """Page or heading, where the document has them."""
+    similarity: _builtins.float
+    """Cosine similarity; absent if vectors were not compared or it was found by
+    words only.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:
+        """Values of the knowledge base's metadata fields."""
+
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Those before and after it in the document, in its order."""
+
     def __init__(
         self,
         *,
@@ -569,11 +932,46 @@ class Chunk(_message.Message):
         text: _builtins.str = ...,
         score: _builtins.float = ...,
         location: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _filter_pb2.Value] | None = ...,
+        similarity: _builtins.float | None = ...,
+        neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "similarity", b"similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "document", b"document", "document_title", b"document_title", "id", b"id", "location", b"location", "metadata", b"metadata", "neighbours", b"neighbours", "ordinal", b"ordinal", "score", b"score", "similarity", b"similarity", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
+    _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
+
+Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """A chunk that stands beside one that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique within the knowledge base."""
+    ordinal: _builtins.int
+    """0-based position within the document."""
+    text: _builtins.str
+    """The text."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "document_title", b"document_title", "id", b"id", "location", b"location", "ordinal", b"ordinal", "score", b"score", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "ordinal", b"ordinal", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015

@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from agentteams.retrieval.v1 import evaluation_pb2 as agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2
+from agentteams.retrieval.v1 import index_pb2 as agentteams_dot_retrieval_dot_v1_dot_index__pb2
 from agentteams.retrieval.v1 import knowledge_base_pb2 as agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2
 from agentteams.retrieval.v1 import retrieval_service_pb2 as agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
@@ -53,6 +55,11 @@ class RetrievalServiceStub:
                 request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesRequest.SerializeToString,
                 response_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesResponse.FromString,
                 _registered_method=True)
+        self.UpdateKnowledgeBase = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/UpdateKnowledgeBase',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.UpdateKnowledgeBaseRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.KnowledgeBase.FromString,
+                _registered_method=True)
         self.DeleteKnowledgeBase = channel.unary_unary(
                 '/agentteams.retrieval.v1.RetrievalService/DeleteKnowledgeBase',
                 request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteKnowledgeBaseRequest.SerializeToString,
@@ -78,10 +85,55 @@ class RetrievalServiceStub:
                 request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteDocumentRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.MoveDocument = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/MoveDocument',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.MoveDocumentRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.Document.FromString,
+                _registered_method=True)
+        self.RetryDocuments = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/RetryDocuments',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsResponse.FromString,
+                _registered_method=True)
+        self.ReconcileKnowledgeBase = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/ReconcileKnowledgeBase',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseResponse.FromString,
+                _registered_method=True)
         self.Search = channel.unary_unary(
                 '/agentteams.retrieval.v1.RetrievalService/Search',
                 request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.SerializeToString,
                 response_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.FromString,
+                _registered_method=True)
+        self.ExportChunks = channel.unary_stream(
+                '/agentteams.retrieval.v1.RetrievalService/ExportChunks',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksResponse.FromString,
+                _registered_method=True)
+        self.TuneKnowledgeBase = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/TuneKnowledgeBase',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.TuneKnowledgeBaseRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_index__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.SetGoldenSet = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/SetGoldenSet',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.SetGoldenSetRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.FromString,
+                _registered_method=True)
+        self.GetGoldenSet = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/GetGoldenSet',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GetGoldenSetRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.FromString,
+                _registered_method=True)
+        self.EvaluateKnowledgeBase = channel.unary_stream(
+                '/agentteams.retrieval.v1.RetrievalService/EvaluateKnowledgeBase',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseResponse.FromString,
+                _registered_method=True)
+        self.ListEvaluations = channel.unary_unary(
+                '/agentteams.retrieval.v1.RetrievalService/ListEvaluations',
+                request_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsRequest.SerializeToString,
+                response_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsResponse.FromString,
                 _registered_method=True)
 
 
@@ -109,6 +161,14 @@ class RetrievalServiceServicer:
 
     def ListKnowledgeBases(self, request, context):
         """Lists knowledge bases by name. Reasons: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKnowledgeBase(self, request, context):
+        """Updates the fields that can be updated. Reasons:
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,10 +219,90 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveDocument(self, request, context):
+        """Gives a document another path. Its chunks are found under the new path
+        when it is READY again; nothing is embedded that is embedded already.
+        Reasons: KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND,
+        DOCUMENT_ALREADY_EXISTS, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDocuments(self, request, context):
+        """Queues failed documents anew. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcileKnowledgeBase(self, request, context):
+        """Compares catalogue and store now: chunks that no document has are removed,
+        documents whose chunks are missing are queued anew. It is done now and
+        then by itself. Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE
+        (retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Search(self, request, context):
         """Searches. What the store cannot do is an outcome, not an error, so that
         "nothing found" and "could not look" are never the same. Reasons:
         KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportChunks(self, request, context):
+        """Streams chunks, each once, as they were when the stream began or later.
+        Reasons: KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DEPENDENCY_UNAVAILABLE
+        (begin again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TuneKnowledgeBase(self, request, context):
+        """Queues a measurement of the index; poll `index_status.tuning`. One that
+        waits or runs is not queued twice. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        TUNING_UNSUPPORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetGoldenSet(self, request, context):
+        """Sets the golden set of a knowledge base: queries with what should be
+        found. An empty one takes it away. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetGoldenSet(self, request, context):
+        """Returns it. Reasons: KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateKnowledgeBase(self, request, context):
+        """Searches every query of the golden set and stores the scores. The last
+        message has them all; those before it say how far it is. Reasons:
+        KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+        DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluations(self, request, context):
+        """Lists evaluations, newest first. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +325,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.ListKnowledgeBases,
                     request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesRequest.FromString,
                     response_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesResponse.SerializeToString,
+            ),
+            'UpdateKnowledgeBase': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKnowledgeBase,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.UpdateKnowledgeBaseRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.KnowledgeBase.SerializeToString,
             ),
             'DeleteKnowledgeBase': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteKnowledgeBase,
@@ -211,10 +356,55 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.DeleteDocumentRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'MoveDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveDocument,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.MoveDocumentRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.Document.SerializeToString,
+            ),
+            'RetryDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDocuments,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsResponse.SerializeToString,
+            ),
+            'ReconcileKnowledgeBase': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcileKnowledgeBase,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseResponse.SerializeToString,
+            ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
                     request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.FromString,
                     response_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.SerializeToString,
+            ),
+            'ExportChunks': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportChunks,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksResponse.SerializeToString,
+            ),
+            'TuneKnowledgeBase': grpc.unary_unary_rpc_method_handler(
+                    servicer.TuneKnowledgeBase,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.TuneKnowledgeBaseRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_index__pb2.Tuning.SerializeToString,
+            ),
+            'SetGoldenSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGoldenSet,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.SetGoldenSetRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.SerializeToString,
+            ),
+            'GetGoldenSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGoldenSet,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GetGoldenSetRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.SerializeToString,
+            ),
+            'EvaluateKnowledgeBase': grpc.unary_stream_rpc_method_handler(
+                    servicer.EvaluateKnowledgeBase,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseResponse.SerializeToString,
+            ),
+            'ListEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluations,
+                    request_deserializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsRequest.FromString,
+                    response_serializer=agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -300,6 +490,33 @@ class RetrievalService:
             '/agentteams.retrieval.v1.RetrievalService/ListKnowledgeBases',
             agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesRequest.SerializeToString,
             agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListKnowledgeBasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKnowledgeBase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/UpdateKnowledgeBase',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.UpdateKnowledgeBaseRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.KnowledgeBase.FromString,
             options,
             channel_credentials,
             insecure,
@@ -446,6 +663,87 @@ class RetrievalService:
             _registered_method=True)
 
     @staticmethod
+    def MoveDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/MoveDocument',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.MoveDocumentRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_knowledge__base__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/RetryDocuments',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetryDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileKnowledgeBase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/ReconcileKnowledgeBase',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ReconcileKnowledgeBaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Search(request,
             target,
             options=(),
@@ -462,6 +760,168 @@ class RetrievalService:
             '/agentteams.retrieval.v1.RetrievalService/Search',
             agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.SerializeToString,
             agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportChunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/ExportChunks',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ExportChunksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TuneKnowledgeBase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/TuneKnowledgeBase',
+            agentteams_dot_retrieval_dot_v1_dot_retrieval__service__pb2.TuneKnowledgeBaseRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_index__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGoldenSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/SetGoldenSet',
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.SetGoldenSetRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGoldenSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/GetGoldenSet',
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GetGoldenSetRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.GoldenSet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateKnowledgeBase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/EvaluateKnowledgeBase',
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.EvaluateKnowledgeBaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentteams.retrieval.v1.RetrievalService/ListEvaluations',
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsRequest.SerializeToString,
+            agentteams_dot_retrieval_dot_v1_dot_evaluation__pb2.ListEvaluationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

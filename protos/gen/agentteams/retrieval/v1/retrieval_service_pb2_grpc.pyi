@@ -3,6 +3,8 @@
 isort:skip_file
 """
 
+from agentteams.retrieval.v1 import evaluation_pb2 as _evaluation_pb2
+from agentteams.retrieval.v1 import index_pb2 as _index_pb2
 from agentteams.retrieval.v1 import knowledge_base_pb2 as _knowledge_base_pb2
 from agentteams.retrieval.v1 import retrieval_service_pb2 as _retrieval_service_pb2
 from collections import abc as _abc
@@ -47,6 +49,10 @@ class RetrievalServiceStub:
     """Returns a knowledge base. Reasons: KNOWLEDGE_BASE_NOT_FOUND."""
     ListKnowledgeBases: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListKnowledgeBasesRequest, _retrieval_service_pb2.ListKnowledgeBasesResponse]
     """Lists knowledge bases by name. Reasons: INVALID_FIELD."""
+    UpdateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpdateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]
+    """Updates the fields that can be updated. Reasons:
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+    """
     DeleteKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteKnowledgeBaseRequest, _empty_pb2.Empty]
     """Deletes a knowledge base with its documents, originals and vectors.
     Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE (retry).
@@ -72,10 +78,53 @@ class RetrievalServiceStub:
     KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND, DEPENDENCY_UNAVAILABLE
     (retry).
     """
+    MoveDocument: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.MoveDocumentRequest, _knowledge_base_pb2.Document]
+    """Gives a document another path. Its chunks are found under the new path
+    when it is READY again; nothing is embedded that is embedded already.
+    Reasons: KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND,
+    DOCUMENT_ALREADY_EXISTS, INVALID_FIELD.
+    """
+    RetryDocuments: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetryDocumentsRequest, _retrieval_service_pb2.RetryDocumentsResponse]
+    """Queues failed documents anew. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
+    """
+    ReconcileKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ReconcileKnowledgeBaseRequest, _retrieval_service_pb2.ReconcileKnowledgeBaseResponse]
+    """Compares catalogue and store now: chunks that no document has are removed,
+    documents whose chunks are missing are queued anew. It is done now and
+    then by itself. Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE
+    (retry).
+    """
     Search: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]
     """Searches. What the store cannot do is an outcome, not an error, so that
     "nothing found" and "could not look" are never the same. Reasons:
     KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+    """
+    ExportChunks: _grpc.UnaryStreamMultiCallable[_retrieval_service_pb2.ExportChunksRequest, _retrieval_service_pb2.ExportChunksResponse]
+    """Streams chunks, each once, as they were when the stream began or later.
+    Reasons: KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DEPENDENCY_UNAVAILABLE
+    (begin again).
+    """
+    TuneKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.TuneKnowledgeBaseRequest, _index_pb2.Tuning]
+    """Queues a measurement of the index; poll `index_status.tuning`. One that
+    waits or runs is not queued twice. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    TUNING_UNSUPPORTED.
+    """
+    SetGoldenSet: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.SetGoldenSetRequest, _evaluation_pb2.GoldenSet]
+    """Sets the golden set of a knowledge base: queries with what should be
+    found. An empty one takes it away. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
+    """
+    GetGoldenSet: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.GetGoldenSetRequest, _evaluation_pb2.GoldenSet]
+    """Returns it. Reasons: KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND."""
+    EvaluateKnowledgeBase: _grpc.UnaryStreamMultiCallable[_evaluation_pb2.EvaluateKnowledgeBaseRequest, _evaluation_pb2.EvaluateKnowledgeBaseResponse]
+    """Searches every query of the golden set and stores the scores. The last
+    message has them all; those before it say how far it is. Reasons:
+    KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+    DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
+    """
+    ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]
+    """Lists evaluations, newest first. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
     """
 
 @_typing.type_check_only
@@ -95,6 +144,10 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Returns a knowledge base. Reasons: KNOWLEDGE_BASE_NOT_FOUND."""
     ListKnowledgeBases: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListKnowledgeBasesRequest, _retrieval_service_pb2.ListKnowledgeBasesResponse]  # type: ignore[assignment]
     """Lists knowledge bases by name. Reasons: INVALID_FIELD."""
+    UpdateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpdateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]  # type: ignore[assignment]
+    """Updates the fields that can be updated. Reasons:
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+    """
     DeleteKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteKnowledgeBaseRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a knowledge base with its documents, originals and vectors.
     Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE (retry).
@@ -120,10 +173,53 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND, DEPENDENCY_UNAVAILABLE
     (retry).
     """
+    MoveDocument: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.MoveDocumentRequest, _knowledge_base_pb2.Document]  # type: ignore[assignment]
+    """Gives a document another path. Its chunks are found under the new path
+    when it is READY again; nothing is embedded that is embedded already.
+    Reasons: KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND,
+    DOCUMENT_ALREADY_EXISTS, INVALID_FIELD.
+    """
+    RetryDocuments: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetryDocumentsRequest, _retrieval_service_pb2.RetryDocumentsResponse]  # type: ignore[assignment]
+    """Queues failed documents anew. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
+    """
+    ReconcileKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ReconcileKnowledgeBaseRequest, _retrieval_service_pb2.ReconcileKnowledgeBaseResponse]  # type: ignore[assignment]
+    """Compares catalogue and store now: chunks that no document has are removed,
+    documents whose chunks are missing are queued anew. It is done now and
+    then by itself. Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE
+    (retry).
+    """
     Search: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]  # type: ignore[assignment]
     """Searches. What the store cannot do is an outcome, not an error, so that
     "nothing found" and "could not look" are never the same. Reasons:
     KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+    """
+    ExportChunks: _aio.UnaryStreamMultiCallable[_retrieval_service_pb2.ExportChunksRequest, _retrieval_service_pb2.ExportChunksResponse]  # type: ignore[assignment]
+    """Streams chunks, each once, as they were when the stream began or later.
+    Reasons: KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DEPENDENCY_UNAVAILABLE
+    (begin again).
+    """
+    TuneKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.TuneKnowledgeBaseRequest, _index_pb2.Tuning]  # type: ignore[assignment]
+    """Queues a measurement of the index; poll `index_status.tuning`. One that
+    waits or runs is not queued twice. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    TUNING_UNSUPPORTED.
+    """
+    SetGoldenSet: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.SetGoldenSetRequest, _evaluation_pb2.GoldenSet]  # type: ignore[assignment]
+    """Sets the golden set of a knowledge base: queries with what should be
+    found. An empty one takes it away. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
+    """
+    GetGoldenSet: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.GetGoldenSetRequest, _evaluation_pb2.GoldenSet]  # type: ignore[assignment]
+    """Returns it. Reasons: KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND."""
+    EvaluateKnowledgeBase: _aio.UnaryStreamMultiCallable[_evaluation_pb2.EvaluateKnowledgeBaseRequest, _evaluation_pb2.EvaluateKnowledgeBaseResponse]  # type: ignore[assignment]
+    """Searches every query of the golden set and stores the scores. The last
+    message has them all; those before it say how far it is. Reasons:
+    KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+    DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
+    """
+    ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
+    """Lists evaluations, newest first. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+    INVALID_FIELD.
     """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -158,6 +254,16 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ListKnowledgeBasesResponse, _abc.Awaitable[_retrieval_service_pb2.ListKnowledgeBasesResponse]]:
         """Lists knowledge bases by name. Reasons: INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def UpdateKnowledgeBase(
+        self,
+        request: _retrieval_service_pb2.UpdateKnowledgeBaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_knowledge_base_pb2.KnowledgeBase, _abc.Awaitable[_knowledge_base_pb2.KnowledgeBase]]:
+        """Updates the fields that can be updated. Reasons:
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+        """
 
     @_abc_1.abstractmethod
     def DeleteKnowledgeBase(
@@ -215,6 +321,40 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def MoveDocument(
+        self,
+        request: _retrieval_service_pb2.MoveDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_knowledge_base_pb2.Document, _abc.Awaitable[_knowledge_base_pb2.Document]]:
+        """Gives a document another path. Its chunks are found under the new path
+        when it is READY again; nothing is embedded that is embedded already.
+        Reasons: KNOWLEDGE_BASE_NOT_FOUND, DOCUMENT_NOT_FOUND,
+        DOCUMENT_ALREADY_EXISTS, INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryDocuments(
+        self,
+        request: _retrieval_service_pb2.RetryDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.RetryDocumentsResponse, _abc.Awaitable[_retrieval_service_pb2.RetryDocumentsResponse]]:
+        """Queues failed documents anew. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def ReconcileKnowledgeBase(
+        self,
+        request: _retrieval_service_pb2.ReconcileKnowledgeBaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.ReconcileKnowledgeBaseResponse, _abc.Awaitable[_retrieval_service_pb2.ReconcileKnowledgeBaseResponse]]:
+        """Compares catalogue and store now: chunks that no document has are removed,
+        documents whose chunks are missing are queued anew. It is done now and
+        then by itself. Reasons: KNOWLEDGE_BASE_NOT_FOUND, DEPENDENCY_UNAVAILABLE
+        (retry).
+        """
+
+    @_abc_1.abstractmethod
     def Search(
         self,
         request: _retrieval_service_pb2.SearchRequest,
@@ -223,6 +363,69 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Searches. What the store cannot do is an outcome, not an error, so that
         "nothing found" and "could not look" are never the same. Reasons:
         KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportChunks(
+        self,
+        request: _retrieval_service_pb2.ExportChunksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_retrieval_service_pb2.ExportChunksResponse], _abc.AsyncIterator[_retrieval_service_pb2.ExportChunksResponse]]:
+        """Streams chunks, each once, as they were when the stream began or later.
+        Reasons: KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DEPENDENCY_UNAVAILABLE
+        (begin again).
+        """
+
+    @_abc_1.abstractmethod
+    def TuneKnowledgeBase(
+        self,
+        request: _retrieval_service_pb2.TuneKnowledgeBaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.Tuning, _abc.Awaitable[_index_pb2.Tuning]]:
+        """Queues a measurement of the index; poll `index_status.tuning`. One that
+        waits or runs is not queued twice. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        TUNING_UNSUPPORTED.
+        """
+
+    @_abc_1.abstractmethod
+    def SetGoldenSet(
+        self,
+        request: _evaluation_pb2.SetGoldenSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.GoldenSet, _abc.Awaitable[_evaluation_pb2.GoldenSet]]:
+        """Sets the golden set of a knowledge base: queries with what should be
+        found. An empty one takes it away. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def GetGoldenSet(
+        self,
+        request: _evaluation_pb2.GetGoldenSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.GoldenSet, _abc.Awaitable[_evaluation_pb2.GoldenSet]]:
+        """Returns it. Reasons: KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def EvaluateKnowledgeBase(
+        self,
+        request: _evaluation_pb2.EvaluateKnowledgeBaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evaluation_pb2.EvaluateKnowledgeBaseResponse], _abc.AsyncIterator[_evaluation_pb2.EvaluateKnowledgeBaseResponse]]:
+        """Searches every query of the golden set and stores the scores. The last
+        message has them all; those before it say how far it is. Reasons:
+        KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+        DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvaluations(
+        self,
+        request: _evaluation_pb2.ListEvaluationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.ListEvaluationsResponse, _abc.Awaitable[_evaluation_pb2.ListEvaluationsResponse]]:
+        """Lists evaluations, newest first. Reasons: KNOWLEDGE_BASE_NOT_FOUND,
+        INVALID_FIELD.
         """
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
