@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
+Scalar = str | int | float | bool  # a value of a metadata field
 
 DEFAULT_MAX_TOKENS = 200
 DEFAULT_OVERLAP_TOKENS = 30
@@ -48,6 +49,23 @@ class ReasonCode(IntEnum):
     DEADLINE = 4
     INDEXING = 5
     MODEL_CHANGED = 6
+
+
+class MetadataType(IntEnum):
+    """What a metadata field holds. Same numbers as on the wire."""
+
+    STRING = 1
+    INT64 = 2
+    DOUBLE = 3
+    BOOL = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataField:
+    """A field that documents may have."""
+
+    name: str
+    type: MetadataType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
