@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from agentteams.embedding.v1 import rerank_service_pb2 as pb
 from agentteams.embedding.v1 import rerank_service_pb2_grpc as pb_grpc
+from prometheus_client import REGISTRY
 
 from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import RerankFactory
@@ -80,6 +81,15 @@ async def test_scores_over_the_wire(rpc: RpcClient) -> None:
     local = await rerank(rpc, "models/builtin", "iron tower", *PASSAGES)
     assert len(set(local.scores)) == 3
     assert list(local.truncated_indexes) == [2]
+
+
+async def test_calls_are_timed(rpc: RpcClient) -> None:
+    def timed() -> float:
+        return REGISTRY.get_sample_value("agentteams_embedding_rerank_seconds_count") or 0
+
+    before = timed()
+    await rerank(rpc, "models/builtin", "iron tower", *PASSAGES)
+    assert timed() == before + 1
 
 
 async def test_what_is_wrong_is_named(rpc: RpcClient) -> None:

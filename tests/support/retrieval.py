@@ -53,8 +53,8 @@ class HashEmbedder:
         self._check(model)
         return ModelInfo(dimension=self.dimension, fingerprint=self.fingerprint, max_input_tokens=256)
 
-    async def embed_query(self, model: str, text: str, *, timeout: Any = None) -> Embedded:
-        return await self.embed_passages(model, [text])
+    async def embed_queries(self, model: str, texts: Sequence[str], *, timeout: Any = None) -> Embedded:
+        return await self.embed_passages(model, texts)
 
     async def embed_passages(self, model: str, texts: Sequence[str]) -> Embedded:
         self._check(model)

@@ -212,7 +212,7 @@ async def test_little_time_left_gives_up_words(world: World) -> None:
 
 async def test_embedding_leaves_time_for_the_store(world: World) -> None:
     class Slow(HashEmbedder):
-        async def embed_query(self, model: str, text: str, *, timeout: Any = None) -> Any:
+        async def embed_queries(self, model: str, texts: Any, *, timeout: Any = None) -> Any:
             assert timeout < timedelta(seconds=0.6)
             raise DeadlineExceeded("late", reason="DEADLINE_TOO_SHORT")
 

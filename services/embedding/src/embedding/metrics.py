@@ -14,6 +14,9 @@ TRUNCATED = Counter(
 SECONDS = Histogram(
     "agentteams_embedding_seconds", "Wall time of one Embed, waiting included", _LABELS, buckets=_BUCKETS
 )
+RERANK_SECONDS = Histogram(
+    "agentteams_embedding_rerank_seconds", "Wall time of one Rerank, waiting included", buckets=_BUCKETS
+)
 BATCH_TEXTS = Histogram(
     "agentteams_embedding_batch_texts",
     "Texts of small calls that went to the model together",

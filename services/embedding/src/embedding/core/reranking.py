@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from embedding.core.checks import check_texts, model_name
 from embedding.core.models import Rerankers
 from embedding.core.ports import RerankResult
+from embedding.metrics import RERANK_SECONDS
 from servicekit.errors import InvalidArgument
 
 
@@ -29,4 +30,5 @@ class Reranking:
             raise InvalidArgument.field("query", "must not be empty or only white space", query)
         check_texts(passages, "passages")
         async with self._models.lease(namespace, name) as reranker:
-            return await reranker.rerank(query, passages)
+            with RERANK_SECONDS.time():
+                return await reranker.rerank(query, passages)

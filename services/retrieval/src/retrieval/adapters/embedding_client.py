@@ -34,9 +34,11 @@ class EmbeddingClient:
             max_input_tokens=answer.max_input_tokens,
         )
 
-    async def embed_query(self, model: str, text: str, *, timeout: timedelta | None = None) -> Embedded:
-        """One question."""
-        return await self._embed(model, [text], pb.TEXT_KIND_QUERY, timeout)
+    async def embed_queries(
+        self, model: str, texts: Sequence[str], *, timeout: timedelta | None = None
+    ) -> Embedded:
+        """Questions, in one call."""
+        return await self._embed(model, texts, pb.TEXT_KIND_QUERY, timeout)
 
     async def embed_passages(self, model: str, texts: Sequence[str]) -> Embedded:
         """Passages."""

@@ -49,6 +49,7 @@ class ReasonCode(IntEnum):
     DEADLINE = 4
     INDEXING = 5
     MODEL_CHANGED = 6
+    RERANK_UNAVAILABLE = 7
 
 
 class MetadataType(IntEnum):

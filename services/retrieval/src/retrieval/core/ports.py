@@ -104,12 +104,24 @@ class Embedder(Protocol):
         """What the model makes."""
         ...
 
-    async def embed_query(self, model: str, text: str, *, timeout: timedelta | None = None) -> Embedded:
-        """One question."""
+    async def embed_queries(
+        self, model: str, texts: Sequence[str], *, timeout: timedelta | None = None
+    ) -> Embedded:
+        """Questions, in one call."""
         ...
 
     async def embed_passages(self, model: str, texts: Sequence[str]) -> Embedded:
         """Passages, at most 256."""
+        ...
+
+
+class Reranker(Protocol):
+    """Reads a question and passages together, as the current caller. Raises ServiceErrors."""
+
+    async def rerank(
+        self, model: str, query: str, passages: Sequence[str], *, timeout: timedelta
+    ) -> Sequence[float]:
+        """One finite score a passage, at most 256; higher is better."""
         ...
 
 

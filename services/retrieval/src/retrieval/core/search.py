@@ -154,8 +154,8 @@ class Search:
         # Without a vector, or with one of another model: comparing it would be silently wrong.
         try:
             with progress.stage("embedding"):
-                embedded = await self._embedder.embed_query(
-                    kb.spec.embedding_model, query.text, timeout=self._embedding_timeout()
+                embedded = await self._embedder.embed_queries(
+                    kb.spec.embedding_model, [query.text], timeout=self._embedding_timeout()
                 )
         except (TimeoutError, DeadlineExceeded):
             progress.give_up(
