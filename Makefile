@@ -9,7 +9,7 @@ SEED ?= 1
 MINUTES ?= 2
 STORE ?= postgres
 
-PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/cli \
+PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services tests bench protos/generate.py requirements/compile.py

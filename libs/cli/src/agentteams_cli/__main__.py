@@ -11,6 +11,7 @@ from agentteams_cli.commands.chat import chat_command
 from agentteams_cli.commands.doctor import doctor_command
 from agentteams_cli.commands.ingest import ingest_command
 from agentteams_cli.commands.memories import memories_command
+from agentteams_cli.commands.plan import plan_command
 from agentteams_cli.commands.runs import runs_command
 from agentteams_cli.commands.search import search_command
 from agentteams_cli.commands.sessions import sessions_command
@@ -55,6 +56,7 @@ for command in (
     memories_command,
     user_command,
     workflow_command,
+    plan_command,
     doctor_command,
 ):
     agentteams.add_command(command)
