@@ -41,14 +41,14 @@ sys.path.insert(0, str(ROOT))
 
 from servicekit.client import RpcClient, open_channel  # noqa: E402
 from servicekit.context import Caller, scope  # noqa: E402
-from servicekit.identity import TokenIssuer  # noqa: E402
+from servicekit.identity import IdentityKey, TokenIssuer  # noqa: E402
 from servicekit.ids import new_id  # noqa: E402
 from session.adapters.database import PoolLimits, open_database  # noqa: E402
 from session.adapters.schema import migrate  # noqa: E402
 from session.adapters.tables import messages, sessions  # noqa: E402
 from tests.support.postgres import temporary_postgres  # noqa: E402
 
-KEY = b"a key for benchmarks, 32 bytes or more"
+KEY = IdentityKey(b"a key for benchmarks, 32 bytes or more")
 CALLER = Caller("default", "bench")
 WRITERS = (1, 16, 64)
 LENGTHS = (10, 1_000, 10_000)
@@ -124,7 +124,7 @@ class Server:
 async def served(url: str, folder: Path) -> AsyncIterator[Server]:
     """The service as a process, with a migrated schema."""
     key = folder / "key"
-    key.write_bytes(KEY)
+    key.write_bytes(KEY.to_file())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from servicekit.errors import Conflict
-from session.core.model import Lease, NewMessage, Role, RunState
+from session.core.model import Lease, NewMessage, Role, RunFilter, RunState
 from tests.support.session_runs import AT, GIVEN_BACK, INTERRUPT, REJECT, end
 from tests.support.session_store import (
     ADA,
+    EVE,
     LEASE,
     OTHER,
     Kit,
@@ -97,6 +98,30 @@ async def test_lost_attempts_wait_ever_longer_and_are_never_refused(kit: Kit) ->
         assert (taken.fencing_token, taken.run.state) == (lost + 1, RunState.RUNNING)
         kit.clock.advance(LEASE.duration)
     assert (await kit.store.get_run(ADA, run.id)).lost_attempts == 8
+
+
+async def test_only_runs_of_the_pool_are_taken_over_and_renewed(kit: Kit) -> None:
+    runs = {
+        (owner.tenant, team): (await kit.store.begin_run(owner, question(team=team))).run.id
+        for owner, team in ((ADA, "helpdesk"), (ADA, "own"), (EVE, "helpdesk"))
+    }
+    # One that waits behind another, which ends unheard: nobody was told to begin it.
+    first = await kit.store.begin_run(EVE, question(team="own"))
+    behind = (await kit.store.begin_run(EVE, question(team="own", session=first.run.session))).run.id
+    await kit.store.append_events(EVE, first.run.id, fencing_token=1, events=[answer(2), finish(3)])
+    acme = await kit.store.renew_leases(None, sorted(runs.values()), lease=LEASE, tenant="acme")
+    assert acme.lost == {runs["globex", "helpdesk"]}
+    kit.clock.advance(timedelta(seconds=31))
+
+    async def take(which: RunFilter) -> set[str]:
+        return {one.run.id for one in await kit.store.acquire_expired_runs(lease=OTHER, limit=9, which=which)}
+
+    own = frozenset({"own"})
+    assert await take(RunFilter(tenant="initech")) == set()
+    assert await take(RunFilter(tenant="acme", teams=own)) == {runs["acme", "own"]}
+    assert await take(RunFilter(tenant="acme", except_teams=own)) == {runs["acme", "helpdesk"]}
+    assert await take(RunFilter(tenant="globex", except_teams=own)) == {runs["globex", "helpdesk"]}
+    assert await take(RunFilter(tenant="globex")) == {behind}
 
 
 async def test_a_lease_that_is_given_back_is_free_at_once_and_no_lost_attempt(kit: Kit) -> None:

@@ -258,7 +258,7 @@ async def serving(target: str) -> AsyncIterator[None]:
 
 
 async def test_as_a_process(state: Path, tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(TEST_KEY)
+    (tmp_path / "key").write_bytes(TEST_KEY.to_file())
     port, metrics = free_port(), free_port()
     settings = {
         "AGENTTEAMS_PORT": str(port),
@@ -288,7 +288,7 @@ async def test_as_a_process(state: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_folder_ends_the_process_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(TEST_KEY)
+    (tmp_path / "key").write_bytes(TEST_KEY.to_file())
     settings = {
         "AGENTTEAMS_PORT": "0",
         "AGENTTEAMS_IDENTITY_KEY_FILE": str(tmp_path / "key"),

@@ -19,6 +19,7 @@ from servicekit.errors import (
     ServiceError,
     Unavailable,
 )
+from servicekit.identity import IdentityKey
 from tests.support.door import MODEL_DOWN, QUESTION, Door, door, error_of, extra_of, stream_chunks, text_of
 from tests.support.fake_orchestrator import (
     answer,
@@ -98,7 +99,7 @@ async def test_an_orchestrator_that_hangs_is_504_in_time(door: Door) -> None:
 
 
 async def test_services_that_do_not_trust_one_another_say_so(door: Door) -> None:
-    async with door.orchestrator.serve(key=b"another key, also of 32 bytes or more") as target:
+    async with door.orchestrator.serve(key=IdentityKey(b"another key, also of 32 bytes or more")) as target:
         await door.open(target)
         response = await door.post({"model": "support", "messages": QUESTION})
     assert response.status_code == 500

@@ -23,7 +23,7 @@ BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "conte
 
 async def launch(folder: Path, target: str, **settings: object) -> asyncio.subprocess.Process:
     key = folder / "key"
-    key.write_bytes(TEST_KEY)
+    key.write_bytes(TEST_KEY.to_file())
     named = {"identity_key_file": key, "orchestrator_target": target, "port": 0} | settings
     environment = {f"AGENTTEAMS_{name.upper()}": str(value) for name, value in named.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTTEAMS_")}

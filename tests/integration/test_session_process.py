@@ -31,7 +31,7 @@ class Process:
             probe.bind(("127.0.0.1", 0))
             self.target = f"127.0.0.1:{probe.getsockname()[1]}"
         key = folder / "identity.key"
-        key.write_bytes(TEST_KEY)
+        key.write_bytes(TEST_KEY.to_file())
         self._environment = {
             **os.environ,
             "AGENTTEAMS_PORT": self.target.rpartition(":")[2],

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from servicekit.context import Caller, current_caller
 from servicekit.errors import NotFound, ServiceError, status_from_error
+from servicekit.identity import IdentityKey
 from servicekit.server import Service, new_server
 from servicekit.testing import TEST_KEY
 
@@ -210,7 +211,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         raise AssertionError("the gateway cancelled a run")
 
     @asynccontextmanager
-    async def serve(self, *, port: int = 0, key: bytes = TEST_KEY) -> AsyncIterator[str]:
+    async def serve(self, *, port: int = 0, key: IdentityKey = TEST_KEY) -> AsyncIterator[str]:
         """Serves on loopback, in health; leaving cuts what is open, as a kill would."""
         service = Service(
             name=NAME,

@@ -21,7 +21,7 @@ from orchestrator.core.model import (
     RunInput,
     StoredEvent,
 )
-from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
+from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunChoice, RunRow
 from orchestrator.core.structured import Schema
 from servicekit.context import Caller, current_caller
 from servicekit.errors import (
@@ -252,7 +252,7 @@ class FakeStore:
             self.wake(run)
         return self.rows[run]
 
-    async def acquire_expired(self) -> list[Acquired]:
+    async def acquire_expired(self, which: RunChoice) -> list[Acquired]:
         """See SessionLog."""
         taken, self.expired = self.expired, []
         for one in taken:
@@ -422,7 +422,7 @@ class Link:
         self._alive()
         return await self.store.request_cancel(run)
 
-    async def acquire_expired(self) -> list[Acquired]:
+    async def acquire_expired(self, which: RunChoice) -> list[Acquired]:
         """See SessionLog."""
         self._alive()
         return self.store.take(self.process)

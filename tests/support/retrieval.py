@@ -141,7 +141,7 @@ class RetrievalClient:
 def settings(folder: Path, *, milvus_uri: str, embedding_target: str, **more: Any) -> Settings:
     """Settings of a service whose data is in the folder."""
     key_file = folder / "key"
-    key_file.write_bytes(TEST_KEY)
+    key_file.write_bytes(TEST_KEY.to_file())
     values: dict[str, Any] = {
         "identity_key_file": key_file,
         "milvus_uri": milvus_uri,

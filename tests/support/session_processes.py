@@ -37,7 +37,7 @@ class SessionProcess:
 def environment(folder: Path, url: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Variables of a process that keeps its key in `folder`. PYTHONPATH in `extra`: other code."""
     key = folder / "identity.key"
-    key.write_bytes(TEST_KEY)
+    key.write_bytes(TEST_KEY.to_file())
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith("AGENTTEAMS_")},
         "AGENTTEAMS_SESSION_DATABASE_URL": url,

@@ -171,6 +171,14 @@ async def test_a_team_must_be_there_and_ready(
         assert not bench.store.rows
 
 
+async def test_a_suspended_team_begins_no_runs(bench: Bench) -> None:
+    async with working(bench) as process:
+        bench.catalogue.all_teams = [team({"name": "agent"}, suspend=True)]
+        with pytest.raises(FailedPrecondition, match="suspended") as caught:
+            await process.start()
+        assert caught.value.reason == "TEAM_NOT_READY"
+
+
 async def test_cancelling_keeps_what_was_written_and_once_is_enough(bench: Bench) -> None:
     async with working(bench) as process:
         process.hang("Half")

@@ -32,7 +32,7 @@ def port() -> int:
 
 @pytest.fixture
 async def start(tmp_path: Path, port: int) -> AsyncIterator[Start]:
-    (tmp_path / "key").write_bytes(TEST_KEY)
+    (tmp_path / "key").write_bytes(TEST_KEY.to_file())
     processes = []
 
     async def launch(**extra: str) -> Process:

@@ -22,7 +22,7 @@ from servicekit.errors import (
     Unauthenticated,
     Unavailable,
 )
-from servicekit.identity import TokenIssuer
+from servicekit.identity import IdentityKey, TokenIssuer
 from servicekit.server import Service
 from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
 
@@ -147,7 +147,7 @@ async def test_too_short_a_deadline_is_refused_before_the_handler(
 
 async def test_a_forged_token_is_refused_and_health_needs_none(served: tuple[Servicer, str]) -> None:
     channel = open_channel(served[1])
-    forger = TokenIssuer(b"another key, also of 32 bytes or more", service="x")
+    forger = TokenIssuer(IdentityKey(b"another key, also of 32 bytes or more"), service="x")
     client = RpcClient(channel, issuer=forger, default_timeout=timedelta(seconds=5))
     with scope(caller=Caller("team-a", "ann")), pytest.raises(Unauthenticated):
         await client.unary(stub(client).Embed, pb.EmbedRequest())

@@ -3,15 +3,22 @@
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 from servicekit.context import Caller
-from servicekit.errors import InvalidArgument, Unauthenticated, error_from_status, status_from_error
-from servicekit.identity import TokenIssuer, TokenVerifier, load_key
+from servicekit.errors import (
+    InvalidArgument,
+    PermissionDenied,
+    Unauthenticated,
+    error_from_status,
+    status_from_error,
+)
+from servicekit.identity import IdentityKey, TokenIssuer, TokenVerifier, load_key
 from servicekit.ids import is_uuid4, new_id
 from servicekit.paging import PageTokens, page_size
 
-KEY = b"0123456789abcdef0123456789abcdef"
+KEY = IdentityKey(b"0123456789abcdef0123456789abcdef")
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:
@@ -58,10 +65,37 @@ def test_tokens_carry_the_caller_and_expire_with_their_key() -> None:
     assert issuer.token(caller) is token
     assert TokenVerifier(KEY).verify(token) == caller
     with pytest.raises(Unauthenticated):
-        TokenVerifier(KEY[::-1]).verify(token)
+        TokenVerifier(IdentityKey(KEY.secret[::-1])).verify(token)
     head, body, signature = token.split(".")
     with pytest.raises(Unauthenticated):
         TokenVerifier(KEY).verify(f"{head}.{body[:-4]}AAAA.{signature}")
+
+
+def test_a_tenants_key_speaks_for_its_tenant_only(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(KEY.of_tenant("team-a").to_file())
+    own = load_key(tmp_path / "key")
+    assert own == KEY.of_tenant("team-a")
+    caller = Caller("team-a", "ann", "orchestrator")
+    token = TokenIssuer(own, service="orchestrator").token(caller)
+    # The installation's key verifies what the tenant's has signed, and the other way round.
+    assert TokenVerifier(KEY).verify(token) == caller
+    assert TokenVerifier(own).verify(TokenIssuer(KEY, service="gateway").token(caller)) == caller
+    for tenant in ("team-b", ""):
+        with pytest.raises(PermissionDenied, match="team-a"):
+            TokenIssuer(own, service="orchestrator").token(Caller(tenant, "ann"))
+        foreign = TokenIssuer(KEY, service="gateway").token(Caller(tenant, "ann"))
+        with pytest.raises(Unauthenticated):
+            TokenVerifier(own).verify(foreign)
+
+
+def test_a_tenants_key_forges_no_other_tenants_token() -> None:
+    own = KEY.of_tenant("team-a").secret
+    claims = {"aud": "agentteams", "exp": 4_000_000_000, "tenant": "team-b", "sub": "bob"}
+    for tenant in ("team-b", ""):
+        with pytest.raises(Unauthenticated):
+            TokenVerifier(KEY).verify(jwt.encode(claims | {"tenant": tenant}, own, algorithm="HS256"))
+    with pytest.raises(Unauthenticated):
+        TokenVerifier(KEY).verify(jwt.encode(claims, "", algorithm="none"))
 
 
 def test_a_short_or_missing_key_is_named(tmp_path: Path) -> None:
@@ -70,6 +104,9 @@ def test_a_short_or_missing_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"abc")
     with pytest.raises(ValueError, match="3 bytes"):
         load_key(tmp_path / "short")
+    (tmp_path / "damaged").write_bytes(KEY.of_tenant("team-a").to_file()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        load_key(tmp_path / "damaged")
 
 
 def test_unexpected_errors_show_nothing() -> None:

@@ -12,6 +12,7 @@ from manifests.model import ModelConfig, ModelConfigSpec
 from manifests.nesting import MAX_TEAM_DEPTH
 from manifests.problems import Problem
 from manifests.references import check_references
+from manifests.runtime import Runtime
 from manifests.secrets import HeaderFrom, SecretKeyRef
 from manifests.session import SessionPolicy, SummaryPolicy, UserMemory
 from manifests.team import (
@@ -56,6 +57,7 @@ __all__ = [
     "Problem",
     "PythonModule",
     "Resource",
+    "Runtime",
     "SearchModeName",
     "SecretKeyRef",
     "SessionPolicy",

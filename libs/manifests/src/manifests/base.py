@@ -24,6 +24,9 @@ TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
 MODULE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 # Expressions name steps: a '-' would be a minus there.
 STEP_NAME_PATTERN = r"^[a-z][A-Za-z0-9_]{0,39}$"
+LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 PATTERN_WORDS = {
     NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
@@ -35,6 +38,9 @@ PATTERN_WORDS = {
     CURRENCY_PATTERN: "must be a currency's ISO 4217 code, three capital letters such as USD",
     PATH_PATTERN: "must be a path that begins with '/', such as /mcp",
     TOOL_NAME_PATTERN: "must be a tool's name: letters, digits, '_', '-', '.' and '/', at most 128",
+    LABEL_KEY_PATTERN: "must be a label's key, such as topology.kubernetes.io/zone",
+    LABEL_VALUE_PATTERN: "must be a label's value: at most 63 letters, digits, '-', '_' and '.'",
+    QUANTITY_PATTERN: 'must be a quantity in quotes, such as "500m" or "512Mi"',
     MODULE_PATTERN: "must be the name of a Python module, such as shop_tools",
 }
 """What a pattern means, for people."""

@@ -24,6 +24,7 @@ from manifests.base import (
 )
 from manifests.guardrails import Guardrails
 from manifests.knowledge import SearchModeName
+from manifests.runtime import Runtime
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules
 from manifests.tools import Approvals, ToolSource, tool_violations
@@ -195,6 +196,12 @@ class AgentTeamSpec(Model):
         default_factory=SessionPolicy,
         description="What the team knows of the conversation before a question, and of its user.",
     )
+    runtime: Runtime | None = Field(
+        default=None,
+        description="Pods of the team's own. Default: those that all teams of the namespace share. "
+        "Local mode has one process for all.",
+    )
+    suspend: bool = Field(default=False, description="Begins no runs; those that are active go on.")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -232,7 +239,7 @@ class AgentTeam(Model):
 
     @cached_property
     def revision(self) -> str:
-        """12 hex digits that change with the spec; defaults written out count as the same."""
-        spec = self.spec.model_dump(mode="json", by_alias=True)
+        """12 hex digits that change with what shapes answers; defaults written out count as the same."""
+        spec = self.spec.model_dump(mode="json", by_alias=True, exclude={"runtime", "suspend"})
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 
 from servicekit.errors import InvalidArgument
+from servicekit.identity import IdentityKey
 
 _MAC_BYTES = 12
 
@@ -24,8 +25,8 @@ def page_size(value: int, *, default: int, maximum: int, field: str = "page_size
 class PageTokens:
     """Signs cursors, bound to the arguments of the list they belong to."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = hashlib.sha256(b"page-token" + key).digest()
+    def __init__(self, key: IdentityKey) -> None:
+        self._key = hashlib.sha256(b"page-token" + key.secret).digest()
 
     def encode(self, bound: tuple[str, ...], cursor: str) -> str:
         """The token for `cursor` in the list that the arguments `bound` name."""

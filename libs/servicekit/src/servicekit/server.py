@@ -23,7 +23,7 @@ from servicekit import telemetry
 from servicekit.client import MAX_MESSAGE_BYTES
 from servicekit.config import ServerSettings
 from servicekit.errors import ServiceError
-from servicekit.identity import TokenVerifier, load_key
+from servicekit.identity import IdentityKey, TokenVerifier, load_key
 from servicekit.interceptors import ServerInterceptor
 from servicekit.logging import configure_logging
 
@@ -79,7 +79,7 @@ def run(settings: ServerSettings, *, name: str, build: Build) -> None:
 
 
 def new_server(
-    services: Sequence[Service], *, key: bytes
+    services: Sequence[Service], *, key: IdentityKey
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with the interceptor, health and reflection."""
     server = grpc.aio.server(

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 from servicekit.client import RpcClient, open_channel
 from servicekit.context import Caller, scope
-from servicekit.identity import TokenIssuer
+from servicekit.identity import IdentityKey, TokenIssuer
 from servicekit.server import Service, new_server
 
-TEST_KEY = b"a key for tests only, 32 bytes or more"
+TEST_KEY = IdentityKey(b"a key for tests only, 32 bytes or more")
 
 
 @asynccontextmanager
-async def serve_in_process(services: Sequence[Service], *, key: bytes = TEST_KEY) -> AsyncIterator[str]:
+async def serve_in_process(services: Sequence[Service], *, key: IdentityKey = TEST_KEY) -> AsyncIterator[str]:
     """Serves on a free loopback port, with everything a real process has around it."""
     server, _ = new_server(services, key=key)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -26,7 +26,12 @@ async def serve_in_process(services: Sequence[Service], *, key: bytes = TEST_KEY
 
 @asynccontextmanager
 async def rpc_as(
-    target: str, *, tenant: str = "default", user: str = "test", service: str = "", key: bytes = TEST_KEY
+    target: str,
+    *,
+    tenant: str = "default",
+    user: str = "test",
+    service: str = "",
+    key: IdentityKey = TEST_KEY,
 ) -> AsyncIterator[RpcClient]:
     """A client whose calls, inside the block, are made as that caller."""
     channel = open_channel(target)

@@ -16,6 +16,7 @@ from orchestrator.adapters.session_client import SessionClient
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.context.budget import Contexts, NoTokenizers
+from orchestrator.core.pool import Pool
 from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
@@ -77,7 +78,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     peers = PeerClient(issuer)
     stack.push_async_callback(peers.close)
     runs = Runs(
-        world=world, store=store, peers=peers, clock=SystemClock(), address=settings.address, times=times
+        world=world,
+        store=store,
+        peers=peers,
+        clock=SystemClock(),
+        address=settings.address,
+        times=times,
+        pool=Pool(tenant=key.tenant, team=settings.pool_team, known=catalogue),
     )
     servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
     return Assembly(

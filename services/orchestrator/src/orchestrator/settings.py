@@ -16,6 +16,9 @@ class Settings(ServerSettings):
     advertise_address: str = Field(
         "", description="host:port where other orchestrators can call this one. Default: where it listens."
     )
+    pool_team: str = Field(
+        "", description="The only team whose runs this process works on. Default: all that have no such pool."
+    )
     lease_s: float = Field(
         3.0, ge=1, le=600, description="Seconds after which others take over the runs of a silent process."
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from agentteams.session.v1 import run_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, session_pb2, session_service_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from servicekit.context import remaining
 from servicekit.errors import InvalidArgument
 from servicekit.ids import is_uuid4
-from session.core.model import Lease, RunState
+from session.core.model import Lease, RunFilter, RunState
 from session.core.ports import MAX_LEASE, MIN_LEASE
 from session.core.user_data import MAX_RETENTION, MIN_RETENTION
 
@@ -22,6 +22,7 @@ MAX_EVENTS = 256
 MAX_TOOL_RESULT = 2_000_000  # characters of four bytes at most: it always fits into an event
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024  # of an event: it must fit into a response
 MAX_RENEWED_RUNS = 1_000
+MAX_FILTERED_TEAMS = 1_000
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SUMMARY_BYTES = 32 * 1024  # with each of 50 runs of one response
 MAX_CALL_ID = 1_024
@@ -43,6 +44,17 @@ def resource_id(field: str, name: str, collection: str) -> str:
     if prefix != collection or not _ID.fullmatch(id_):
         raise InvalidArgument.field(field, f"must have the form {collection}/{{id}}", name)
     return id_
+
+
+def run_filter(tenant: str, request: session_service_pb2.AcquireExpiredRunsRequest) -> RunFilter:
+    """Which runs an orchestrator of the tenant (empty: of all) asks for."""
+    if request.teams and request.except_teams:
+        raise InvalidArgument.field("except_teams", "must be empty when teams is given")
+    both = {}
+    for field, names in (("teams", request.teams), ("except_teams", request.except_teams)):
+        number(f"{field} (count)", len(names), minimum=0, maximum=MAX_FILTERED_TEAMS)
+        both[field] = frozenset(resource_id(f"{field}[{i}]", name, "teams") for i, name in enumerate(names))
+    return RunFilter(tenant=tenant, **both)
 
 
 def optional_id(field: str, name: str, collection: str) -> str:

@@ -178,12 +178,13 @@ class SessionServicer(UserDataMethods):
         request: session_service_pb2.RenewRunLeasesRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> session_service_pb2.RenewRunLeasesResponse:
-        """Renews leases or gives them back: an orchestrator's of every tenant, else the caller's own."""
-        owner = None if current_caller().service == _ORCHESTRATOR else _owner()
+        """Renews leases or gives them back: all those of an orchestrator, else the caller's own."""
+        caller = current_caller()
+        owner = None if caller.service == _ORCHESTRATOR else _owner()
         lease = checks.lease(request.lease_owner, request.lease_duration, may_give_back=True)
         checks.number("runs (count)", len(request.runs), minimum=1, maximum=checks.MAX_RENEWED_RUNS)
         runs = [checks.resource_id(f"runs[{i}]", name, "runs") for i, name in enumerate(request.runs)]
-        renewed = await self._store.renew_leases(owner, runs, lease=lease)
+        renewed = await self._store.renew_leases(owner, runs, lease=lease, tenant=caller.tenant)
         return session_service_pb2.RenewRunLeasesResponse(
             lost_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.lost],
             cancelled_runs=[f"runs/{run}" for run in dict.fromkeys(runs) if run in renewed.cancelled],
@@ -204,6 +205,7 @@ class SessionServicer(UserDataMethods):
         taken = await self._store.acquire_expired_runs(
             lease=checks.lease(request.lease_owner, request.lease_duration, request.lease_address),
             limit=page_size(request.max_runs, default=50, maximum=50, field="max_runs"),
+            which=checks.run_filter(current_caller().tenant, request),
         )
         return session_service_pb2.AcquireExpiredRunsResponse(runs=map(convert.acquired_to_pb, taken))
 

@@ -828,6 +828,8 @@ class AcquireExpiredRunsRequest(_message.Message):
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     MAX_RUNS_FIELD_NUMBER: _builtins.int
     LEASE_ADDRESS_FIELD_NUMBER: _builtins.int
+    TEAMS_FIELD_NUMBER: _builtins.int
+    EXCEPT_TEAMS_FIELD_NUMBER: _builtins.int
     lease_owner: _builtins.str
     """Required. As in BeginRun."""
     max_runs: _builtins.int
@@ -840,6 +842,16 @@ class AcquireExpiredRunsRequest(_message.Message):
     def lease_duration(self) -> _duration_pb2.Duration:
         """Required. From now."""
 
+    @_builtins.property
+    def teams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only runs of these teams, at most 1,000. Format: `teams/{team}`."""
+
+    @_builtins.property
+    def except_teams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only runs of other teams than these, at most 1,000. Not together
+        with `teams`.
+        """
+
     def __init__(
         self,
         *,
@@ -847,10 +859,12 @@ class AcquireExpiredRunsRequest(_message.Message):
         lease_duration: _duration_pb2.Duration | None = ...,
         max_runs: _builtins.int = ...,
         lease_address: _builtins.str = ...,
+        teams: _abc.Iterable[_builtins.str] | None = ...,
+        except_teams: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_runs", b"max_runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["except_teams", b"except_teams", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_runs", b"max_runs", "teams", b"teams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -253,8 +253,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcquireExpiredRuns(self, request, context):
-        """Takes over runs, of every tenant, whose leases have expired for as long as
-        their attempts ask for (docs/durability.md), runs that have waited for a
+        """Takes over runs, of the caller's tenant, or of every tenant if it has none,
+        whose leases have expired for as long as their attempts ask for (docs/durability.md), runs that have waited for a
         person as long as they may, and queued runs that nobody has begun although
         their session is free. For orchestrators only: PERMISSION_DENIED for anybody
         else.

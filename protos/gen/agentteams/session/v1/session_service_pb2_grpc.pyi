@@ -103,8 +103,8 @@ class SessionServiceStub:
     lost attempt, and their tokens are void.
     """
     AcquireExpiredRuns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]
-    """Takes over runs, of every tenant, whose leases have expired for as long as
-    their attempts ask for (docs/durability.md), runs that have waited for a
+    """Takes over runs, of the caller's tenant, or of every tenant if it has none,
+    whose leases have expired for as long as their attempts ask for (docs/durability.md), runs that have waited for a
     person as long as they may, and queued runs that nobody has begun although
     their session is free. For orchestrators only: PERMISSION_DENIED for anybody
     else.
@@ -206,8 +206,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     lost attempt, and their tokens are void.
     """
     AcquireExpiredRuns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AcquireExpiredRunsRequest, _session_service_pb2.AcquireExpiredRunsResponse]  # type: ignore[assignment]
-    """Takes over runs, of every tenant, whose leases have expired for as long as
-    their attempts ask for (docs/durability.md), runs that have waited for a
+    """Takes over runs, of the caller's tenant, or of every tenant if it has none,
+    whose leases have expired for as long as their attempts ask for (docs/durability.md), runs that have waited for a
     person as long as they may, and queued runs that nobody has begun although
     their session is free. For orchestrators only: PERMISSION_DENIED for anybody
     else.
@@ -384,8 +384,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.AcquireExpiredRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.AcquireExpiredRunsResponse, _abc.Awaitable[_session_service_pb2.AcquireExpiredRunsResponse]]:
-        """Takes over runs, of every tenant, whose leases have expired for as long as
-        their attempts ask for (docs/durability.md), runs that have waited for a
+        """Takes over runs, of the caller's tenant, or of every tenant if it has none,
+        whose leases have expired for as long as their attempts ask for (docs/durability.md), runs that have waited for a
         person as long as they may, and queued runs that nobody has begun although
         their session is free. For orchestrators only: PERMISSION_DENIED for anybody
         else.

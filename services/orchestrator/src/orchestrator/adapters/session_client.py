@@ -19,7 +19,7 @@ from orchestrator.adapters.events_pb import (
 from orchestrator.adapters.events_read import input_from_pb, message_from_pb
 from orchestrator.adapters.events_write import input_to_pb
 from orchestrator.core.model import Event, HistorySummarized, Message, RunInput, StoredEvent
-from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunRow
+from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renewed, RunChoice, RunRow
 from orchestrator.core.structured import Schema
 from servicekit.client import RpcClient
 from servicekit.context import Caller
@@ -176,12 +176,16 @@ class SessionClient:
         request = pb.ProvideRunInputRequest(run=run, input=input_to_pb(replace(said, user=user)))
         return _row(await self._rpc.unary(self._stub.ProvideRunInput, request))
 
-    async def acquire_expired(self) -> list[Acquired]:
+    async def acquire_expired(self, which: RunChoice) -> list[Acquired]:
         """See SessionLog."""
         answer = await self._rpc.unary(
             self._stub.AcquireExpiredRuns,
             pb.AcquireExpiredRunsRequest(
-                lease_owner=self._owner, lease_duration=self._lease, lease_address=self._address
+                lease_owner=self._owner,
+                lease_duration=self._lease,
+                lease_address=self._address,
+                teams=which.teams,
+                except_teams=which.except_teams,
             ),
         )
         return [_acquired(run) for run in answer.runs]

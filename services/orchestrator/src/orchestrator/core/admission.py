@@ -27,6 +27,12 @@ def ready_team(catalogue: Catalogue, namespace: str, team_name: str) -> AgentTea
             reason="TEAM_NOT_READY",
             metadata={"team": name},
         )
+    if team.spec.suspend:
+        raise FailedPrecondition(
+            f'team "{name}" is suspended: it begins no runs until spec.suspend is false',
+            reason="TEAM_NOT_READY",
+            metadata={"team": name},
+        )
     return team
 
 

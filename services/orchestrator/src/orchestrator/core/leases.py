@@ -6,14 +6,13 @@ from contextlib import suppress
 
 import structlog
 
+from orchestrator.core.pool import Pool
 from orchestrator.core.ports import Acquired, LeaseTimes, Renewed, SessionLog
 from servicekit.clock import Clock
-from servicekit.context import Caller, scope
+from servicekit.context import scope
 from servicekit.errors import ServiceError
 
 log = structlog.get_logger()
-
-ORCHESTRATOR = Caller(tenant="", user="", service="orchestrator")
 
 
 class Leases:
@@ -23,6 +22,7 @@ class Leases:
         store: Where leases are.
         clock: For periods.
         times: How long a lease holds, and how often it is renewed.
+        pool: Whose runs are taken over.
         runs: The runs that are worked on here.
         renewed: Told what the store says to each renewal.
         take: Told of each run that is ours from now on.
@@ -34,6 +34,7 @@ class Leases:
         store: SessionLog,
         clock: Clock,
         times: LeaseTimes,
+        pool: Pool,
         runs: Callable[[], Sequence[str]],
         renewed: Callable[[Renewed], None],
         take: Callable[[Acquired], None],
@@ -41,6 +42,7 @@ class Leases:
         self._store = store
         self._clock = clock
         self._times = times
+        self._pool = pool
         self._runs = runs
         self._renewed = renewed
         self._take = take
@@ -66,7 +68,7 @@ class Leases:
             if not runs:
                 continue
             try:
-                with scope(caller=ORCHESTRATOR, timeout=self._times.renew_every):
+                with scope(caller=self._pool.caller, timeout=self._times.renew_every):
                     renewed = await self._store.renew(runs)
             except ServiceError as error:
                 log.warning("leases_not_renewed", error=error.message)
@@ -79,8 +81,8 @@ class Leases:
         while not self._stopping:
             self._look.clear()
             try:
-                with scope(caller=ORCHESTRATOR, timeout=self._times.lease):
-                    acquired = await self._store.acquire_expired()
+                with scope(caller=self._pool.caller, timeout=self._times.lease):
+                    acquired = await self._store.acquire_expired(self._pool.takes())
             except ServiceError as error:
                 log.warning("expired_runs_not_acquired", error=error.message)
                 acquired = []

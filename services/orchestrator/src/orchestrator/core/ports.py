@@ -117,6 +117,14 @@ BusyPolicy = Literal["REJECT", "ENQUEUE", "INTERRUPT"]
 Followed = Sequence[StoredEvent | TextDelta]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunChoice:
+    """Which runs to take over: of these teams, of all but these, or of all."""
+
+    teams: tuple[str, ...] = ()
+    except_teams: tuple[str, ...] = ()
+
+
 class SessionLog(Protocol):
     """Sessions, runs and their logs. All calls are made as the current caller."""
 
@@ -178,8 +186,8 @@ class SessionLog(Protocol):
         """Stores what a user says to a run that asked for it. Raises as `ProvideRunInput` says."""
         ...
 
-    async def acquire_expired(self) -> list[Acquired]:
-        """Takes over runs whose leases have expired, of any tenant."""
+    async def acquire_expired(self, which: RunChoice) -> list[Acquired]:
+        """Takes over runs whose leases have expired, of the caller's tenant or of any."""
         ...
 
 

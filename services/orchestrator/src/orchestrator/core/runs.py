@@ -18,9 +18,10 @@ from orchestrator.core.approving import provide
 from orchestrator.core.beginning import turn_of
 from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
-from orchestrator.core.leases import ORCHESTRATOR, Leases
+from orchestrator.core.leases import Leases
 from orchestrator.core.log import Item, LogUnavailable, Parked, RunLog
 from orchestrator.core.model import HistorySummarized, Message, RunInput, StoredEvent
+from orchestrator.core.pool import Pool
 from orchestrator.core.ports import (
     Acquired,
     Appended,
@@ -74,6 +75,7 @@ class Runs:
         clock: For stages and retries.
         address: Where the others call this process; empty: they cannot.
         times: Of the leases that `store` asks for.
+        pool: Whose runs are worked on here.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Runs:
         clock: Clock,
         address: str = "",
         times: LeaseTimes = LeaseTimes(),  # noqa: B008  frozen
+        pool: Pool = Pool(),  # noqa: B008  frozen
     ) -> None:
         self._world = world
         self._store = store
         self._peers = peers
         self._clock = clock
         self._address = address
+        self._pool = pool
         self._active: dict[str, Active] = {}
         self._finished: OrderedDict[str, Finished] = OrderedDict()
         self._places: Counter[Place] = Counter()  # taken
@@ -100,6 +104,7 @@ class Runs:
             store=store,
             clock=clock,
             times=times,
+            pool=pool,
             runs=lambda: list(self._active),
             renewed=self._renewed,
             take=self._take,
@@ -147,7 +152,7 @@ class Runs:
 
         Raises:
             NotFound: TEAM_NOT_FOUND, SESSION_NOT_FOUND.
-            FailedPrecondition: TEAM_NOT_READY, SESSION_BUSY.
+            FailedPrecondition: TEAM_NOT_READY, TEAM_SERVED_ELSEWHERE, SESSION_BUSY.
             ResourceExhausted: TOO_MANY_RUNS, SESSION_QUEUE_FULL.
             Unavailable: The process starts or stops.
         """
@@ -166,6 +171,7 @@ class Runs:
                 on_busy=on_busy,
                 answer_schema=answer_schema,
             )
+            self._pool.check(asked.team)
             self._check_places(asked)
         begun: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
         # A task from here on: a run that is stored must be worked on, whoever listens.
@@ -480,7 +486,7 @@ class Runs:
             with suppress(TimeoutError, LogUnavailable):
                 async with asyncio.timeout(_STOP_S / 2):
                     await active.log.flush()
-            with scope(caller=ORCHESTRATOR, timeout=timedelta(seconds=_STOP_S / 2)):
+            with scope(caller=self._pool.caller, timeout=timedelta(seconds=_STOP_S / 2)):
                 await self._store.release([run])
             log.info("run_handed_over", run=run)
         except ServiceError as error:

@@ -13,7 +13,7 @@ from session.adapters.inputs import WAKE_EXPIRED, said
 from session.adapters.records import ACQUIRED, acquired
 from session.adapters.rows import GIVEN_BACK, RUN, RUNNING, duration_us, owned, owner_values, to_us
 from session.adapters.tables import runs
-from session.core.model import AcquiredRun, Lease, Owner, RenewedLeases, back_off
+from session.core.model import AcquiredRun, Lease, Owner, RenewedLeases, RunFilter, back_off
 from session.core.pages import REPLY_BYTES, sizes_bytes
 
 _STEPS = 7  # after so many lost attempts the back-off grows no more
@@ -76,10 +76,12 @@ class RenewLeases:
     """A transaction that renews leases, or gives them back when the lease has no duration.
 
     Attributes:
-        owner: Whose runs; None: of every tenant.
+        owner: Whose runs; None: everybody's.
+        tenant: Only this one's, without an owner; empty: every tenant's.
     """
 
     owner: Owner | None
+    tenant: str
     names: Sequence[str]
     lease: Lease
     now: datetime
@@ -96,6 +98,8 @@ class RenewLeases:
         if self.owner is not None:
             update = update.where(owned(runs))
             values |= owner_values(self.owner)
+        elif self.tenant:
+            update = update.where(runs.c.tenant == self.tenant)
         kept = connection.execute(update, values).all()
         return RenewedLeases(
             lost=frozenset(self.names).difference(row[0] for row in kept),
@@ -108,6 +112,7 @@ class RenewLeases:
 class AcquireExpired:
     """A transaction that takes over runs whose leases have expired for as long as they must."""
 
+    which: RunFilter
     lease: Lease
     limit: int
     now: datetime
@@ -118,7 +123,9 @@ class AcquireExpired:
         connection.execute(WAKE_EXPIRED, {"b_now": now_us, "b_limit": self.limit})
         found: dict[str, AcquiredRun] = {}
         left = REPLY_BYTES
-        expired = connection.execute(_EXPIRED, {"b_now": now_us, "b_limit": self.limit}).all()
+        expired = connection.execute(
+            _EXPIRED.where(*those(self.which)), {"b_now": now_us, "b_limit": self.limit}
+        ).all()
         said_to = said(connection, [row[0] for row in expired])
         for row in expired:
             expired_us, duration_before_us = row[-2:]
@@ -143,6 +150,18 @@ class AcquireExpired:
             replace(one, run=rows.run_from(taken[run]), fencing_token=taken[run][-1])
             for run, one in found.items()
         )
+
+
+def those(which: RunFilter) -> list[sa.ColumnElement[bool]]:
+    """The filter as conditions."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if which.tenant:
+        conditions.append(runs.c.tenant == which.tenant)
+    if which.teams:
+        conditions.append(runs.c.team.in_(sorted(which.teams)))
+    if which.except_teams:
+        conditions.append(runs.c.team.not_in(sorted(which.except_teams)))
+    return conditions
 
 
 def reply_bytes(run: AcquiredRun) -> int:

@@ -17,7 +17,7 @@ from session.adapters.begin_run import BeginRun, session_row
 from session.adapters.database import BoundReached, Database, Duplicate
 from session.adapters.event_rows import EventRows
 from session.adapters.inputs import ProvideInput, said
-from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes
+from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes, those
 from session.adapters.memories import MemoryRows
 from session.adapters.news import RunNews
 from session.adapters.records import Missed, summaries
@@ -27,6 +27,7 @@ from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, 
 from session.adapters.tables import messages, runs, sessions
 from session.adapters.user_rows import UserRows, within
 from session.core.model import (
+    EVERY_RUN,
     NO_SUMMARY,
     AcquiredRun,
     AppendedEvents,
@@ -40,6 +41,7 @@ from session.core.model import (
     Owner,
     RenewedLeases,
     Run,
+    RunFilter,
     RunInput,
     RunState,
     Session,
@@ -250,21 +252,26 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows):
             self._news.tell(appended.next_run.run.id)
         return appended
 
-    async def renew_leases(self, owner: Owner | None, names: Sequence[str], *, lease: Lease) -> RenewedLeases:
+    async def renew_leases(
+        self, owner: Owner | None, names: Sequence[str], *, lease: Lease, tenant: str = ""
+    ) -> RenewedLeases:
         """See SessionStore."""
-        transaction = RenewLeases(owner=owner, names=names, lease=lease, now=self._clock.now())
+        transaction = RenewLeases(owner=owner, tenant=tenant, names=names, lease=lease, now=self._clock.now())
         return await self._database.write(transaction, Bypass.LEASES if owner is None else owner)
 
-    async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
+    async def acquire_expired_runs(
+        self, *, lease: Lease, limit: int, which: RunFilter = EVERY_RUN
+    ) -> tuple[AcquiredRun, ...]:
         """See SessionStore."""
         now = self._clock.now()
-        expired = AcquireExpired(lease=lease, limit=limit, now=now)
+        expired = AcquireExpired(which=which, lease=lease, limit=limit, now=now)
         taken = await self._with_summaries(await self._database.write(expired, Bypass.LEASES))
         if len(taken) == limit:
             return tuple(taken)
         # Looked for without a lock, and then looked at again under one.
         values = {"b_limit": limit - len(taken)}
-        idle = await self._database.read(lambda c: c.execute(IDLE_SESSIONS, values).all(), Bypass.LEASES)
+        waiting_sessions = IDLE_SESSIONS.where(*those(which))
+        idle = await self._database.read(lambda c: c.execute(waiting_sessions, values).all(), Bypass.LEASES)
         for session, tenant, user in idle:
             if sum(map(reply_bytes, taken)) > REPLY_BYTES - PAGE_BYTES:
                 break

@@ -287,6 +287,24 @@ class BegunRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs an orchestrator takes over.
+
+    Attributes:
+        tenant: Only this one's; empty: every tenant's.
+        teams: Only of these; empty: of all.
+        except_teams: None of these.
+    """
+
+    tenant: str = ""
+    teams: frozenset[str] = frozenset()
+    except_teams: frozenset[str] = frozenset()
+
+
+EVERY_RUN = RunFilter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AcquiredRun:
     """A run that changed its owner, with all that the new owner needs.
 

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from session.core.model import (
+    EVERY_RUN,
     AcquiredRun,
     AppendedEvents,
     BegunRun,
@@ -18,6 +19,7 @@ from session.core.model import (
     Owner,
     RenewedLeases,
     Run,
+    RunFilter,
     RunInput,
     RunState,
     Session,
@@ -130,15 +132,19 @@ class SessionStore(UserDataStore, MemoryStore, Protocol):
         """
         ...
 
-    async def renew_leases(self, owner: Owner | None, runs: Sequence[str], *, lease: Lease) -> RenewedLeases:
+    async def renew_leases(
+        self, owner: Owner | None, runs: Sequence[str], *, lease: Lease, tenant: str = ""
+    ) -> RenewedLeases:
         """Renews the leases of `lease.owner`; a duration of 0 gives them back.
 
-        `owner` None: of every tenant, for an orchestrator's own calls.
+        `owner` None: everybody's, of `tenant` or of every tenant, for an orchestrator's own calls.
         """
         ...
 
-    async def acquire_expired_runs(self, *, lease: Lease, limit: int) -> tuple[AcquiredRun, ...]:
-        """Takes over runs of every tenant that nobody works on.
+    async def acquire_expired_runs(
+        self, *, lease: Lease, limit: int, which: RunFilter = EVERY_RUN
+    ) -> tuple[AcquiredRun, ...]:
+        """Takes over runs that nobody works on.
 
         First those whose leases have expired and whose back-off is over,
         longest expired first, and those that have waited for a person as long
