@@ -1,5 +1,14 @@
 """Small files for tests of the parsers."""
 
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from pypdf import PdfReader, PdfWriter
+
 
 def pdf_with_pages(texts: list[str]) -> bytes:
     """A PDF with one line of text a page; an empty text makes an empty page."""
@@ -27,3 +36,35 @@ def pdf_with_pages(texts: list[str]) -> bytes:
     out += b"".join(f"{offset:010d} 00000 n \n".encode() for offset in offsets)
     out += f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{xref}\n%%EOF\n".encode()
     return out
+
+
+def scanned_pdf(texts: list[str]) -> bytes:
+    """A PDF of one picture a page, with a line of text where there is one."""
+    picture = Image.new("L", (20, 20), 200)
+    scans = io.BytesIO()
+    picture.save(scans, "PDF", save_all=True, append_images=[picture] * (len(texts) - 1))
+    writer = PdfWriter(clone_from=PdfReader(scans))
+    for page, text in zip(writer.pages, texts, strict=True):
+        if text:
+            page.merge_page(PdfReader(io.BytesIO(pdf_with_pages([text]))).pages[0])
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def zipped(parts: dict[str, bytes]) -> bytes:
+    """A zip of these parts."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, data in parts.items():
+            package.writestr(name, data)
+    return out.getvalue()
+
+
+@contextmanager
+def zipfile_parts(file: Path) -> Iterator[dict[str, bytes]]:
+    """The parts of a zip; what is changed in the block is written back."""
+    with zipfile.ZipFile(file) as package:
+        parts = {name: package.read(name) for name in package.namelist()}
+    yield parts
+    file.write_bytes(zipped(parts))

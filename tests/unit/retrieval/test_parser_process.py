@@ -24,7 +24,8 @@ async def parser() -> AsyncIterator[ParserProcesses]:
 
 
 def parser_children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "retrieval.parse" in p.cmdline()]
+    modules = {"retrieval.parse", "tests.support.bad_parser"}
+    return [p for p in psutil.Process().children() if modules & set(p.cmdline())]
 
 
 async def parse(parser: ParserProcesses, file: Path, media_type: str = media.TEXT) -> ParsedDocument:
@@ -79,3 +80,31 @@ async def test_too_many_chunks_are_refused(parser: ParserProcesses, tmp_path: Pa
     with pytest.raises(DocumentUnreadable, match="at most 50 are allowed") as caught:
         await parse(parser, long)
     assert caught.value.error.reason == "DOCUMENT_TOO_LARGE"
+
+
+BAD = {
+    "crash": r"crashed on this document \(exit code -11\)",
+    "leave": r"crashed on this document \(exit code 3\)",
+    "half": r"crashed on this document \(exit code 0\)",
+    "hang": r"longer than 1\.5 s",
+    "eat": "more than 300 MiB of memory",
+    "recurse": "nested too deeply",
+    "babble": "answered nonsense",
+}
+
+
+async def test_each_way_to_go_wrong_costs_one_document(tmp_path: Path) -> None:
+    parser = ParserProcesses(
+        timeout=timedelta(seconds=1.5), memory_mb=300, max_chunks=50, module="tests.support.bad_parser"
+    )
+    bad, good = tmp_path / "bad.txt", tmp_path / "good.txt"
+    good.write_text("print some words")  # what a parser prints is no answer
+    try:
+        for evil, message in BAD.items():
+            bad.write_text(evil)
+            with pytest.raises(DocumentUnreadable, match=message):
+                await parse(parser, bad)
+            assert (await parse(parser, good)).chunks[0].text == "print some words", evil
+            assert len(parser_children()) == 1
+    finally:
+        await parser.close()

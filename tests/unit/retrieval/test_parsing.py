@@ -11,8 +11,9 @@ from retrieval.core import media
 from retrieval.core.chunking import Section
 from retrieval.parsing.errors import Unreadable
 from retrieval.parsing.formats import read
-from retrieval.parsing.markup import html, markdown, restructured
+from retrieval.parsing.markup import markdown, restructured
 from retrieval.parsing.text import decode
+from retrieval.parsing.web import html
 from tests.support.documents import pdf_with_pages
 
 
@@ -116,7 +117,7 @@ def test_pdf_pages_without_text_are_a_warning(tmp_path: Path) -> None:
         ("page 1", "Hello from page one"),
         ("page 3", "And page three"),
     ]
-    assert warnings == ["page 2 of 3 without text (scanned?): not indexed"]
+    assert warnings == ["page 2 of 3 without text: not indexed"]
 
 
 def test_bad_pdfs_say_what_is_wrong(tmp_path: Path) -> None:

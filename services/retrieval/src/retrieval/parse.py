@@ -7,6 +7,7 @@ crashes it, and its parent starts another. Ends with its parent.
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import resource
@@ -15,13 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from retrieval.core.chunking import cut
+from retrieval.core.chunking import cuts
 from retrieval.core.model import Chunking
 from retrieval.core.tokens import TokenCounter, token_counter
 from retrieval.parsing.errors import Unreadable
 from retrieval.parsing.formats import read
 
 _PR_SET_PDEATHSIG = 1
+# The parent holds the answer several times while it reads it.
+_MAX_TEXT_CHARACTERS = 64 * 1024 * 1024
 
 
 def answer(request: dict[str, Any], tokens: TokenCounter) -> dict[str, Any]:
@@ -30,10 +33,17 @@ def answer(request: dict[str, Any], tokens: TokenCounter) -> dict[str, Any]:
     try:
         sections, warnings = read(Path(request["file"]), request["media_type"])
         chunking = Chunking(max_tokens=request["max_tokens"], overlap_tokens=request["overlap_tokens"])
-        chunks = cut(sections, chunking, tokens)
+        # One more tells that it is too many; a hostile file could make millions.
+        chunks = list(itertools.islice(cuts(sections, chunking, tokens), limit + 1))
         if len(chunks) > limit:
             raise Unreadable(
-                f"the document would make {len(chunks)} chunks, at most {limit} are allowed; split it",
+                f"the document would make more than {limit} chunks, at most {limit} are allowed; split it",
+                reason="DOCUMENT_TOO_LARGE",
+            )
+        if sum(len(chunk.text) + len(chunk.context) for chunk in chunks) > _MAX_TEXT_CHARACTERS:
+            raise Unreadable(
+                f"the document has more than {_MAX_TEXT_CHARACTERS // 1024 // 1024} million characters of "
+                "text; split it",
                 reason="DOCUMENT_TOO_LARGE",
             )
     except Unreadable as error:

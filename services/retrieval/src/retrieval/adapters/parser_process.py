@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -20,7 +21,7 @@ log = structlog.get_logger()
 OUT_OF_MEMORY = 77
 # Replaced now and then: what parsers leak goes with the process.
 _DOCUMENTS_A_CHILD = 200
-_MAX_ANSWER_BYTES = 512 * 1024 * 1024
+_MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 
 class ParserProcesses:
@@ -31,15 +32,23 @@ class ParserProcesses:
         memory_mb: Address space of one child.
         max_chunks: More are refused.
         tokenizer_file: To count tokens as the model does.
+        module: What the child runs; its arguments are those of `retrieval.parse`.
     """
 
     def __init__(
-        self, *, timeout: timedelta, memory_mb: int, max_chunks: int, tokenizer_file: Path | None = None
+        self,
+        *,
+        timeout: timedelta,
+        memory_mb: int,
+        max_chunks: int,
+        tokenizer_file: Path | None = None,
+        module: str = "retrieval.parse",
     ) -> None:
         self._timeout_s = timeout.total_seconds()
         self._memory_mb = memory_mb
         self._max_chunks = max_chunks
         self._tokenizer_file = tokenizer_file
+        self._module = module
         self._idle: list[_Child] = []
 
     async def parse(self, file: Path, *, path: str, media_type: str, chunking: Chunking) -> ParsedDocument:
@@ -62,10 +71,10 @@ class ParserProcesses:
                 ) from None
             except (OSError, ValueError):
                 line = b""
-            if not line:
+            if not line.endswith(b"\n"):  # it ended, perhaps in the middle of its answer
                 raise _unreadable(await self._why_it_ended(child))
             child.documents += 1
-            reply = json.loads(line)
+            reply = _reply(line)
             child.healthy = child.documents < _DOCUMENTS_A_CHILD
         if "error" in reply:
             raise DocumentUnreadable(DocumentError(**reply["error"]))
@@ -96,7 +105,7 @@ class ParserProcesses:
                 await asyncio.shield(child.kill())
 
     async def _start(self) -> "_Child":
-        arguments = ["-m", "retrieval.parse", "--memory-mb", str(self._memory_mb)]
+        arguments = ["-m", self._module, "--memory-mb", str(self._memory_mb)]
         if self._tokenizer_file is not None:
             arguments += ["--tokenizer", str(self._tokenizer_file)]
         return _Child(
@@ -113,7 +122,8 @@ class ParserProcesses:
     async def _why_it_ended(self, child: "_Child") -> str:
         code = await child.kill()
         log.warning("parser_died", exit_code=code)
-        if code in (OUT_OF_MEMORY, -signal.SIGKILL):
+        # Libraries in other languages abort when they get no memory.
+        if code in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGABRT):
             return (
                 f"reading the document took more than {self._memory_mb} MiB of memory; "
                 "split it into smaller files"
@@ -144,6 +154,16 @@ class _Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         return await self._process.wait()
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict) or not ("error" in reply or "chunks" in reply):
+        raise _unreadable("the parser answered nonsense for this document; save it in another format")
+    return reply
 
 
 def _unreadable(message: str) -> DocumentUnreadable:

@@ -7,7 +7,7 @@ best place that fits. No text is lost: every word is in some chunk.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from retrieval.core.model import ChunkDraft, Chunking
@@ -58,17 +58,20 @@ class _Piece:
 
 def cut(sections: Sequence[Section], chunking: Chunking, tokens: TokenCounter) -> list[ChunkDraft]:
     """The chunks of all sections, in order. Sections of only white space have none."""
-    chunks: list[ChunkDraft] = []
+    return list(cuts(sections, chunking, tokens))
+
+
+def cuts(sections: Iterable[Section], chunking: Chunking, tokens: TokenCounter) -> Iterator[ChunkDraft]:
+    """See `cut`; one by one, for a caller that has enough at some point."""
     for section in _with_headings_attached(sections):
         context = _context(section, chunking, tokens)
         room = chunking.max_tokens - (tokens.count(context) if context else 0)
         overlap = min(chunking.overlap_tokens, room // 2)
         for text in _cut_text(section.text, room, overlap, tokens):
-            chunks.append(ChunkDraft(text=text, context=context, location=section.location))
-    return chunks
+            yield ChunkDraft(text=text, context=context, location=section.location)
 
 
-def _with_headings_attached(sections: Sequence[Section]) -> Iterator[Section]:
+def _with_headings_attached(sections: Iterable[Section]) -> Iterator[Section]:
     waiting = ""
     last: Section | None = None
     for section in sections:

@@ -8,12 +8,14 @@ RST = "text/x-rst"
 HTML = "text/html"
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 CSV = "text/csv"
 TSV = "text/tab-separated-values"
 JSON = "application/json"
 JSON_LINES = "application/jsonl"
 
-SUPPORTED = "txt, md, rst, html, pdf, docx, csv, tsv, json, jsonl and other files of plain text"
+SUPPORTED = "txt, md, rst, html, pdf, docx, pptx, xlsx, csv, tsv, json, jsonl and other files of plain text"
 
 _BY_SUFFIX = {
     ".md": MARKDOWN,
@@ -28,6 +30,12 @@ _BY_SUFFIX = {
     ".xhtml": HTML,
     ".pdf": PDF,
     ".docx": DOCX,
+    ".docm": DOCX,
+    ".pptx": PPTX,
+    ".pptm": PPTX,
+    ".ppsx": PPTX,
+    ".xlsx": XLSX,
+    ".xlsm": XLSX,
     ".csv": CSV,
     ".tsv": TSV,
     ".json": JSON,

@@ -1,7 +1,6 @@
-"""Markdown, reStructuredText and HTML to sections by heading."""
+"""Markdown and reStructuredText to sections by heading."""
 
 import re
-from html.parser import HTMLParser
 
 from retrieval.core.chunking import Section
 
@@ -9,15 +8,9 @@ _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SETEXT = re.compile(r" {0,3}(=+|-{2,})[ \t]*")
 _RST_RULE = re.compile(r"([=\-`:.'\"~^_*+#<>])\1{2,}[ \t]*")
-_SKIPPED = {"script", "style", "template", "noscript", "svg", "head"}
-_BLOCKS = {
-    *("p", "div", "section", "article", "header", "footer", "main", "nav", "aside", "ul", "ol", "dl"),
-    *("li", "dt", "dd", "table", "tr", "pre", "blockquote", "figure", "figcaption", "form", "br", "hr"),
-}
-_HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
 
-class _Outline:
+class Outline:
     """Collects lines into sections under the headings that are open."""
 
     def __init__(self) -> None:
@@ -49,7 +42,7 @@ class _Outline:
 
 def markdown(text: str) -> list[Section]:
     """By # and underlined headings; nothing inside a code fence is a heading."""
-    outline = _Outline()
+    outline = Outline()
     lines = text.splitlines(keepends=True)
     fence = ""
     index = 0
@@ -88,7 +81,7 @@ def _is_setext_title(line: str) -> bool:
 
 def restructured(text: str) -> list[Section]:
     """By underlined titles; the order in which the rules' characters appear gives the levels."""
-    outline = _Outline()
+    outline = Outline()
     levels: list[str] = []
     lines = text.splitlines(keepends=True)
     index = 0
@@ -114,77 +107,3 @@ def restructured(text: str) -> list[Section]:
 
 def _underlines(rule: str, title: str) -> bool:
     return bool(_RST_RULE.fullmatch(rule)) and len(rule.rstrip()) >= len(title.rstrip())
-
-
-class _Html(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.outline = _Outline()
-        self._skipping = 0
-        self._preformatted = 0
-        self._title: list[str] | None = None
-        self._line: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _SKIPPED:
-            self._skipping += 1
-        elif tag in _HEADINGS:
-            self._end_line()
-            self._title = []
-        elif tag in _BLOCKS:
-            self._end_line()
-            self._preformatted += tag == "pre"
-        elif tag in ("td", "th"):
-            self._line.append(" | " if self._line else "")
-        for name, value in attrs:
-            if tag == "img" and name == "alt" and value:
-                self.handle_data(value)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in _SKIPPED:  # <script/> has no end to wait for
-            self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _SKIPPED:
-            self._skipping = max(0, self._skipping - 1)
-        elif tag in _HEADINGS and self._title is not None:
-            title = " ".join("".join(self._title).split())
-            self._title = None
-            if title:
-                self.outline.heading(_HEADINGS[tag], title, [f"{title}\n"])
-        elif tag in _BLOCKS:
-            self._end_line()
-            self._preformatted = max(0, self._preformatted - (tag == "pre"))
-            if tag in ("p", "table", "ul", "ol", "pre", "blockquote"):
-                self.outline.line("\n")
-
-    def handle_data(self, data: str) -> None:
-        if self._skipping:
-            return
-        if self._title is not None:
-            self._title.append(data)
-        else:
-            self._line.append(data)
-
-    def finish(self) -> list[Section]:
-        self.close()
-        if self._title:
-            self._line = self._title
-        self._end_line()
-        self.outline.end()
-        return self.outline.sections
-
-    def _end_line(self) -> None:
-        text = "".join(self._line)
-        if not self._preformatted:
-            text = " ".join(text.split())
-        if text.strip():
-            self.outline.line(f"{text}\n")
-        self._line = []
-
-
-def html(text: str) -> list[Section]:
-    """Visible text by h1 to h6, tolerant of unclosed tags."""
-    parser = _Html()
-    parser.feed(text)
-    return parser.finish()
