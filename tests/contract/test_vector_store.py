@@ -1,110 +1,64 @@
 """What every vector store must do, run against each of them."""
 
-import uuid
-from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from retrieval.adapters.memory import MemoryStore
 from retrieval.adapters.milvus import MilvusStore
-from retrieval.core.model import ChunkRecord, Vectors
+from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
+from retrieval.core.model import IndexType, Place
 from retrieval.core.ports import VectorStore
 from servicekit.errors import NotFound
-from tests.support.milvus import milvus_server  # noqa: F401
-
-DIMENSION = 8
-HOSTILE = [
-    'a" or document != "',
-    'x" || 1 == 1 || document == "x',
-    "back\\slash",
-    'both \\" of them',
-    "quote ' and new\nline and\ttab",
-    "{x} %s $1 \u2028 𝒳 é",
-    "\\u0041",
-]
+from tests.support.vector_stores import (
+    DIMENSION,
+    HOSTILE,
+    axis,
+    dense,
+    record,
+    rows,
+    sparse,
+    walked,
+)
 
 
-@pytest.fixture(params=["memory", "milvus_lite"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    server = request.getfixturevalue("milvus_server")
-    milvus = MilvusStore(uri=server.uri)
+async def test_creating_again_keeps_what_is_there(store: VectorStore, place: Place) -> None:
+    await store.upsert(place, [record(0)], rows(axis(0)))
+    assert not await store.ensure_collection(CollectionSpec(place=place, dimension=DIMENSION))
+    assert await store.count(place) == 1
+
+
+async def test_the_alias_moves_to_another_collection(store: VectorStore, place: Place) -> None:
+    await store.upsert(place, [record(0)], rows(axis(0)))
+    other = Place(collection=f"{place.alias}_2", alias=place.alias)
+    assert await store.ensure_collection(CollectionSpec(place=other, dimension=DIMENSION))
     try:
-        yield milvus
+        assert await dense(store, place, axis(0), limit=3) == []
+        assert await store.count(place) == 1
+        await store.drop(Place(collection=place.collection))
+        assert await dense(store, other, axis(0), limit=3) == []
     finally:
-        await milvus.close()
+        await store.drop(other)
 
 
-@pytest.fixture
-async def names(store: VectorStore) -> AsyncIterator[tuple[str, str]]:
-    """An alias and its empty collection."""
-    alias = f"kb_{uuid.uuid4().hex}"
-    collection = f"{alias}_1"
-    assert await store.ensure_collection(alias=alias, collection=collection, dimension=DIMENSION)
-    yield alias, collection
-    await store.drop_collection(collection, alias=alias)
-
-
-def record(
-    ordinal: int, *, document: str = "d1", version: str = "v1", text: str = "some text", id_: str = ""
-) -> ChunkRecord:
-    return ChunkRecord(
-        id=id_ or f"{document}-{ordinal}",
-        document=document,
-        title=f"{document}.md",
-        version=version,
-        ordinal=ordinal,
-        text=text,
-        location="Top > Sub",
-    )
-
-
-def axis(number: int, *, towards: int | None = None, by: float = 0.0) -> Vectors:
-    vector = np.zeros(DIMENSION, dtype=np.float32)
-    vector[number] = 1
-    if towards is not None:
-        vector[towards] = by
-    normed: Vectors = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return normed
-
-
-def rows(*vectors: Vectors) -> Vectors:
-    return np.stack(vectors)
-
-
-async def test_creating_again_keeps_what_is_there(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
-    await store.upsert(collection, [record(0)], rows(axis(0)))
-    assert not await store.ensure_collection(alias=alias, collection=collection, dimension=DIMENSION)
-    assert await store.count(collection) == 1
-
-
-async def test_the_alias_moves_to_another_collection(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
-    await store.upsert(collection, [record(0)], rows(axis(0)))
-    other = f"{alias}_2"
-    assert await store.ensure_collection(alias=alias, collection=other, dimension=4)
+async def test_without_an_alias_the_collection_itself_is_searched(store: VectorStore, place: Place) -> None:
+    shadow = Place(collection=f"{place.alias}_shadow")
+    await store.ensure_collection(CollectionSpec(place=shadow, dimension=DIMENSION))
     try:
-        assert await store.search_dense(alias, np.ones(4, dtype=np.float32), limit=3) == []
-        await store.drop_collection(collection)
-        assert await store.search_dense(alias, np.ones(4, dtype=np.float32), limit=3) == []
+        await store.upsert(shadow, [record(0)], rows(axis(0)))
+        assert len(await dense(store, shadow, axis(0), limit=3)) == 1
+        assert await dense(store, place, axis(0), limit=3) == []
     finally:
-        await store.drop_collection(other, alias=alias)
+        await store.drop(shadow)
 
 
-async def test_dense_search_ranks_by_cosine_and_returns_all_fields(
-    store: VectorStore, names: tuple[str, str]
-) -> None:
-    alias, collection = names
+async def test_dense_search_ranks_by_cosine_and_returns_all_fields(store: VectorStore, place: Place) -> None:
     await store.upsert(
-        collection,
+        place,
         [record(0, text="zero"), record(1, text="one é 𝒳"), record(2, text="two")],
         rows(axis(0), axis(0, towards=1, by=1.0), axis(2)),
     )
-    hits = await store.search_dense(alias, axis(0), limit=2)
+    hits = await dense(store, place, axis(0), limit=2)
     assert [hit.id for hit in hits] == ["d1-0", "d1-1"]
     assert [hit.score for hit in hits] == pytest.approx([1.0, 2**-0.5], abs=1e-4)
     second = hits[1]
@@ -112,93 +66,133 @@ async def test_dense_search_ranks_by_cosine_and_returns_all_fields(
     assert (second.text, second.location) == ("one é 𝒳", "Top > Sub")
 
 
-async def test_a_minimum_similarity_leaves_out_the_rest(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
+async def test_many_queries_in_one_call(store: VectorStore, place: Place) -> None:
+    await store.upsert(place, [record(0, text="fox"), record(1, text="dog")], rows(axis(0), axis(1)))
+    answers = await store.search_dense(place, rows(axis(1), axis(0), axis(1)), limit=1)
+    assert [[hit.id for hit in hits] for hits in answers] == [["d1-1"], ["d1-0"], ["d1-1"]]
+    answers = await store.search_sparse(place, ["dog", "zebra", "fox"], limit=2)
+    assert [[hit.id for hit in hits] for hits in answers] == [["d1-1"], [], ["d1-0"]]
+    assert await store.search_dense(place, np.empty((0, DIMENSION), dtype=np.float32), limit=1) == []
+    assert await store.search_sparse(place, [], limit=1) == []
+
+
+async def test_vectors_come_only_when_asked_for(store: VectorStore, place: Place) -> None:
+    await store.upsert(place, [record(0, text="fox")], rows(axis(0)))
+    for options, vector in (({}, None), ({"with_vectors": True}, pytest.approx(axis(0)))):
+        for hits in (
+            await dense(store, place, axis(0), limit=1, **options),
+            await sparse(store, place, "fox", limit=1, **options),
+        ):
+            assert [hit.vector for hit in hits] == [vector]
+    (chunk,) = await walked(store, place)
+    assert chunk.vector is None
+    (chunk,) = await walked(store, place, with_vectors=True)
+    assert chunk.vector == pytest.approx(axis(0))
+
+
+async def test_metadata_comes_back_as_it_was_given(store: VectorStore, place: Place) -> None:
+    metadata: dict[str, Any] = {"product": 'a "quoted" \\ é 𝒳', "year": 2**53 + 1, "score": 0.1, "old": False}
+    await store.upsert(place, [record(0, **metadata), record(1)], rows(axis(0), axis(1)))
+    hits = await dense(store, place, axis(0), limit=2)
+    assert [dict(hit.metadata) for hit in hits] == [metadata, {}]
+    assert [dict(chunk.record.metadata) for chunk in await walked(store, place)] == [metadata, {}]
+
+
+async def test_chunks_at_their_places(store: VectorStore, place: Place) -> None:
+    records = [record(n, document=document) for document in ("d1", HOSTILE[0]) for n in range(4)]
+    await store.upsert(place, records, rows(*[axis(n % 8) for n in range(8)]))
+    found = await store.chunks_at(place, [("d1", [2, 1, 9, 1]), (HOSTILE[0], [0]), ("nowhere", [0])])
+    assert [(hit.document, hit.ordinal, hit.score) for hit in found] == [
+        (HOSTILE[0], 0, 0.0),
+        ("d1", 1, 0.0),
+        ("d1", 2, 0.0),
+    ]
+    assert found[1].text == "some text"
+    assert await store.chunks_at(place, []) == []
+    assert await store.chunks_at(place, [("d1", [])]) == []
+
+
+async def test_a_walk_meets_every_chunk_once(store: VectorStore, place: Place) -> None:
+    records = [record(n, id_=f"c{n:03}", year=n) for n in range(25)]
+    await store.upsert(place, records, rows(*[axis(n % 8) for n in range(25)]))
+    batches = [chunks async for chunks in store.iterate(place, batch=10)]
+    assert [len(batch) for batch in batches] == [10, 10, 5]
+    assert [chunk.record for batch in batches for chunk in batch] == records
+    assert [len(batch) async for batch in store.iterate(place, batch=25)] == [25]
+
+
+async def test_a_walk_through_nothing_ends_at_once(store: VectorStore, place: Place) -> None:
+    assert await walked(store, place) == []
+
+
+async def test_chunks_are_deleted_by_id(store: VectorStore, place: Place) -> None:
     await store.upsert(
-        collection,
-        [record(0, text="apple"), record(1, text="apple pie"), record(2, text="apple tart")],
-        rows(axis(0), axis(0, towards=1, by=1.0), axis(2)),
+        place, [record(0), record(1), record(2, id_=HOSTILE[0])], rows(axis(0), axis(1), axis(2))
     )
-    dense = await store.search_dense(alias, axis(0), limit=3, min_similarity=0.6)
-    assert [hit.id for hit in dense] == ["d1-0", "d1-1"]
-    # Every chunk has the word; only the vectors tell them apart.
-    hybrid = await store.search_hybrid(alias, axis(0), "apple", limit=3, min_similarity=0.6)
-    assert sorted(hit.id for hit in hybrid) == ["d1-0", "d1-1"]
+    await store.delete_chunks(place, ["d1-0", HOSTILE[0], "never there"])
+    assert await store.chunk_ids(place, "d1") == ["d1-1"]
+    await store.delete_chunks(place, [])
+    assert await store.count(place) == 1
 
 
-async def test_sparse_search_finds_words_with_positive_scores(
-    store: VectorStore, names: tuple[str, str]
-) -> None:
-    alias, collection = names
+async def test_the_index_is_as_it_was_asked_for(store: VectorStore, place: Place) -> None:
+    other = Place(collection=f"{place.alias}_ivf")
+    index = BuiltIndex(type=IndexType.IVF_FLAT, build_params={"nlist": 4})
+    await store.ensure_collection(CollectionSpec(place=other, dimension=DIMENSION, index=index))
+    try:
+        assert await store.index_of(other) == index
+        assert await store.index_of(place) == DEFAULT_INDEX
+    finally:
+        await store.drop(other)
+
+
+async def test_sparse_search_finds_words_with_positive_scores(store: VectorStore, place: Place) -> None:
     texts = ["the fox jumps over the dog", "a dog sleeps", "rain in spring"]
     await store.upsert(
-        collection, [record(i, text=text) for i, text in enumerate(texts)], rows(axis(0), axis(1), axis(2))
+        place, [record(i, text=text) for i, text in enumerate(texts)], rows(axis(0), axis(1), axis(2))
     )
-    hits = await store.search_sparse(alias, "Fox dog", limit=5)
+    hits = await sparse(store, place, "Fox dog", limit=5)
     assert [hit.id for hit in hits] == ["d1-0", "d1-1"]
     assert hits[0].score > hits[1].score > 0
-    assert await store.search_sparse(alias, "zebra", limit=5) == []
-    assert await store.search_sparse(alias, "?!…", limit=5) == []
+    assert await sparse(store, place, "zebra", limit=5) == []
+    assert await sparse(store, place, "?!…", limit=5) == []
 
 
-async def test_hybrid_search_fuses_both_ranks(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
-    await store.upsert(
-        collection,
-        [record(0, text="nothing here"), record(1, text="zebra crossing"), record(2, text="zebra")],
-        rows(axis(0), axis(0, towards=1, by=0.5), axis(3)),
-    )
-    hits = await store.search_hybrid(alias, axis(0), "zebra crossing", limit=3)
-    # 1 is second by vector and first by words, 0 is first by vector only.
-    assert hits[0].id == "d1-1"
-    assert hits[0].score == pytest.approx(1 / 62 + 1 / 61, abs=1e-5)
-    assert {hit.id for hit in hits} == {"d1-0", "d1-1", "d1-2"}
+async def test_an_empty_collection_finds_nothing(store: VectorStore, place: Place) -> None:
+    assert await dense(store, place, axis(0), limit=3) == []
+    assert await sparse(store, place, "word", limit=3) == []
+    assert await store.count(place) == 0
 
 
-async def test_an_empty_collection_finds_nothing(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
-    assert await store.search_dense(alias, axis(0), limit=3) == []
-    assert await store.search_sparse(alias, "word", limit=3) == []
-    assert await store.search_hybrid(alias, axis(0), "word", limit=3) == []
-    assert await store.count(collection) == 0
-
-
-async def test_upsert_replaces_by_id_and_is_found_at_once(store: VectorStore, names: tuple[str, str]) -> None:
-    alias, collection = names
-    await store.upsert(collection, [record(0, text="before")], rows(axis(0)))
-    await store.flush(collection)
-    await store.upsert(collection, [record(0, text="after", version="v2")], rows(axis(1)))
-    assert await store.count(collection) == 1
-    hits = await store.search_dense(alias, axis(1), limit=5)
+async def test_upsert_replaces_by_id_and_is_found_at_once(store: VectorStore, place: Place) -> None:
+    await store.upsert(place, [record(0, text="before")], rows(axis(0)))
+    await store.flush(place)
+    await store.upsert(place, [record(0, text="after", version="v2")], rows(axis(1)))
+    assert await store.count(place) == 1
+    hits = await dense(store, place, axis(1), limit=5)
     assert [(hit.text, round(hit.score, 3)) for hit in hits] == [("after", 1.0)]
-    assert await store.search_sparse(alias, "before", limit=5) == []
+    assert await sparse(store, place, "before", limit=5) == []
 
 
-async def test_delete_takes_a_document_or_its_former_versions(
-    store: VectorStore, names: tuple[str, str]
-) -> None:
-    _, collection = names
+async def test_delete_takes_a_document_or_its_former_versions(store: VectorStore, place: Place) -> None:
     await store.upsert(
-        collection,
+        place,
         [record(0), record(1, version="v2"), record(0, document="d2")],
         rows(axis(0), axis(1), axis(2)),
     )
-    await store.flush(collection)
-    await store.delete_document(collection, "d1", keep_version="v2")
-    assert await store.chunk_ids(collection, "d1") == ["d1-1"]
-    await store.delete_document(collection, "d1")
-    assert await store.chunk_ids(collection, "d1") == []
-    assert await store.chunk_ids(collection, "d2") == ["d2-0"]
-    await store.delete_document(collection, "never there")
+    await store.flush(place)
+    await store.delete_document(place, "d1", keep_version="v2")
+    assert await store.chunk_ids(place, "d1") == ["d1-1"]
+    await store.delete_document(place, "d1")
+    assert await store.chunk_ids(place, "d1") == []
+    assert await store.chunk_ids(place, "d2") == ["d2-0"]
+    await store.delete_document(place, "never there")
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-async def test_values_cannot_leave_their_quotes(
-    store: VectorStore, names: tuple[str, str], hostile: str
-) -> None:
-    _, collection = names
+async def test_values_cannot_leave_their_quotes(store: VectorStore, place: Place, hostile: str) -> None:
     await store.upsert(
-        collection,
+        place,
         [
             record(0, document="innocent"),
             record(0, document=hostile, id_="h0"),
@@ -206,25 +200,29 @@ async def test_values_cannot_leave_their_quotes(
         ],
         rows(axis(0), axis(1), axis(2)),
     )
-    assert await store.chunk_ids(collection, hostile) == ["h0", "h1"]
-    await store.delete_document(collection, hostile, keep_version=hostile)
-    assert await store.chunk_ids(collection, hostile) == ["h1"]
-    await store.delete_document(collection, hostile)
-    assert await store.chunk_ids(collection, hostile) == []
-    assert await store.chunk_ids(collection, "innocent") == ["innocent-0"]
+    assert await store.chunk_ids(place, hostile) == ["h0", "h1"]
+    await store.delete_document(place, hostile, keep_version=hostile)
+    assert await store.chunk_ids(place, hostile) == ["h1"]
+    await store.delete_document(place, hostile)
+    assert await store.chunk_ids(place, hostile) == []
+    assert await store.chunk_ids(place, "innocent") == ["innocent-0"]
 
 
 async def test_a_missing_collection_is_not_an_empty_one(store: VectorStore) -> None:
     await store.connect()
-    for search in (
-        store.search_dense("kb_nowhere", axis(0), limit=3),
-        store.search_sparse("kb_nowhere", "word", limit=3),
-        store.search_hybrid("kb_nowhere", axis(0), "word", limit=3),
+    nowhere = Place(collection="kb_nowhere", alias="kb_nowhere_alias")
+    for call in (
+        dense(store, nowhere, axis(0), limit=3),
+        sparse(store, nowhere, "word", limit=3),
+        walked(store, nowhere),
+        store.count(nowhere),
+        store.chunks_at(nowhere, [("d", [0])]),
+        store.index_of(nowhere),
     ):
         with pytest.raises(NotFound) as caught:
-            await search
+            await call
         assert caught.value.reason == "COLLECTION_NOT_FOUND"
-    await store.drop_collection("kb_nowhere", alias="kb_nowhere_alias")
+    await store.drop(nowhere)
 
 
 async def test_it_says_what_it_is_and_can(store: VectorStore) -> None:

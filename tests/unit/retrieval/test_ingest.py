@@ -27,6 +27,7 @@ from retrieval.core.model import (
     DocumentState,
     KnowledgeBaseSpec,
     ParsedDocument,
+    Place,
     SearchMode,
 )
 from retrieval.core.names import chunk_id
@@ -156,7 +157,7 @@ class World:
 
     async def stored(self, document: str) -> list[str]:
         snapshot = await self.knowledge_bases.get("kb")
-        return await self.store.chunk_ids(snapshot.knowledge_base.collection, document)
+        return await self.store.chunk_ids(snapshot.knowledge_base.place, document)
 
     def expected(self, document: str, text: str) -> list[str]:
         path = self.folder.parent / "expected.md"
@@ -363,7 +364,7 @@ async def test_another_fingerprint_indexes_everything_anew(world: World) -> None
     assert after.knowledge_base.revision > before.revision
     assert (after.knowledge_base.dimension, after.knowledge_base.model_fingerprint) == (32, "hash-2")
     with pytest.raises(NotFound):
-        await world.store.count(before.collection)
+        await world.store.count(before.place)
     await world.worker().run_until_idle()
     assert await world.stored(document.id) == world.expected(document.id, FIRST)
 
@@ -383,7 +384,7 @@ async def test_a_lost_collection_is_filled_from_the_originals(world: World) -> N
     document = await world.upload(FIRST)
     await world.worker().run_until_idle()
     lost = (await world.knowledge_bases.get("kb")).knowledge_base
-    await world.store.drop_collection(lost.collection, alias=lost.alias)
+    await world.store.drop(lost.place)
     assert (await world.knowledge_bases.create("kb", SPEC)).counts.pending == 1
     await world.worker().run_until_idle()
     assert await world.stored(document.id) == world.expected(document.id, FIRST)
@@ -402,17 +403,17 @@ async def test_a_deletion_that_the_store_missed_is_finished_later(world: World) 
 
 
 async def test_small_documents_share_a_flush(world: World) -> None:
-    flushed: list[str] = []
+    flushed: list[Place] = []
 
     class Lite(MemoryStore):
         async def capabilities(self) -> Capabilities:
             return replace(await super().capabilities(), flush_after_ingest=True)
 
-        async def flush(self, collection: str) -> None:
-            flushed.append(collection)
+        async def flush(self, place: Place) -> None:
+            flushed.append(place)
 
     lite = Lite()
-    lite._rows, lite._aliases = world.store._rows, world.store._aliases
+    lite._collections, lite._aliases = world.store._collections, world.store._aliases
     world.store = lite
     for number in range(3):
         await world.upload(FIRST, path=f"{number}.md")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.adapters.milvus import literal
+from retrieval.adapters.milvus_rows import literal
 from retrieval.core.names import (
     check_path,
     collection_alias,

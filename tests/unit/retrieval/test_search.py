@@ -9,6 +9,7 @@ import pytest
 
 from retrieval.adapters.memory import MemoryStore
 from retrieval.core.directory import Directory
+from retrieval.core.index import CollectionSpec
 from retrieval.core.model import (
     Chunking,
     ChunkRecord,
@@ -17,6 +18,7 @@ from retrieval.core.model import (
     KnowledgeBase,
     KnowledgeBaseSpec,
     Outcome,
+    Place,
     ReasonCode,
     SearchMode,
     SearchQuery,
@@ -66,10 +68,10 @@ class FlakyStore(MemoryStore):
 
     error: ServiceError | None = None
 
-    async def search_hybrid(self, *args: Any, **kwargs: Any) -> list[Hit]:
+    async def search_dense(self, *args: Any, **kwargs: Any) -> list[list[Hit]]:
         if self.error is not None:
             raise self.error
-        return await super().search_hybrid(*args, **kwargs)
+        return await super().search_dense(*args, **kwargs)
 
 
 class World:
@@ -102,12 +104,13 @@ async def world() -> AsyncIterator[World]:
 
 
 async def fill(store: MemoryStore) -> None:
-    await store.ensure_collection(alias="alias", collection="collection", dimension=DIMENSION)
+    place = Place(collection="collection", alias="alias")
+    await store.ensure_collection(CollectionSpec(place=place, dimension=DIMENSION))
     records = [
         ChunkRecord(id=f"c{n}", document="d", title="a.md", version="v", ordinal=n, text=text, location="")
         for n, text in enumerate(TEXTS)
     ]
-    await store.upsert("collection", records, hash_vectors(TEXTS))
+    await store.upsert(place, records, hash_vectors(TEXTS))
 
 
 def codes(result: SearchResult) -> list[ReasonCode]:

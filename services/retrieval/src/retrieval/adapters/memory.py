@@ -2,26 +2,58 @@
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.core.model import Capabilities, ChunkRecord, Hit, Vectors
-from servicekit.errors import NotFound
+from retrieval.core.filters import Filter, matches
+from retrieval.core.index import BuiltIndex, CollectionSpec
+from retrieval.core.model import (
+    Capabilities,
+    ChunkRecord,
+    Hit,
+    IndexType,
+    MetadataField,
+    Place,
+    Segments,
+    StoredChunk,
+    Vectors,
+)
+from retrieval.core.ports import NO_PARAMS
+from servicekit.errors import FailedPrecondition, NotFound
 
 _WORD = re.compile(r"\w+")
-_K1, _B, _RRF_K = 1.2, 0.75, 60
-_CANDIDATES = 2
+_K1, _B = 1.2, 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    record: ChunkRecord
+    vector: Vectors
+
+
+@dataclass(slots=True)
+class _Collection:
+    """Rows by scope and id."""
+
+    rows: dict[tuple[str, str], _Row]
+    index: BuiltIndex
 
 
 class MemoryStore:
     """See `VectorStore`. Dense is exact; BM25 is the textbook's."""
 
     def __init__(self, *, sparse: bool = True) -> None:
-        self._rows: dict[str, dict[str, tuple[ChunkRecord, Vectors]]] = {}
-        self._aliases: dict[str, str] = {}
-        self._capabilities = Capabilities(deployment="Memory", sparse=sparse, flush_after_ingest=False)
+        self._collections: dict[tuple[str, str], _Collection] = {}
+        self._aliases: dict[tuple[str, str], str] = {}
+        self._capabilities = Capabilities(
+            deployment="Memory",
+            sparse=sparse,
+            flush_after_ingest=False,
+            index_types=frozenset(IndexType),
+        )
 
     async def connect(self) -> Capabilities:
         """Nothing to learn."""
@@ -31,101 +63,166 @@ class MemoryStore:
         """What was given."""
         return self._capabilities
 
-    async def ensure_collection(self, *, alias: str, collection: str, dimension: int) -> bool:
+    async def ensure_collection(self, spec: CollectionSpec) -> bool:
         """Makes it if it is not there."""
-        created = collection not in self._rows
-        self._rows.setdefault(collection, {})
-        self._aliases[alias] = collection
+        place = spec.place
+        key = place.database, place.collection
+        created = key not in self._collections
+        if created:
+            self._collections[key] = _Collection(rows={}, index=spec.index)
+        if place.alias:
+            self._aliases[place.database, place.alias] = place.collection
         return created
 
-    async def drop_collection(self, collection: str, *, alias: str | None = None) -> None:
+    async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
+        """Rows hold whatever they are given."""
+        self._collection(place)
+
+    async def drop(self, place: Place) -> None:
         """Forgets it."""
-        self._rows.pop(collection, None)
-        if alias is not None and self._aliases.get(alias) == collection:
-            del self._aliases[alias]
+        key = place.database, place.collection
+        if place.scope:
+            if key in self._collections:
+                for row in list(self._rows(place)):
+                    del self._collection(place).rows[place.scope, row.record.id]
+            return
+        self._collections.pop(key, None)
+        if self._aliases.get((place.database, place.alias)) == place.collection:
+            del self._aliases[place.database, place.alias]
 
-    async def upsert(self, collection: str, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
+    async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """By id."""
-        rows = self._collection(collection)
+        rows = self._collection(place).rows
         for record, vector in zip(records, vectors, strict=True):
-            rows[record.id] = record, np.asarray(vector, dtype=np.float32)
+            rows[place.scope, record.id] = _Row(record, np.asarray(vector, dtype=np.float32))
 
-    async def delete_document(
-        self, collection: str, document: str, *, keep_version: str | None = None
-    ) -> None:
+    async def delete_document(self, place: Place, document: str, *, keep_version: str | None = None) -> None:
         """By document."""
-        rows = self._collection(collection)
-        for id_, (record, _) in list(rows.items()):
-            if record.document == document and record.version != keep_version:
-                del rows[id_]
+        await self.delete_chunks(
+            place,
+            [
+                row.record.id
+                for row in self._rows(place)
+                if row.record.document == document and row.record.version != keep_version
+            ],
+        )
 
-    async def flush(self, collection: str) -> None:
+    async def delete_chunks(self, place: Place, ids: Sequence[str]) -> None:
+        """By id."""
+        rows = self._collection(place).rows
+        for id_ in ids:
+            rows.pop((place.scope, id_), None)
+
+    async def flush(self, place: Place) -> None:
         """Nothing to do."""
-        self._collection(collection)
+        self._collection(place)
 
     async def search_dense(
-        self, alias: str, vector: Vectors, *, limit: int, min_similarity: float | None = None
-    ) -> list[Hit]:
+        self,
+        place: Place,
+        vectors: Vectors,
+        *,
+        limit: int,
+        filter: Filter | None = None,
+        search_params: Mapping[str, int] = NO_PARAMS,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
         """All of them compared."""
-        ranked = self._ranked(alias, _similarity(vector))
-        return [
-            _hit(record, score)
-            for record, score, _ in ranked[:limit]
-            if min_similarity is None or score >= min_similarity
+        rows = list(self._rows(place, filter, searched=True))
+        answers = []
+        for query in np.asarray(vectors, dtype=np.float32):
+            scored = [(cosine(query, row.vector), row) for row in rows]
+            scored.sort(key=lambda item: -item[0])
+            answers.append(
+                [_hit(row, score, with_vectors, similarity=score) for score, row in scored[:limit]]
+            )
+        return answers
+
+    async def search_sparse(
+        self,
+        place: Place,
+        texts: Sequence[str],
+        *,
+        limit: int,
+        filter: Filter | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """Only those that share a word. Words are weighed over all rows, as Milvus does."""
+        if not self._capabilities.sparse:
+            raise FailedPrecondition("this store has no keyword search", reason="SPARSE_UNSUPPORTED")
+        every = [row.record.text for row in self._collection(place, searched=True).rows.values()]
+        answers = []
+        for text in texts:
+            score = _bm25(every, text)
+            scored = [(score(row.record.text), row) for row in self._rows(place, filter, searched=True)]
+            scored = sorted((item for item in scored if item[0] > 0), key=lambda item: -item[0])
+            answers.append([_hit(row, found, with_vectors) for found, row in scored[:limit]])
+        return answers
+
+    async def chunks_at(self, place: Place, wanted: Sequence[tuple[str, Sequence[int]]]) -> list[Hit]:
+        """By document and ordinal."""
+        places = {(document, ordinal) for document, ordinals in wanted for ordinal in ordinals}
+        rows = [
+            row
+            for row in self._rows(place, searched=True)
+            if (row.record.document, row.record.ordinal) in places
         ]
+        rows.sort(key=lambda row: (row.record.document, row.record.ordinal, row.record.id))
+        return [_hit(row, 0.0, with_vectors=False) for row in rows]
 
-    async def search_sparse(self, alias: str, text: str, *, limit: int) -> list[Hit]:
-        """Only those that share a word."""
-        return [_hit(record, score) for record, score, _ in self._sparse(alias, text)[:limit]]
+    async def iterate(
+        self, place: Place, *, filter: Filter | None = None, with_vectors: bool = False, batch: int = 500
+    ) -> AsyncIterator[list[StoredChunk]]:
+        """As it is when the walk begins."""
+        rows = sorted(self._rows(place, filter), key=lambda row: row.record.id)
+        for start in range(0, len(rows), batch):
+            yield [
+                StoredChunk(record=row.record, vector=row.vector if with_vectors else None)
+                for row in rows[start : start + batch]
+            ]
 
-    async def search_hybrid(
-        self, alias: str, vector: Vectors, text: str, *, limit: int, min_similarity: float | None = None
-    ) -> list[Hit]:
-        """Reciprocal ranks of both."""
-        candidates = limit * _CANDIDATES
-        scores: defaultdict[str, float] = defaultdict(float)
-        found: dict[str, tuple[ChunkRecord, Vectors]] = {}
-        for ranked in (self._ranked(alias, _similarity(vector)), self._sparse(alias, text)):
-            for rank, (record, _, other) in enumerate(ranked[:candidates], start=1):
-                scores[record.id] += 1 / (_RRF_K + rank)
-                found[record.id] = record, other
-        similarity = _similarity(vector)
-        hits = [
-            _hit(found[id_][0], score)
-            for id_, score in sorted(scores.items(), key=lambda item: -item[1])
-            if min_similarity is None or similarity(*found[id_]) >= min_similarity
-        ]
-        return hits[:limit]
-
-    async def count(self, collection: str) -> int:
+    async def count(self, place: Place) -> int:
         """Exact."""
-        return len(self._collection(collection))
+        return sum(1 for _ in self._rows(place))
 
-    async def chunk_ids(self, collection: str, document: str) -> list[str]:
+    async def chunk_ids(self, place: Place, document: str) -> list[str]:
         """By ordinal."""
-        records = [r for r, _ in self._collection(collection).values() if r.document == document]
+        records = [row.record for row in self._rows(place) if row.record.document == document]
         return [record.id for record in sorted(records, key=lambda record: (record.ordinal, record.id))]
+
+    async def index_of(self, place: Place) -> BuiltIndex:
+        """As it was asked for."""
+        return self._collection(place).index
+
+    async def segments(self, place: Place) -> Segments | None:
+        """It has none."""
+        self._collection(place)
+        return None
 
     async def close(self) -> None:
         """Nothing to end."""
 
-    def _collection(self, name: str) -> dict[str, tuple[ChunkRecord, Vectors]]:
-        rows = self._rows.get(self._aliases.get(name, name))
-        if rows is None:
+    def _collection(self, place: Place, *, searched: bool = False) -> _Collection:
+        name = place.searched if searched else place.collection
+        name = self._aliases.get((place.database, name), name)
+        collection = self._collections.get((place.database, name))
+        if collection is None:
             raise NotFound(f"no collection {name}", reason="COLLECTION_NOT_FOUND")
-        return rows
+        return collection
 
-    def _ranked(
-        self, alias: str, score: Callable[[ChunkRecord, Vectors], float]
-    ) -> list[tuple[ChunkRecord, float, Vectors]]:
-        rows = [
-            (record, score(record, vector), vector) for record, vector in self._collection(alias).values()
-        ]
-        return sorted(rows, key=lambda row: -row[1])
+    def _rows(self, place: Place, filter: Filter | None = None, *, searched: bool = False) -> Iterator[_Row]:
+        for (scope, _), row in self._collection(place, searched=searched).rows.items():
+            record = row.record
+            if scope == place.scope and matches(
+                filter, document=record.document, path=record.title, metadata=record.metadata
+            ):
+                yield row
 
-    def _sparse(self, alias: str, text: str) -> list[tuple[ChunkRecord, float, Vectors]]:
-        score = _bm25([record.text for record, _ in self._collection(alias).values()], text)
-        return [row for row in self._ranked(alias, lambda record, _: score(record.text)) if row[1] > 0]
+
+def cosine(one: Vectors, other: Vectors) -> float:
+    """0 if one of them has no length."""
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / norm if norm else 0.0
 
 
 def _words(text: str) -> list[str]:
@@ -152,15 +249,8 @@ def _bm25(texts: Iterable[str], query: str) -> Callable[[str], float]:
     return score
 
 
-def _similarity(query: Vectors) -> Callable[[ChunkRecord, Vectors], float]:
-    def score(_: ChunkRecord, vector: Vectors) -> float:
-        norm = float(np.linalg.norm(query) * np.linalg.norm(vector))
-        return float(query @ vector) / norm if norm else 0.0
-
-    return score
-
-
-def _hit(record: ChunkRecord, score: float) -> Hit:
+def _hit(row: _Row, score: float, with_vectors: bool, *, similarity: float | None = None) -> Hit:
+    record = row.record
     return Hit(
         id=record.id,
         document=record.document,
@@ -169,4 +259,7 @@ def _hit(record: ChunkRecord, score: float) -> Hit:
         text=record.text,
         location=record.location,
         score=score,
+        metadata=record.metadata,
+        similarity=similarity,
+        vector=row.vector if with_vectors else None,
     )

@@ -7,7 +7,7 @@ import structlog
 from retrieval.core import media
 from retrieval.core.directory import Directory
 from retrieval.core.errors import document_not_found, knowledge_base_not_found
-from retrieval.core.model import Document, DocumentState
+from retrieval.core.model import Document, DocumentState, Place
 from retrieval.core.names import document_id
 from retrieval.core.ports import BlobStore, Catalogue, VectorStore
 from servicekit.clock import Clock
@@ -145,7 +145,7 @@ class Documents:
         if busy is None:
             raise document_not_found(knowledge_base, document)
         self._directory.forget(tenant, knowledge_base)
-        await self._delete_chunks(snapshot.knowledge_base.collection, document)
+        await self._delete_chunks(snapshot.knowledge_base.place, document)
         if not busy:  # else a worker may still add a last batch: `sweep` removes that too
             await self._remove(tenant, knowledge_base, document)
 
@@ -153,17 +153,17 @@ class Documents:
         """Finishes deletions whose worker has let go, or whose store did not answer."""
         for document, collection in await self._catalogue.deleted_documents(now=self._clock.now(), limit=100):
             try:
-                await self._delete_chunks(collection, document.id)
+                await self._delete_chunks(Place(collection=collection), document.id)
             except Unavailable as error:
                 log.warning("document_not_removed", document=document.id, reason=error.reason)
                 return
             await self._remove(document.tenant, document.knowledge_base, document.id)
 
-    async def _delete_chunks(self, collection: str, document: str) -> None:
+    async def _delete_chunks(self, place: Place, document: str) -> None:
         try:
-            await self._store.delete_document(collection, document)
+            await self._store.delete_document(place, document)
         except NotFound:
-            log.warning("collection_missing", collection=collection)  # then so are its chunks
+            log.warning("collection_missing", collection=place.collection)  # then so are its chunks
 
     async def _remove(self, tenant: str, knowledge_base: str, document: str) -> None:
         blob = await self._catalogue.remove_document(tenant, knowledge_base, document, now=self._clock.now())

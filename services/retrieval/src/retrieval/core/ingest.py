@@ -27,6 +27,7 @@ from retrieval.core.model import (
     DocumentState,
     KnowledgeBase,
     ParsedDocument,
+    Place,
     Vectors,
 )
 from retrieval.core.names import chunk_id
@@ -99,7 +100,7 @@ class IngestWorker:
         self._clock = clock
         self._limits = limits
         self._wake = asyncio.Event()
-        self._unflushed: dict[str, int] = {}
+        self._unflushed: dict[Place, int] = {}
         self._stopping = False
 
     def wake(self) -> None:
@@ -232,8 +233,8 @@ class IngestWorker:
         parsed = await self._parse(claim, knowledge_base)
         truncated = await self._store_chunks(claim, knowledge_base, parsed.chunks)
         await self._still_ours(claim)
-        await self._store.delete_document(knowledge_base.collection, document.id, keep_version=claim.token)
-        await self._flush(knowledge_base.collection, rows=len(parsed.chunks))
+        await self._store.delete_document(knowledge_base.place, document.id, keep_version=claim.token)
+        await self._flush(knowledge_base.place, rows=len(parsed.chunks))
         warnings = list(parsed.warnings)
         if truncated:
             warnings.append(
@@ -303,7 +304,7 @@ class IngestWorker:
         self, knowledge_base: KnowledgeBase, records: Sequence[ChunkRecord], vectors: Vectors
     ) -> None:
         try:
-            await self._store.upsert(knowledge_base.collection, records, vectors)
+            await self._store.upsert(knowledge_base.place, records, vectors)
         except NotFound as error:
             raise Unavailable(
                 f"the collection of {knowledge_base.name} is missing in Milvus; create the knowledge base "
@@ -311,25 +312,25 @@ class IngestWorker:
                 reason="DEPENDENCY_UNAVAILABLE",
             ) from error
 
-    async def _flush(self, collection: str, *, rows: int) -> None:
+    async def _flush(self, place: Place, *, rows: int) -> None:
         """Lite only, and not after each small document: every flush makes a segment."""
         if not (await self._store.capabilities()).flush_after_ingest:
             return
-        waiting = self._unflushed.get(collection, 0) + rows
-        self._unflushed[collection] = waiting
+        waiting = self._unflushed.get(place, 0) + rows
+        self._unflushed[place] = waiting
         if waiting >= _FLUSH_ROWS:
-            del self._unflushed[collection]
-            await self._store.flush(collection)
+            del self._unflushed[place]
+            await self._store.flush(place)
 
     async def _flush_all(self) -> None:
         """The queue is empty for now."""
         while self._unflushed:
-            collection, _ = self._unflushed.popitem()
+            place, _ = self._unflushed.popitem()
             try:
-                await self._store.flush(collection)
+                await self._store.flush(place)
             except ServiceError as error:
                 # Only speed is lost: the rows are stored, and found by brute force.
-                log.warning("flush_failed", collection=collection, reason=error.reason)
+                log.warning("flush_failed", collection=place.collection, reason=error.reason)
 
     async def _still_ours(self, claim: Claim) -> None:
         if not await self._renew(claim):
@@ -351,7 +352,7 @@ class IngestWorker:
             return
         try:
             with contextlib.suppress(NotFound):
-                await self._store.delete_document(snapshot.knowledge_base.collection, document.id)
+                await self._store.delete_document(snapshot.knowledge_base.place, document.id)
         except ServiceError as outage:
             await self._postpone(claim, outage)
             return

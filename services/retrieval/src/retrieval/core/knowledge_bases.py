@@ -7,7 +7,8 @@ import structlog
 
 from retrieval.core.directory import Directory
 from retrieval.core.errors import knowledge_base_not_found
-from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot
+from retrieval.core.index import CollectionSpec
+from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Place, Snapshot
 from retrieval.core.names import collection_alias
 from retrieval.core.ports import BlobStore, Catalogue, Embedder, VectorStore
 from servicekit.clock import Clock
@@ -70,9 +71,7 @@ class KnowledgeBases:
             if knowledge_base is None:
                 continue  # another call was first: look again
             created = await self._store.ensure_collection(
-                alias=knowledge_base.alias,
-                collection=knowledge_base.collection,
-                dimension=knowledge_base.dimension,
+                CollectionSpec(place=knowledge_base.place, dimension=knowledge_base.dimension)
             )
             if created and before is not None and before.counts.chunks:
                 # The store has lost its data; the originals have not.
@@ -122,7 +121,7 @@ class KnowledgeBases:
         """Finishes what crashes and outages have left half done. Failures wait for the next time."""
         for _, collection in await self._catalogue.doomed_collections():
             try:
-                await self._store.drop_collection(collection)
+                await self._store.drop(Place(collection=collection))
             except ServiceError as error:
                 log.warning("collection_not_dropped", collection=collection, reason=error.reason)
                 return
@@ -187,7 +186,7 @@ class KnowledgeBases:
         self._directory.forget(knowledge_base.tenant, knowledge_base.id)
 
     async def _remove(self, knowledge_base: KnowledgeBase) -> None:
-        await self._store.drop_collection(knowledge_base.collection, alias=knowledge_base.alias)
+        await self._store.drop(knowledge_base.place)
         for blob in await self._catalogue.remove_knowledge_base(knowledge_base.tenant, knowledge_base.id):
             await self._blobs.delete(blob)
         log.info("knowledge_base_deleted", tenant=knowledge_base.tenant, id=knowledge_base.id)

@@ -1,5 +1,6 @@
 """The words of this service: knowledge bases, documents, chunks, searches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -69,6 +70,46 @@ class MetadataField:
     type: MetadataType
 
 
+class IndexType(IntEnum):
+    """What kind of index. Same numbers as on the wire."""
+
+    FLAT = 1
+    IVF_FLAT = 2
+    IVF_SQ8 = 3
+    HNSW = 4
+    HNSW_SQ = 5
+
+
+class Tenancy(IntEnum):
+    """What a knowledge base's rows share with others. Same numbers as on the wire."""
+
+    COLLECTION = 1
+    PARTITION_KEY = 2
+    DATABASE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a knowledge base's rows are in the store.
+
+    Attributes:
+        collection: What is written, counted and walked through.
+        alias: What is searched; empty: the collection itself, and no alias is made.
+        database: Empty: the default one.
+        scope: Partition key of every row and search; empty: the collection is its own.
+    """
+
+    collection: str
+    alias: str = ""
+    database: str = ""
+    scope: str = ""
+
+    @property
+    def searched(self) -> str:
+        """The name that searches use."""
+        return self.alias or self.collection
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunking:
     """How documents are cut, in tokens of the embedding model."""
@@ -110,6 +151,11 @@ class KnowledgeBase:
     def name(self) -> str:
         """The resource name."""
         return f"knowledgeBases/{self.id}"
+
+    @property
+    def place(self) -> Place:
+        """Where its rows are."""
+        return Place(collection=self.collection, alias=self.alias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +242,7 @@ class ChunkDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRecord:
-    """A chunk in the store. `version` names the claim that wrote it last."""
+    """A chunk in the store. `version` names the claim that wrote it last, `title` is the document's path."""
 
     id: str
     document: str
@@ -205,11 +251,26 @@ class ChunkRecord:
     ordinal: int
     text: str
     location: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredChunk:
+    """A chunk as it is stored; its vector only if it was asked for."""
+
+    record: ChunkRecord
+    vector: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A chunk that was found. Higher scores are better."""
+    """A chunk that was found.
+
+    Attributes:
+        score: Higher is better; what it means depends on the search. 0 if nothing was searched.
+        similarity: Cosine to the query's vector; None if there was none to compare with.
+        vector: Of length 1; only if it was asked for.
+    """
 
     id: str
     document: str
@@ -218,6 +279,23 @@ class Hit:
     text: str
     location: str
     score: float
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    similarity: float | None = None
+    vector: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """Sealed pieces of a collection: each has an index of its own. Of all its scopes together.
+
+    Attributes:
+        rows: In all of them; rows that are still growing are in none.
+        indexed: Of them, in those whose index is built.
+    """
+
+    count: int
+    rows: int
+    indexed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,11 +332,13 @@ class Capabilities:
         deployment: Lite, Standalone or Distributed, with the version.
         sparse: Whether it has keyword search (BM25), hence hybrid search.
         flush_after_ingest: Whether rows are slow to search until flushed.
+        index_types: Kinds of index it can build.
     """
 
     deployment: str
     sparse: bool
     flush_after_ingest: bool
+    index_types: frozenset[IndexType]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

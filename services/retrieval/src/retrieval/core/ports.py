@@ -1,11 +1,14 @@
 """What the core needs from the outside."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+from retrieval.core.filters import Filter
+from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import (
     Capabilities,
     Chunking,
@@ -18,20 +21,29 @@ from retrieval.core.model import (
     Embedded,
     Hit,
     KnowledgeBase,
+    MetadataField,
     ModelInfo,
     ParsedDocument,
+    Place,
+    Segments,
     Snapshot,
+    StoredChunk,
     Vectors,
 )
 
+NO_PARAMS: Mapping[str, int] = MappingProxyType({})
+
 
 class VectorStore(Protocol):
-    """Chunks and their vectors, in collections behind aliases.
+    """Chunks and their vectors, each knowledge base's in a place of its own.
 
     Every method raises Unavailable when the store does not answer and
     DeadlineExceeded when the time ran out; those that need the collection
     raise NotFound (reason COLLECTION_NOT_FOUND) when there is none. A
     collection that was released is loaded again by itself.
+
+    With a scope in the place, rows of other scopes are never read, counted,
+    replaced or deleted, whatever ids and filters are given.
     """
 
     async def connect(self) -> Capabilities:
@@ -42,54 +54,98 @@ class VectorStore(Protocol):
         """What `connect` learnt; connects if it has not yet."""
         ...
 
-    async def ensure_collection(self, *, alias: str, collection: str, dimension: int) -> bool:
-        """Makes the collection if it is not there, loads it, points the alias at it.
+    async def ensure_collection(self, spec: CollectionSpec) -> bool:
+        """Makes database and collection if they are not there, loads it, points the alias at it.
 
         Returns:
             Whether it was made now, hence is empty.
         """
         ...
 
-    async def drop_collection(self, collection: str, *, alias: str | None = None) -> None:
-        """Removes collection and alias; what is not there is no error."""
+    async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
+        """Rows that are written from now on may have these fields too."""
         ...
 
-    async def upsert(self, collection: str, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
+    async def drop(self, place: Place) -> None:
+        """Removes collection and alias, or the scope's rows; what is not there is no error."""
+        ...
+
+    async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """Stores chunks; one of the same id is replaced. Found by a search that begins afterwards."""
         ...
 
-    async def delete_document(
-        self, collection: str, document: str, *, keep_version: str | None = None
-    ) -> None:
+    async def delete_document(self, place: Place, document: str, *, keep_version: str | None = None) -> None:
         """Removes the document's chunks, except those of the version to keep."""
         ...
 
-    async def flush(self, collection: str) -> None:
+    async def delete_chunks(self, place: Place, ids: Sequence[str]) -> None:
+        """Removes chunks; what is not there is no error."""
+        ...
+
+    async def flush(self, place: Place) -> None:
         """Makes what was stored quick to search. Only useful where capabilities say so."""
         ...
 
     async def search_dense(
-        self, alias: str, vector: Vectors, *, limit: int, min_similarity: float | None = None
-    ) -> list[Hit]:
-        """Nearest by cosine; the score is the cosine similarity."""
+        self,
+        place: Place,
+        vectors: Vectors,
+        *,
+        limit: int,
+        filter: Filter | None = None,
+        search_params: Mapping[str, int] = NO_PARAMS,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """Nearest by cosine, one list for each row of `vectors`; the score is the cosine similarity.
+
+        Args:
+            search_params: nprobe, ef; what the index does not know is ignored.
+        """
         ...
 
-    async def search_sparse(self, alias: str, text: str, *, limit: int) -> list[Hit]:
-        """Best by BM25; the score is positive."""
+    async def search_sparse(
+        self,
+        place: Place,
+        texts: Sequence[str],
+        *,
+        limit: int,
+        filter: Filter | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """Best by BM25, one list for each text; the score is positive.
+
+        Raises:
+            FailedPrecondition: The store has no keyword search; capabilities say so.
+        """
         ...
 
-    async def search_hybrid(
-        self, alias: str, vector: Vectors, text: str, *, limit: int, min_similarity: float | None = None
-    ) -> list[Hit]:
-        """Both, fused by reciprocal rank with k = 60."""
+    async def chunks_at(self, place: Place, wanted: Sequence[tuple[str, Sequence[int]]]) -> list[Hit]:
+        """Chunks by document and ordinals, sorted so; those that are not there are left out."""
         ...
 
-    async def count(self, collection: str) -> int:
-        """Chunks in the collection."""
+    def iterate(
+        self, place: Place, *, filter: Filter | None = None, with_vectors: bool = False, batch: int = 500
+    ) -> AsyncIterator[list[StoredChunk]]:
+        """Every chunk once, by id, as it was when the walk began or later.
+
+        A walk that cannot be ended raises; it never ends early.
+        """
         ...
 
-    async def chunk_ids(self, collection: str, document: str) -> list[str]:
+    async def count(self, place: Place) -> int:
+        """Chunks, exactly."""
+        ...
+
+    async def chunk_ids(self, place: Place, document: str) -> list[str]:
         """Ids of the document's chunks, in their order."""
+        ...
+
+    async def index_of(self, place: Place) -> BuiltIndex:
+        """How the vectors are indexed."""
+        ...
+
+    async def segments(self, place: Place) -> Segments | None:
+        """None if the store does not say."""
         ...
 
     async def close(self) -> None:

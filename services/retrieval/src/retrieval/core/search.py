@@ -1,12 +1,16 @@
 """One search: what was asked for, or the best that can be had, and an honest word about it."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+import numpy as np
+
 from retrieval.core.directory import Directory
+from retrieval.core.fusion import Ranking, fuse
 from retrieval.core.model import (
     Hit,
     KnowledgeBase,
@@ -20,12 +24,14 @@ from retrieval.core.model import (
     Vectors,
 )
 from retrieval.core.ports import Embedder, VectorStore
+from retrieval.core.search_options import ReciprocalRank
 from servicekit.context import current_caller, remaining_s
 from servicekit.errors import DeadlineExceeded, InvalidArgument, NotFound, ServiceError
 from servicekit.telemetry import stage_seconds
 
 # The embedding may take this part of the time that is left; the rest is the store's.
 _EMBEDDING_SHARE = 0.6
+_HYBRID_CANDIDATES = 2  # of each kind, times the limit
 
 
 @dataclass(slots=True)
@@ -136,15 +142,26 @@ class Search:
     async def _ask_store(
         self, kb: KnowledgeBase, query: SearchQuery, mode: SearchMode, vector: Vectors | None
     ) -> list[Hit]:
+        limit, minimum = query.top_k, query.min_similarity
         if mode == SearchMode.SPARSE or vector is None:
-            return await self._store.search_sparse(kb.alias, query.text, limit=query.top_k)
+            return (await self._store.search_sparse(kb.place, [query.text], limit=limit))[0]
+        vectors = vector.reshape(1, -1)
         if mode == SearchMode.DENSE:
-            return await self._store.search_dense(
-                kb.alias, vector, limit=query.top_k, min_similarity=query.min_similarity
-            )
-        return await self._store.search_hybrid(
-            kb.alias, vector, query.text, limit=query.top_k, min_similarity=query.min_similarity
-        )
+            hits = (await self._store.search_dense(kb.place, vectors, limit=limit))[0]
+            return [hit for hit in hits if minimum is None or _similarity(hit, vector) >= minimum]
+        candidates = limit * _HYBRID_CANDIDATES
+        try:
+            async with asyncio.TaskGroup() as both:
+                dense = both.create_task(self._store.search_dense(kb.place, vectors, limit=candidates))
+                # With a minimum, vectors come along to tell the cosine of each hit.
+                sparse = both.create_task(
+                    self._store.search_sparse(
+                        kb.place, [query.text], limit=candidates, with_vectors=minimum is not None
+                    )
+                )
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return _fused(dense.result()[0], sparse.result()[0], vector, minimum)[:limit]
 
     async def _vector(self, kb: KnowledgeBase, query: SearchQuery, progress: _Progress) -> Vectors | None:
         """A vector of the knowledge base's own model, or None and the reason."""
@@ -184,6 +201,27 @@ class Search:
         if left_s is None:
             return timedelta(seconds=self._embedding_timeout_s)
         return timedelta(seconds=min(self._embedding_timeout_s, max(0.0, left_s) * _EMBEDDING_SHARE))
+
+
+def _fused(dense: list[Hit], sparse: list[Hit], vector: Vectors, minimum: float | None) -> list[Hit]:
+    found = {hit.id: hit for hit in (*sparse, *dense)}
+    rankings = [
+        Ranking(scored=[(hit.id, hit.score) for hit in hits], by_words=by_words)
+        for hits, by_words in ((dense, False), (sparse, True))
+    ]
+    return [
+        replace(found[id_], score=score)
+        for id_, score in fuse(rankings, ReciprocalRank())
+        if minimum is None or _similarity(found[id_], vector) >= minimum
+    ]
+
+
+def _similarity(hit: Hit, query: Vectors) -> float:
+    if hit.similarity is not None:
+        return hit.similarity
+    assert hit.vector is not None  # it was asked for
+    norm = float(np.linalg.norm(query) * np.linalg.norm(hit.vector))
+    return float(query @ hit.vector) / norm if norm else 0.0
 
 
 def _check_dimension(vector: Vectors, kb: KnowledgeBase) -> None:

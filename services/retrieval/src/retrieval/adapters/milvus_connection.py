@@ -1,0 +1,196 @@
+"""Calls to Milvus: bounded in time, errors mapped, blips bridged, released collections loaded.
+
+Data calls go through the asynchronous client; DDL and walks go through the
+synchronous one in a thread, because Lite answers `await create_index()` with
+UNIMPLEMENTED after it has made the index, and the asynchronous client has no
+iterators.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pymilvus import AsyncMilvusClient, MilvusClient
+
+from retrieval.adapters.milvus_errors import NotLoaded, mapped, silence_client_log
+from servicekit.context import remaining_s
+from servicekit.errors import Unavailable
+
+Answer = TypeVar("Answer")
+
+# Refused connections come back in 0 s and pymilvus does not retry them: a
+# blip is bridged here, an outage is the caller's to report.
+_RETRY_DELAYS_S = (0.1, 0.3, 0.6, 1.0)
+_MAX_DATABASES = 64  # whose connections are kept while nobody uses them
+
+
+@dataclass(slots=True)
+class _Clients:
+    """Of one database; `users` are calls that are on their way."""
+
+    sync: MilvusClient
+    asynchronous: AsyncMilvusClient
+    users: int = 0
+
+    async def close(self) -> None:
+        await self.asynchronous.close()
+        await asyncio.to_thread(self.sync.close)
+
+
+class Connection:
+    """One Milvus.
+
+    Args:
+        uri: Such as http://127.0.0.1:19530.
+        token: API key or user:password; empty for none.
+        timeout_s: Of one call, when the caller's deadline is not shorter.
+        ddl_timeout_s: Of creating, loading, flushing and dropping.
+    """
+
+    def __init__(self, *, uri: str, token: str, timeout_s: float, ddl_timeout_s: float) -> None:
+        self.ddl_timeout_s = ddl_timeout_s
+        self.timeout_s = timeout_s
+        self._uri = uri
+        self._token = token
+        self._clients: OrderedDict[str, _Clients] = OrderedDict()
+        self._connecting = asyncio.Lock()
+        self._loading: dict[tuple[str, str], asyncio.Lock] = {}
+        silence_client_log()
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        while self._clients:
+            _, clients = self._clients.popitem()
+            await clients.close()
+
+    async def call(
+        self,
+        action: str,
+        database: str,
+        collection: str,
+        call: Callable[[AsyncMilvusClient, float], Awaitable[Answer]],
+        *,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """One data call; `call` is given the client and its time-out."""
+
+        async def attempt() -> Answer:
+            async with self._of(database) as clients:
+                budget_s, ours = self._budget(timeout_s or self.timeout_s)
+                # pymilvus' own timeout does not cover a reconnect; this one does.
+                with mapped(action, deadline_is_ours=ours, target=self._uri):
+                    async with asyncio.timeout(budget_s + 0.05):
+                        return await call(clients.asynchronous, budget_s)
+
+        return await self._again(database, collection, attempt)
+
+    async def read(
+        self, action: str, database: str, collection: str, call: Callable[[MilvusClient], Answer]
+    ) -> Answer:
+        """As `call`, for what only the synchronous client can do; `call` sets its time-outs itself."""
+        return await self._again(database, collection, lambda: self._in_thread(action, database, call))
+
+    async def ddl(self, action: str, database: str, call: Callable[[MilvusClient], Answer]) -> Answer:
+        """One change of what there is; not tried again. `call` sets its time-outs itself."""
+        try:
+            return await self._in_thread(action, database, call)
+        except NotLoaded as error:
+            raise Unavailable(str(error), reason="DEPENDENCY_UNAVAILABLE") from error
+
+    async def _again(
+        self, database: str, collection: str, attempt: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
+        delays = iter(_RETRY_DELAYS_S)
+        loaded = False
+        while True:
+            try:
+                return await attempt()
+            except NotLoaded:
+                if loaded:
+                    raise Unavailable(
+                        f"Milvus does not load collection {collection}",
+                        reason="DEPENDENCY_UNAVAILABLE",
+                        metadata={"dependency": "milvus", "collection": collection},
+                    ) from None
+                await self._load(database, collection)
+                loaded = True
+            except Unavailable:
+                delay = next(delays, None)
+                left = remaining_s()
+                if delay is None or (left is not None and left < 2 * delay):
+                    raise
+                await asyncio.sleep(delay)
+
+    async def _load(self, database: str, collection: str) -> None:
+        """One load at a time for each collection: Lite forgets what was loaded when it restarts."""
+        key = database, collection
+        lock = self._loading.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                await self.ddl(
+                    "load", database, lambda c: c.load_collection(collection, timeout=self.ddl_timeout_s)
+                )
+        finally:
+            if not lock.locked():
+                self._loading.pop(key, None)
+
+    def _budget(self, wanted_s: float) -> tuple[float, bool]:
+        """Seconds for the next call, and whether it is our bound rather than the caller's deadline."""
+        left = remaining_s()
+        if left is None or left > wanted_s:
+            return wanted_s, True
+        return max(0.001, left - 0.01), False
+
+    async def _in_thread(self, action: str, database: str, call: Callable[[MilvusClient], Answer]) -> Answer:
+        """A thread cannot be cancelled, so every call in it has a time-out of its own."""
+        async with self._of(database) as clients:
+            budget_s, ours = self._budget(self.ddl_timeout_s + 1)
+            with mapped(action, deadline_is_ours=ours, target=self._uri):
+                async with asyncio.timeout(budget_s):
+                    return await asyncio.to_thread(call, clients.sync)
+
+    @asynccontextmanager
+    async def _of(self, database: str) -> AsyncIterator[_Clients]:
+        clients = self._clients.get(database)
+        if clients is None:
+            async with self._connecting:
+                clients = self._clients.get(database) or await self._connect(database)
+        clients.users += 1
+        self._clients.move_to_end(database)
+        try:
+            yield clients
+        finally:
+            clients.users -= 1
+
+    async def _connect(self, database: str) -> _Clients:
+        budget_s, ours = self._budget(self.timeout_s + 1)
+        options = self._options(database)
+        with mapped("connect", deadline_is_ours=ours, target=self._uri):
+            async with asyncio.timeout(budget_s):
+                sync = await asyncio.to_thread(lambda: MilvusClient(timeout=self.timeout_s, **options))
+        clients = _Clients(sync, AsyncMilvusClient(timeout=self.timeout_s, **options))
+        self._clients[database] = clients
+        idle = [name for name, other in self._clients.items() if not other.users and name != database]
+        for name in idle[: max(0, len(self._clients) - _MAX_DATABASES)]:
+            await self._clients.pop(name).close()
+        return clients
+
+    def _options(self, database: str) -> dict[str, Any]:
+        return {
+            "uri": self._uri,
+            "token": self._token,
+            "db_name": database,
+            # Shared channels are keyed by address only and never freed.
+            "dedicated": True,
+            # Lite's server answers pings more often than every 5 minutes with GOAWAY.
+            "grpc_options": {
+                "grpc.keepalive_time_ms": 600_000,
+                # gRPC would refuse calls for a second after a restart, and longer after an outage.
+                "grpc.initial_reconnect_backoff_ms": 100,
+                "grpc.min_reconnect_backoff_ms": 100,
+                "grpc.max_reconnect_backoff_ms": 1_000,
+            },
+        }

@@ -1,0 +1,110 @@
+"""Rows of Milvus to chunks and back, and the expressions that pick rows.
+
+Metadata is one JSON column, not a column for each field: 2.3 knows neither
+nullable fields nor adding one to a collection, so "the document lacks the
+field" has no other portable form; a path that is not there matches no
+comparison, and a new field needs no change of the collection.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from retrieval.core.model import ChunkRecord, Hit, Place, StoredChunk, Vectors
+
+VECTOR = "vector"
+SPARSE = "sparse"
+SCOPE = "scope"
+METADATA = "metadata"
+# Always given: Lite returns every field, vectors too, when they are not.
+HIT_FIELDS = ["document", "title", "ordinal", "text", "location", METADATA]
+RECORD_FIELDS = ["id", "version", *HIT_FIELDS]
+
+_SCOPE_DIGITS = 32  # 128 bits
+
+
+def literal(value: str) -> str:
+    """The value as a string of Milvus' expression language. Neither Lite nor 2.3 has templates."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def within(place: Place, *conditions: str) -> str:
+    """All conditions and, first of all, that the row is the place's. Empty: every row."""
+    bound = [f"{SCOPE} == {literal(place.scope)}"] if place.scope else []
+    return " and ".join(bound + [f"({condition})" for condition in conditions if condition])
+
+
+def one_of(field: str, values: Iterable[str]) -> str:
+    """`field in [...]`."""
+    return f"{field} in [{', '.join(map(literal, values))}]"
+
+
+def key(place: Place, id_: str) -> str:
+    """The row's primary key: ids of different scopes must not meet in a shared collection."""
+    return _prefix(place) + id_
+
+
+def _prefix(place: Place) -> str:
+    if not place.scope:
+        return ""
+    return hashlib.sha256(place.scope.encode()).hexdigest()[:_SCOPE_DIGITS] + "-"
+
+
+def to_rows(place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> list[dict[str, Any]]:
+    """As Milvus stores them."""
+    scope = {SCOPE: place.scope} if place.scope else {}
+    return [
+        {
+            "id": key(place, record.id),
+            "document": record.document,
+            "title": record.title,
+            "version": record.version,
+            "ordinal": record.ordinal,
+            "text": record.text,
+            "location": record.location,
+            METADATA: dict(record.metadata),
+            VECTOR: vector,
+            **scope,
+        }
+        for record, vector in zip(records, np.asarray(vectors, dtype=np.float32), strict=True)
+    ]
+
+
+def to_hit(
+    place: Place, id_: str, entity: Mapping[str, Any], score: float, *, similarity: float | None = None
+) -> Hit:
+    """From a row of a search or a query."""
+    return Hit(
+        id=id_.removeprefix(_prefix(place)),
+        document=entity["document"],
+        title=entity["title"],
+        ordinal=entity["ordinal"],
+        text=entity["text"],
+        location=entity["location"],
+        score=score,
+        metadata=entity[METADATA],
+        similarity=similarity,
+        vector=_vector(entity),
+    )
+
+
+def to_stored(place: Place, row: Mapping[str, Any]) -> StoredChunk:
+    """From a row of a walk."""
+    record = ChunkRecord(
+        id=str(row["id"]).removeprefix(_prefix(place)),
+        document=row["document"],
+        title=row["title"],
+        version=row["version"],
+        ordinal=row["ordinal"],
+        text=row["text"],
+        location=row["location"],
+        metadata=row[METADATA],
+    )
+    return StoredChunk(record=record, vector=_vector(row))
+
+
+def _vector(row: Mapping[str, Any]) -> Vectors | None:
+    return np.asarray(row[VECTOR], dtype=np.float32) if VECTOR in row else None
