@@ -25,3 +25,22 @@ class CollectionSpec:
     dimension: int
     fields: Sequence[MetadataField] = ()
     index: BuiltIndex = DEFAULT_INDEX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPolicy:
+    """What the index of a knowledge base should be.
+
+    Attributes:
+        type: None: chosen by size and by what the deployed Milvus has.
+        build_params: Only with a type; empty: by rows per segment.
+        search_params: Only with a type; empty: tuned by measurement.
+        target_recall_percent: Recall at 10 that tuning must reach.
+        tuning_off: No tuning by itself.
+    """
+
+    type: IndexType | None = None
+    build_params: Mapping[str, int] = field(default_factory=dict)
+    search_params: Mapping[str, int] = field(default_factory=dict)
+    target_recall_percent: int = 95
+    tuning_off: bool = False
