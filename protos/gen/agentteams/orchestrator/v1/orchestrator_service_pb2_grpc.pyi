@@ -37,7 +37,7 @@ class OrchestratorServiceStub:
     StartRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.StartRunRequest, _run_pb2.Run]
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
-    TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
+    TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
     SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
@@ -82,7 +82,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     StartRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.StartRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
-    TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
+    TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
     SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
@@ -130,7 +130,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Starts a run and returns at once; the run goes on whoever listens.
         Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
-        TEAM_NOT_READY (retry), TOO_MANY_RUNS (retry after RetryInfo),
+        TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
         SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
         INVALID_FIELD, REQUEST_ID_REUSED.
         """

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Filter(_message.Message):
     """Which chunks a search may find. The caller's tenant and knowledge base are
     added by the service; no filter can name or leave them. At most 64 nodes, 8
-    levels deep.
+    levels deep, with 256 values of `one_of` in all.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

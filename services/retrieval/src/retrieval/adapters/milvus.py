@@ -210,7 +210,7 @@ class MilvusStore:
     ) -> AsyncIterator[list[StoredChunk]]:
         """By Milvus' iterator. A blip is bridged; a longer outage raises."""
         fields = [*RECORD_FIELDS, VECTOR] if with_vectors else RECORD_FIELDS
-        chosen = within(place, _compiled(filter))
+        chosen = await self._chosen(place, filter)
 
         def begin(client: MilvusClient) -> Any:
             return client.query_iterator(
@@ -289,7 +289,7 @@ class MilvusStore:
     ) -> list[list[dict[str, Any]]]:
         if not data:
             return []
-        chosen = within(place, _compiled(filter))
+        chosen = await self._chosen(place, filter)
         answers = await self._connection.call(
             "search",
             place.database,
@@ -306,6 +306,12 @@ class MilvusStore:
             ),
         )
         return list(answers)
+
+    async def _chosen(self, place: Place, filter: Filter | None) -> str:
+        if filter is None:
+            return within(place)
+        capabilities = await self.capabilities()
+        return within(place, expression(filter, json_in=not capabilities.deployment.startswith("Lite")))
 
     async def _query(
         self, place: Place, name: str, chosen: str, fields: list[str], *, limit: int | None = _MAX_WINDOW
@@ -325,7 +331,3 @@ class MilvusStore:
 def missing(error: NotFound) -> bool:
     """Whether the error says that the collection is not there."""
     return error.reason == "COLLECTION_NOT_FOUND"
-
-
-def _compiled(filter: Filter | None) -> str:
-    return "" if filter is None else expression(filter)

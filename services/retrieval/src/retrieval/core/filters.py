@@ -16,7 +16,7 @@ from servicekit.errors import InvalidArgument
 MAX_NODES = 64
 MAX_DEPTH = 8
 MAX_FILTERS = 32  # of one All or Any
-MAX_VALUES = 256  # of one OneOf
+MAX_VALUES = 256  # of all OneOf together: Lite compares one after the other, 13 µs a row and value
 
 PATH = "$path"
 DOCUMENT = "$document"
@@ -154,10 +154,8 @@ def checked(filter_: Filter, fields: Sequence[MetadataField], *, field: str = "f
                 return Compare(name, op, checked_value(value, type_, field=f"{path}.compare.value"))
             case OneOf(name, values):
                 type_ = type_of(name, f"{path}.one_of.field")
-                if not 1 <= len(values) <= MAX_VALUES:
-                    raise InvalidArgument.field(
-                        f"{path}.one_of.values", f"must be 1 to {MAX_VALUES} values", len(values)
-                    )
+                if not values:
+                    raise InvalidArgument.field(f"{path}.one_of.values", f"must be 1 to {MAX_VALUES} values")
                 return OneOf(
                     name,
                     tuple(
@@ -193,12 +191,17 @@ def _check_operator(op: Operator, type_: MetadataType, path: str) -> None:
 def _check_size(filter_: Filter, path: str) -> None:
     """Level by level, so that a deep tree is refused before anything walks down into it."""
     level: list[Filter] = [filter_]
-    nodes = 0
+    nodes = values = 0
     for _ in range(MAX_DEPTH):
         nodes += len(level)
         if nodes > MAX_NODES:
             raise InvalidArgument.field(
                 path, f"must have at most {MAX_NODES} nodes; use one_of for many values"
+            )
+        values += sum(len(node.values) for node in level if isinstance(node, OneOf))
+        if values > MAX_VALUES:
+            raise InvalidArgument.field(
+                path, f"must have at most {MAX_VALUES} values of one_of in all; search several times", values
             )
         level = [inner for node in level for inner in _below(node)]
         if not level:

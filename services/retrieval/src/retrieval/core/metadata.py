@@ -1,13 +1,15 @@
 """Values of metadata fields: which ones a document may have."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from retrieval.core.model import MetadataField, MetadataType, Scalar
 from servicekit.errors import InvalidArgument
 
 MAX_STRING_BYTES = 1024
-_MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
+MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _WORDS = {
     MetadataType.STRING: "a string",
     MetadataType.INT64: "a whole number",
@@ -29,9 +31,9 @@ def checked_value(value: Scalar, type_: MetadataType, *, field: str) -> Scalar:
             return _string(value, field)
         case ((MetadataType.INT64 | MetadataType.DOUBLE), bool()):
             pass
-        case MetadataType.INT64, int() if _MIN_INT64 <= value <= _MAX_INT64:
+        case MetadataType.INT64, int() if MIN_INT64 <= value <= MAX_INT64:
             return value
-        case MetadataType.DOUBLE, int() if _MIN_INT64 <= value <= _MAX_INT64:
+        case MetadataType.DOUBLE, int() if MIN_INT64 <= value <= MAX_INT64:
             return float(value)
         case MetadataType.DOUBLE, float() if math.isfinite(value):
             return value + 0.0  # -0.0 becomes 0.0: stores may tell them apart
