@@ -46,3 +46,14 @@ async def test_only_what_is_no_header_may_have_lines(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="characters that no header can have") as caught:
         await secrets.read("default", ref)
     assert "two" not in caught.value.message
+
+
+async def test_on_a_cluster_a_secret_is_its_namespaces(tmp_path: Path) -> None:
+    (tmp_path / "team-a__llm__key").write_text("sk-a")
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "key").write_text("sk-of-nobody")
+    secrets = FileSecrets(tmp_path, by_namespace=True)
+    ref = SecretRef(name="llm", key="key")
+    assert await secrets.read("team-a", ref) == "sk-a"
+    with pytest.raises(FailedPrecondition, match="team-b"):
+        await secrets.read("team-b", ref)

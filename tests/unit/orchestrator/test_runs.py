@@ -171,6 +171,14 @@ async def test_a_team_must_be_there_and_ready(
         assert not bench.store.rows
 
 
+async def test_a_team_without_a_revision_is_not_ready_rather_than_not_there(bench: Bench) -> None:
+    async with working(bench) as process:
+        bench.catalogue.all_teams, bench.catalogue.problems = [], ["no revision of it is ready yet"]
+        with pytest.raises(FailedPrecondition, match="no revision") as caught:
+            await process.start()
+        assert caught.value.reason == "TEAM_NOT_READY"
+
+
 async def test_a_suspended_team_begins_no_runs(bench: Bench) -> None:
     async with working(bench) as process:
         bench.catalogue.all_teams = [team({"name": "agent"}, suspend=True)]

@@ -10,11 +10,13 @@ from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, Sear
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
 from manifests.model import ModelConfig, ModelConfigSpec
 from manifests.nesting import MAX_TEAM_DEPTH
+from manifests.objects import Objects
 from manifests.problems import Problem
 from manifests.references import check_references
 from manifests.runtime import Runtime
 from manifests.secrets import HeaderFrom, SecretKeyRef
 from manifests.session import SessionPolicy, SummaryPolicy, UserMemory
+from manifests.sources import Source, cluster_source, folder_source
 from manifests.team import (
     AgentTeam,
     AgentTeamSpec,
@@ -54,6 +56,7 @@ __all__ = [
     "ModelConfig",
     "ModelConfigRef",
     "ModelConfigSpec",
+    "Objects",
     "Problem",
     "PythonModule",
     "Resource",
@@ -62,12 +65,15 @@ __all__ = [
     "SecretKeyRef",
     "SessionPolicy",
     "Sharing",
+    "Source",
     "SummaryPolicy",
     "TeamRef",
     "ToolSource",
     "UserMemory",
     "check_references",
+    "cluster_source",
     "fallback_chain",
+    "folder_source",
     "load_file",
     "load_text",
     "schema_problem",

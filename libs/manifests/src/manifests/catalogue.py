@@ -2,22 +2,16 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import structlog
 from watchfiles import awatch
 
-from manifests.fallbacks import reachable_models
-from manifests.knowledge import KnowledgeBase
-from manifests.loader import FileContent, Key, LoadedObject, duplicate, load_file
-from manifests.model import ModelConfig
-from manifests.nesting import nested_teams
+from manifests.loader import FileContent, LoadedObject, load_file
+from manifests.objects import Objects, combine
 from manifests.problems import Problem
-from manifests.references import check_references
-from manifests.team import AgentTeam
 
 MAX_FILES = 1000
 
@@ -42,18 +36,7 @@ class _File:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """All that the catalogue knows. Replaced as a whole, so that no reader ever sees half of a change."""
-
-    files: Mapping[Path, _File] = field(default_factory=dict)
-    complaints: tuple[Problem, ...] = ()
-    objects: Mapping[Key, LoadedObject] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
-    reference_problems: Mapping[Key, list[Problem]] = field(default_factory=dict)
-
-
-class Catalogue:
+class Catalogue(Objects):
     """Reads `*.yaml` and `*.yml` of one folder (not of folders below it).
 
     An object whose document becomes invalid keeps its last good version, and the problem is reported; it goes
@@ -68,79 +51,19 @@ class Catalogue:
             force_polling: True where there are no file events; None: WATCHFILES_FORCE_POLLING decides.
             python_tools: Whether teams may have tools that are Python modules.
         """
+        super().__init__(python_tools=python_tools)
         self._folder = folder
-        self._python_tools = python_tools
         self._force_polling = force_polling
-        self._state = _State()
+        self._files: Mapping[Path, _File] = {}
+        self._complaints: tuple[Problem, ...] = ()
 
     @property
     def folder(self) -> Path:
         return self._folder
 
-    @property
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong now, by file and line."""
-        return list(self._state.problems)
-
-    def team(self, namespace: str, name: str) -> AgentTeam | None:
-        found = self._get("AgentTeam", namespace, name)
-        return found if isinstance(found, AgentTeam) else None
-
-    def model(self, namespace: str, name: str) -> ModelConfig | None:
-        found = self._get("ModelConfig", namespace, name)
-        return found if isinstance(found, ModelConfig) else None
-
-    def knowledge_base(self, namespace: str, name: str) -> KnowledgeBase | None:
-        found = self._get("KnowledgeBase", namespace, name)
-        return found if isinstance(found, KnowledgeBase) else None
-
-    def teams(self, namespace: str) -> list[AgentTeam]:
-        """The teams of a namespace by name, ready or not."""
-        return [r for r in self._all(namespace) if isinstance(r, AgentTeam)]
-
-    def models(self, namespace: str) -> list[ModelConfig]:
-        """The models of a namespace by name."""
-        return [r for r in self._all(namespace) if isinstance(r, ModelConfig)]
-
-    def knowledge_bases(self, namespace: str) -> list[KnowledgeBase]:
-        """The knowledge bases of a namespace by name."""
-        return [r for r in self._all(namespace) if isinstance(r, KnowledgeBase)]
-
-    def team_problems(self, namespace: str, name: str) -> list[str]:
-        """Why a team cannot answer, each with its fix; empty when it can (or is not there).
-
-        An invalid newer version is not among them: the last good one goes on answering.
-        """
-        state = self._state
-        team = state.objects.get(("AgentTeam", namespace, name))
-        if team is None or not isinstance(team.resource, AgentTeam):
-            return []
-        keys: list[Key] = [team.key]
-        keys += [("AgentTeam", namespace, nested) for nested in nested_teams(team.resource, state.objects)]
-        for key in list(keys):
-            loaded = state.objects.get(key)
-            if loaded is not None and isinstance(loaded.resource, AgentTeam):
-                uses = loaded.resource.spec.knowledge
-                keys += [("KnowledgeBase", namespace, use.knowledge_base_ref.name) for use in uses]
-        keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
-        texts = [] if self._python_tools else list(_python_problems(team.resource))
-        for key in dict.fromkeys(keys):
-            for problem in state.reference_problems.get(key, []):
-                where = problem.field if key == team.key else f"{problem.object} {problem.field}"
-                texts.append(f"{where}: {problem.message}; {problem.fix}")
-        return texts
-
-    def _get(self, kind: str, namespace: str, name: str) -> AgentTeam | KnowledgeBase | ModelConfig | None:
-        found = self._state.objects.get((kind, namespace, name))
-        return found.resource if found else None
-
-    def _all(self, namespace: str) -> list[AgentTeam | KnowledgeBase | ModelConfig]:
-        objects = self._state.objects
-        return [objects[key].resource for key in sorted(objects) if key[1] == namespace]
-
     def load(self) -> bool:
         """Reads what has changed in the folder. True if anything had."""
-        before = self._state
+        before = self._files
         complaints: tuple[Problem, ...]
         try:
             paths = sorted(
@@ -150,18 +73,22 @@ class Catalogue:
             )
         except OSError as exc:
             # Not the same as an empty folder: what was good keeps serving.
-            files, complaints = before.files, (_unreadable(self._folder, exc),)
+            files, complaints = before, (_unreadable(self._folder, exc),)
         else:
             files = {path: self._read(path, before) for path in paths[:MAX_FILES]}
             complaints = tuple(_too_many(path) for path in paths[MAX_FILES:])
-        if files == before.files and complaints == before.complaints:
+        if files == before and complaints == self._complaints:
             return False
-        self._state = _combine(files, complaints)
+        self._files, self._complaints = files, complaints
+        self._state = combine(
+            itertools.chain.from_iterable(file.objects for file in files.values()),
+            [*complaints, *itertools.chain.from_iterable(file.problems for file in files.values())],
+        )
         return True
 
-    def _read(self, path: Path, before: _State) -> _File:
+    def _read(self, path: Path, before: Mapping[Path, _File]) -> _File:
         signature = _signature(path)
-        known = before.files.get(path)
+        known = before.get(path)
         if known is not None and signature is not None and known.signature == signature:
             return known
         content = load_file(path)
@@ -219,15 +146,6 @@ class Catalogue:
             )
 
 
-def _python_problems(team: AgentTeam) -> Iterator[str]:
-    for index, source in enumerate(team.spec.tools):
-        if source.python is not None:
-            yield (
-                f"spec.tools[{index}].python: module {source.python.module} is not imported here, because "
-                "what it does this process would do; serve it as an MCP server, or run the team in local mode"
-            )
-
-
 def _signature(path: Path) -> Signature | None:
     try:
         stat = path.stat()
@@ -263,25 +181,4 @@ def _too_many(path: Path) -> Problem:
         field="",
         message=f"not read: the folder has more than {MAX_FILES} files",
         fix="put several objects into one file, separated by ---",
-    )
-
-
-def _combine(files: Mapping[Path, _File], complaints: tuple[Problem, ...]) -> _State:
-    objects: dict[Key, LoadedObject] = {}
-    problems = list(complaints)
-    for file in files.values():
-        problems.extend(file.problems)
-        for loaded in file.objects:
-            first = objects.setdefault(loaded.key, loaded)
-            if first is not loaded:
-                problems.append(duplicate(loaded, first))
-    references = check_references(objects)
-    problems.extend(itertools.chain.from_iterable(references.values()))
-    problems.sort(key=lambda p: (str(p.path), p.line, p.field))
-    return _State(
-        files=MappingProxyType(dict(files)),
-        complaints=complaints,
-        objects=MappingProxyType(objects),
-        problems=tuple(problems),
-        reference_problems=MappingProxyType(references),
     )

@@ -102,6 +102,13 @@ def load_text(text: str, path: Path) -> FileContent:
     return content
 
 
+def load_data(data: Any, path: Path) -> FileContent:
+    """Reads an object that is parsed already, such as one of the API server."""
+    content = FileContent()
+    _load_document(Document(data, 1, {(): 1}), path, content)
+    return content
+
+
 def _load_document(document: Document, path: Path, content: FileContent) -> None:
     key = _key_of(document.data)
     name = f"{key[0]} {key[1]}/{key[2]}" if key else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -15,15 +14,15 @@ from embedding.core.models import Models, Rerankers
 from embedding.core.reranking import Reranking
 from embedding.servicer import rerank_service, service
 from embedding.settings import Settings
-from manifests import Catalogue
+from manifests import Source, cluster_source, folder_source
 from servicekit.server import Assembly, run
 
 
 async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
     """Loads the built-in model and the manifests."""
-    catalogue = None if settings.manifests_dir is None else Catalogue(settings.manifests_dir)
-    secrets = FileSecrets(settings.secrets_dir)
-    specs = None if catalogue is None else CatalogueSpecs(catalogue)
+    manifests = _manifests(settings, stack)
+    secrets = FileSecrets(settings.secrets_dir, by_namespace=settings.manifests_cluster)
+    specs = None if manifests is None else CatalogueSpecs(manifests.objects)
     threads, max_queued_texts = settings.embedding_threads, settings.embedding_max_queued_texts
     bounds = {"threads": threads, "max_queued_texts": max_queued_texts}
     models = Models(
@@ -37,8 +36,6 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
         builtin=settings.builtin_rerank(), specs=specs, secrets=secrets, open_embedder=RerankFactory(**bounds)
     )
     stack.push_async_callback(rerankers.aclose)
-    if catalogue is not None:
-        await asyncio.to_thread(catalogue.load)
     await models.warm_up()
     await rerankers.warm_up()
     return Assembly(
@@ -46,8 +43,15 @@ async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
             service(Embedding(models=models, cache_bytes=settings.embedding_cache_bytes)),
             rerank_service(Reranking(models=rerankers)),
         ],
-        tasks=[] if catalogue is None else [catalogue.watch],
+        ready=None if manifests is None else manifests.ready,
+        tasks=[] if manifests is None else [manifests.watch],
     )
+
+
+def _manifests(settings: Settings, stack: AsyncExitStack) -> Source | None:
+    if settings.manifests_cluster:
+        return cluster_source(stack, namespace=None, kinds=("ModelConfig",))
+    return None if settings.manifests_dir is None else folder_source(settings.manifests_dir)
 
 
 def main() -> None:

@@ -36,7 +36,13 @@ class Settings(ServerSettings):
     manifests_dir: Path | None = Field(
         None, description="Folder of ModelConfigs; none: there is only models/builtin."
     )
-    secrets_dir: Path | None = Field(None, description="Secrets of ModelConfigs: files <name>/<key>.")
+    manifests_cluster: bool = Field(
+        False, description="Follow the ModelConfigs of every namespace of the cluster instead of a folder."
+    )
+    secrets_dir: Path | None = Field(
+        None,
+        description="Secrets of ModelConfigs: files <name>/<key>; on a cluster <namespace>__<name>__<key>.",
+    )
     embedding_threads: int = Field(2, ge=1, le=64, description="Batches of the local model at a time.")
     embedding_max_queued_texts: int = Field(
         2048, ge=1, description="Texts that wait or are embedded at a time, for each model."
@@ -52,6 +58,12 @@ class Settings(ServerSettings):
     embedding_cache_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Vectors that are remembered, in bytes; 0: none are."
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.manifests_dir is not None and self.manifests_cluster:
+            raise ValueError("AGENTTEAMS_MANIFESTS_DIR and AGENTTEAMS_MANIFESTS_CLUSTER are both set: choose")
+        return self
 
     @model_validator(mode="after")
     def _one_builtin(self) -> Self:

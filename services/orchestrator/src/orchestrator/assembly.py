@@ -5,7 +5,7 @@ import socket
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
-from manifests import Catalogue
+from manifests import Source, cluster_source, folder_source
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.memory_client import MemoryClient
@@ -24,7 +24,7 @@ from orchestrator.servicer import OrchestratorServicer, orchestrator_service
 from orchestrator.settings import Settings
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
-from servicekit.identity import TokenIssuer, load_key
+from servicekit.identity import IdentityKey, TokenIssuer, load_key
 from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.server import Assembly
@@ -52,8 +52,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     mcp = McpTools(secrets_dir=settings.secrets_dir, clock=SystemClock())
     python = PythonTools(settings.python_tools_dir)
     stack.callback(python.close)
-    catalogue = Catalogue(settings.manifests_dir, python_tools=settings.python_tools_dir is not None)
-    catalogue.load()
+    manifests = _manifests(settings, key, stack)
+    catalogue = manifests.objects
     world = World(
         catalogue=catalogue,
         models=models,
@@ -89,6 +89,23 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
     return Assembly(
         services=[orchestrator_service(servicer)],
-        tasks=[catalogue.watch, mcp.work, runs.work],
+        ready=manifests.ready,
+        tasks=[manifests.watch, mcp.work, runs.work],
         drain=lambda: runs.drain(timedelta(seconds=settings.grace_s)),
     )
+
+
+def _manifests(settings: Settings, key: IdentityKey, stack: AsyncExitStack) -> Source:
+    """The folder's, or those of the namespace that the key speaks for.
+
+    Raises:
+        ValueError: On a cluster the key must be one tenant's.
+    """
+    if settings.manifests_dir is not None:
+        return folder_source(settings.manifests_dir, python_tools=settings.python_tools_dir is not None)
+    if not key.tenant:
+        raise ValueError(
+            f"identity key file {settings.identity_key_file}: with AGENTTEAMS_MANIFESTS_CLUSTER it must "
+            "be the key of one tenant, whose namespace is followed; this is the installation's"
+        )
+    return cluster_source(stack, namespace=key.tenant)

@@ -23,7 +23,10 @@ class Settings(ServerSettings):
         3.0, ge=1, le=600, description="Seconds after which others take over the runs of a silent process."
     )
     renew_s: float = Field(1.0, gt=0, description="Seconds between renewals; less than half of LEASE_S.")
-    manifests_dir: Path = Field(description="Folder of manifests, watched for changes.")
+    manifests_dir: Path | None = Field(None, description="Folder of manifests, watched for changes.")
+    manifests_cluster: bool = Field(
+        False, description="Follow the custom resources of the identity key's tenant instead of a folder."
+    )
     secrets_dir: Path | None = Field(None, description="Folder where Secrets are mounted, <name>/<key>.")
     python_tools_dir: Path | None = Field(
         None,
@@ -39,6 +42,15 @@ class Settings(ServerSettings):
         None, ge=256, description="What that model can read and write in one call. Default: not known."
     )
     builtin_chat_api_key: SecretStr = Field(SecretStr(""), description="Its API key, where it needs one.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Settings":
+        if (self.manifests_dir is None) != self.manifests_cluster:
+            raise ValueError(
+                "set AGENTTEAMS_MANIFESTS_DIR to a folder, or AGENTTEAMS_MANIFESTS_CLUSTER=true on a "
+                "cluster, and not both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _renews_in_time(self) -> "Settings":

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 from embedding.core.ports import ModelSpec, SecretRef
-from manifests import Catalogue, SecretKeyRef
+from manifests import Objects, SecretKeyRef
 
 
 class CatalogueSpecs:
-    """`ModelSpecs` over a `manifests.Catalogue`, which its owner loads and watches."""
+    """`ModelSpecs` over manifests, which their owner keeps up to date."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Objects) -> None:
         self._catalogue = catalogue
 
     def find(self, namespace: str, name: str) -> ModelSpec | None:

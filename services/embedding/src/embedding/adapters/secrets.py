@@ -12,24 +12,28 @@ _MAX_BYTES = 64 * 1024
 
 
 class FileSecrets:
-    """`Secrets` in files `<folder>/<name>/<key>`.
+    """`Secrets` in files.
 
     Args:
         folder: None: there are no secrets.
+        by_namespace: Files are `<namespace>__<name>__<key>`, as the operator writes those of all tenants into
+            one Secret; no namespace and no name has an underscore. Otherwise `<name>/<key>`.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, by_namespace: bool = False) -> None:
         self._folder = folder
+        self._by_namespace = by_namespace
 
     async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
         """The file's text without white space around it. See Secrets."""
         if self._folder is None:
             raise _missing(namespace, ref, "this installation has no secrets folder (AGENTTEAMS_SECRETS_DIR)")
-        return await asyncio.to_thread(_read, self._folder, namespace, ref, lines)
+        inside = f"{namespace}__{ref.name}__{ref.key}" if self._by_namespace else f"{ref.name}/{ref.key}"
+        return await asyncio.to_thread(_read, self._folder, inside, namespace, ref, lines)
 
 
-def _read(folder: Path, namespace: str, ref: SecretRef, lines: bool) -> str:
-    path = folder / ref.name / ref.key
+def _read(folder: Path, inside: str, namespace: str, ref: SecretRef, lines: bool) -> str:
+    path = folder / inside
     if not path.resolve().is_relative_to(folder.resolve()):
         raise _missing(namespace, ref, "its name leads out of the secrets folder")
     try:

@@ -13,15 +13,15 @@ def ready_team(catalogue: Catalogue, namespace: str, team_name: str) -> AgentTea
     """The team, if it can answer. Raises NotFound, FailedPrecondition."""
     name = team_name.removeprefix("teams/")
     team = catalogue.team(namespace, name)
-    if team is None:
+    problems = catalogue.team_problems(namespace, name)
+    if team is None and not problems:
         known = ", ".join(t.metadata.name for t in catalogue.teams(namespace)) or "none"
         raise NotFound(
             f'no team "{name}" in namespace "{namespace}" (there are: {known}); apply its manifest',
             reason="TEAM_NOT_FOUND",
             metadata={"team": name, "namespace": namespace},
         )
-    problems = catalogue.team_problems(namespace, name)
-    if problems:
+    if team is None or problems:
         raise FailedPrecondition(
             f'team "{name}" is not ready: {"; ".join(problems)}',
             reason="TEAM_NOT_READY",
