@@ -26,7 +26,8 @@ def places(sections: list[Section]) -> list[tuple[str, str]]:
     [
         ("a/B.MD", b"", media.MARKDOWN),
         ("notes", b"plain words", media.TEXT),
-        ("main.py", b"import os", media.TEXT),
+        ("main.py", b"import os", media.SOURCE),
+        ("setup.cfg", b"[a]", media.TEXT),
         ("unnamed", b"%PDF-1.7", media.PDF),
         ("broken.pdf", b"no pdf at all", media.PDF),
         ("picture.png", b"\x89PNG\r\n", None),

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.core.chunking import cuts
-from retrieval.core.model import Chunking
+from retrieval.core.model import Chunking, ChunkingStrategy
 from retrieval.core.tokens import TokenCounter, token_counter
 from retrieval.parsing.errors import Unreadable
-from retrieval.parsing.formats import read
+from retrieval.parsing.formats import as_asked, read
 
 _PR_SET_PDEATHSIG = 1
 # The parent holds the answer several times while it reads it.
@@ -31,8 +31,12 @@ def answer(request: dict[str, Any], tokens: TokenCounter) -> dict[str, Any]:
     """The chunks of one file, or why there are none."""
     limit = request["max_chunks"]
     try:
-        sections, warnings = read(Path(request["file"]), request["media_type"])
-        chunking = Chunking(max_tokens=request["max_tokens"], overlap_tokens=request["overlap_tokens"])
+        strategy = ChunkingStrategy(request["strategy"])
+        media_type, strategy = as_asked(request["media_type"], strategy)
+        sections, warnings = read(Path(request["file"]), media_type)
+        chunking = Chunking(
+            max_tokens=request["max_tokens"], overlap_tokens=request["overlap_tokens"], strategy=strategy
+        )
         # One more tells that it is too many; a hostile file could make millions.
         chunks = list(itertools.islice(cuts(sections, chunking, tokens), limit + 1))
         if len(chunks) > limit:

@@ -58,6 +58,7 @@ class ParserProcesses:
             "media_type": media_type,
             "max_tokens": chunking.max_tokens,
             "overlap_tokens": chunking.overlap_tokens,
+            "strategy": chunking.strategy,
             "max_chunks": self._max_chunks,
         }
         async with self._child() as child:

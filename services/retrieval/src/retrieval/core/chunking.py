@@ -1,28 +1,34 @@
 """Cuts a parsed document into chunks.
 
 Sections (headings, pages) are never mixed, except that a heading without a
-text of its own goes with the next section. Within a section: paragraphs, then
-lines, then sentences, then words, then characters, so that a cut falls at the
-best place that fits. No text is lost: every word is in some chunk.
+text of its own goes with the next section, and that RECURSIVE knows pages
+only. Within a section: paragraphs, then lines, then sentences, then words,
+then characters, so that a cut falls at the best place that fits. No text is
+lost: every word is in some chunk. The same text is always cut alike.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from retrieval.core.model import ChunkDraft, Chunking
+from retrieval.core import pieces
+from retrieval.core.model import ChunkDraft, Chunking, ChunkingStrategy
+from retrieval.core.pieces import MAX_CHARACTERS, Piece
 from retrieval.core.tokens import TokenCounter
 
-# A chunk must fit a store's text field: 65,535 bytes, four a character at worst.
-_MAX_CHARACTERS = 16_000
 # Headings in front of the text may take this part of a chunk's tokens.
 _CONTEXT_SHARE = 4
 _MAX_LOCATION_CHARACTERS = 1_000
 
-_PARAGRAPHS = re.compile(r"(?<=\n)(?=[ \t]*\n)")
-_LINES = re.compile(r"(?<=\n)")
-_SENTENCES = re.compile(r"(?<=[.!?。！？])(?=[\s\u4e00-\u9fff])")
-_WORDS = re.compile(r"(?<=\s)(?=\S)")
+_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)+")
+
+_PIECES: dict[ChunkingStrategy, Callable[[str, int, TokenCounter], Iterator[Piece]]] = {
+    ChunkingStrategy.AUTO: pieces.markdown,
+    ChunkingStrategy.RECURSIVE: pieces.prose,
+    ChunkingStrategy.MARKDOWN: pieces.markdown,
+    ChunkingStrategy.CODE: pieces.code,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +56,6 @@ class Section:
         return place[:_MAX_LOCATION_CHARACTERS]
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    text: str
-    tokens: int
-
-
 def cut(sections: Sequence[Section], chunking: Chunking, tokens: TokenCounter) -> list[ChunkDraft]:
     """The chunks of all sections, in order. Sections of only white space have none."""
     return list(cuts(sections, chunking, tokens))
@@ -63,12 +63,22 @@ def cut(sections: Sequence[Section], chunking: Chunking, tokens: TokenCounter) -
 
 def cuts(sections: Iterable[Section], chunking: Chunking, tokens: TokenCounter) -> Iterator[ChunkDraft]:
     """See `cut`; one by one, for a caller that has enough at some point."""
+    if chunking.strategy == ChunkingStrategy.RECURSIVE:
+        sections = _by_page(sections)
     for section in _with_headings_attached(sections):
         context = _context(section, chunking, tokens)
-        room = chunking.max_tokens - (tokens.count(context) if context else 0)
-        overlap = min(chunking.overlap_tokens, room // 2)
-        for text in _cut_text(section.text, room, overlap, tokens):
-            yield ChunkDraft(text=text, context=context, location=section.location)
+        for text, line in _cut_text(section.text, chunking, context, tokens):
+            location = section.location
+            if line:
+                lines = f"lines {line}-{line + text.count(chr(10))}"
+                location = f"{location}, {lines}" if location else lines
+            yield ChunkDraft(text=text, context=context, location=location)
+
+
+def _by_page(sections: Iterable[Section]) -> Iterator[Section]:
+    """Headings are text like any other."""
+    for page, group in itertools.groupby(sections, key=lambda section: section.page):
+        yield Section(text="".join(section.text for section in group), page=page)
 
 
 def _with_headings_attached(sections: Iterable[Section]) -> Iterator[Section]:
@@ -99,31 +109,66 @@ def _context(section: Section, chunking: Chunking, tokens: TokenCounter) -> str:
     return " > ".join(kept)
 
 
-def _cut_text(text: str, room: int, overlap: int, tokens: TokenCounter) -> Iterator[str]:
-    """Packs pieces until the room is full; the next chunk begins with the last ones again."""
-    window: list[_Piece] = []
-    size = 0
-    for piece in _pieces(text, room, tokens):
-        characters = sum(len(kept.text) for kept in window) + len(piece.text)
-        if window and (size + piece.tokens > room or characters > _MAX_CHARACTERS):
-            yield from _shown(window)
+def _cut_text(text: str, chunking: Chunking, context: str, tokens: TokenCounter) -> Iterator[tuple[str, int]]:
+    """Packs pieces until the room is full; the next chunk begins with the last ones again.
+
+    Yields:
+        Text and the line in which it begins, 0 if that is of no use.
+    """
+    room = chunking.max_tokens - (tokens.count(context) if context else 0)
+    overlap = min(chunking.overlap_tokens, room // 2)
+    window: list[Piece] = []
+    for piece in _PIECES[chunking.strategy](text, room, tokens):
+        if window and not _fits([*window, piece], room):
+            yield from _shown(window, chunking, context, tokens)
             window = _tail(window, min(overlap, room - piece.tokens))
-            size = sum(kept.tokens for kept in window)
+            while window and not _fits([*window, piece], room):
+                window.pop(0)
         window.append(piece)
-        size += piece.tokens
     if window:
-        yield from _shown(window)
+        yield from _shown(window, chunking, context, tokens)
 
 
-def _shown(window: Sequence[_Piece]) -> Iterator[str]:
-    text = "".join(piece.text for piece in window).strip()
-    if text:
-        yield text
+def _fits(window: Sequence[Piece], room: int) -> bool:
+    size = window[0].head_tokens + sum(piece.tokens for piece in window)
+    return size <= room and len(window[0].head) + sum(len(piece.text) for piece in window) <= MAX_CHARACTERS
 
 
-def _tail(window: Sequence[_Piece], overlap: int) -> list[_Piece]:
+def _shown(
+    window: Sequence[Piece], chunking: Chunking, context: str, tokens: TokenCounter
+) -> Iterator[tuple[str, int]]:
+    text = window[0].head + "".join(piece.text for piece in window)
+    line = window[0].line
+    if window[0].verbatim:
+        begun = _BLANK_LINES.sub("", text)
+        line += text[: len(text) - len(begun)].count("\n") if line else 0
+        text = begun
+    else:
+        text = text.lstrip()
+    text = text.rstrip()
+    if not text:
+        return
+    embedded = ChunkDraft(text=text, context=context, location="").embedded_text
+    if tokens.count(embedded) <= chunking.max_tokens or len(text) == 1:
+        yield text, line
+        return
+    # A tokenizer may make more of two pieces together than of each alone.
+    if len(window) > 1:
+        middle = len(window) // 2
+        halves = [window[:middle], window[middle:]]
+    else:
+        whole = window[0].text
+        middle = (
+            whole.rfind(" ", 1, len(whole) // 2) if " " in whole[1 : len(whole) // 2] else len(whole) // 2
+        )
+        halves = [[replace(window[0], text=part, head="")] for part in (whole[:middle], whole[middle:])]
+    for half in halves:
+        yield from _shown(half, chunking, context, tokens)
+
+
+def _tail(window: Sequence[Piece], overlap: int) -> list[Piece]:
     """The last pieces that fit into the overlap."""
-    kept: list[_Piece] = []
+    kept: list[Piece] = []
     size = 0
     for piece in reversed(window):
         if size + piece.tokens > overlap or sum(len(k.text) for k in kept) + len(piece.text) > 4_000:
@@ -131,50 +176,3 @@ def _tail(window: Sequence[_Piece], overlap: int) -> list[_Piece]:
         kept.insert(0, piece)
         size += piece.tokens
     return kept if len(kept) < len(window) else kept[1:]
-
-
-def _pieces(text: str, room: int, tokens: TokenCounter) -> Iterator[_Piece]:
-    """Sentences where a text has some: an overlap is made of whole pieces."""
-    for paragraph in _PARAGRAPHS.split(text):
-        for line in _LINES.split(paragraph):
-            for sentence in _SENTENCES.split(line):
-                if sentence:
-                    yield from _fitting(sentence, room, tokens)
-
-
-def _fitting(text: str, room: int, tokens: TokenCounter) -> Iterator[_Piece]:
-    """The text itself if it fits, else its words packed together, else runs of characters."""
-    # Counting a whole book at once to learn that it does not fit would be slow: a
-    # token has at most a few dozen characters in practice.
-    count = tokens.count(text) if len(text) <= _MAX_CHARACTERS else room + 1
-    if count <= room:
-        yield _Piece(text, count)
-        return
-    words = _WORDS.split(text)
-    if len(words) == 1:
-        yield from _characters(text, room, tokens)
-        return
-    packed, size = "", 0
-    for word in words:
-        count = tokens.count(word) if len(word) <= _MAX_CHARACTERS else room + 1
-        if packed and (size + count > room or len(packed) + len(word) > _MAX_CHARACTERS):
-            yield _Piece(packed, size)
-            packed, size = "", 0
-        if count > room:
-            yield from _characters(word, room, tokens)
-            continue
-        packed, size = packed + word, size + count
-    if packed:
-        yield _Piece(packed, size)
-
-
-def _characters(text: str, room: int, tokens: TokenCounter) -> Iterator[_Piece]:
-    """Halves until each part fits; a part of one character is not cut further."""
-    if len(text) <= _MAX_CHARACTERS:
-        count = tokens.count(text)
-        if count <= room or len(text) == 1:
-            yield _Piece(text, min(count, room))
-            return
-    middle = len(text) // 2
-    yield from _characters(text[:middle], room, tokens)
-    yield from _characters(text[middle:], room, tokens)

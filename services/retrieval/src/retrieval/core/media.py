@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 MARKDOWN = "text/markdown"
 TEXT = "text/plain"
 RST = "text/x-rst"
+SOURCE = "text/x-source-code"
 HTML = "text/html"
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -15,7 +16,10 @@ TSV = "text/tab-separated-values"
 JSON = "application/json"
 JSON_LINES = "application/jsonl"
 
-SUPPORTED = "txt, md, rst, html, pdf, docx, pptx, xlsx, csv, tsv, json, jsonl and other files of plain text"
+SUPPORTED = (
+    "txt, md, rst, html, pdf, docx, pptx, xlsx, csv, tsv, json, jsonl, source code "
+    "and other files of plain text"
+)
 
 _BY_SUFFIX = {
     ".md": MARKDOWN,
@@ -42,6 +46,11 @@ _BY_SUFFIX = {
     ".jsonl": JSON_LINES,
     ".ndjson": JSON_LINES,
 }
+_SOURCE_SUFFIXES = (
+    "bash c cc cjs clj cpp cs cxx dart erl ex exs go gradle groovy h hh hpp hs java jl js jsx kt kts lua m "
+    "mjs ml nim php pl pm proto ps1 py pyi r rb rs scala sh sol sql swift tf ts tsx v vb vue zig zsh"
+)
+_BY_SUFFIX |= {f".{suffix}": SOURCE for suffix in _SOURCE_SUFFIXES.split()}
 # Kinds that nobody can mean as text, and that some decoder might still accept.
 _MAGIC = (
     b"PK\x03\x04",

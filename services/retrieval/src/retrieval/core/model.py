@@ -110,12 +110,22 @@ class Place:
         return self.alias or self.collection
 
 
+class ChunkingStrategy(IntEnum):
+    """Where a document may be cut. Same numbers as on the wire."""
+
+    AUTO = 1
+    RECURSIVE = 2
+    MARKDOWN = 3
+    CODE = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunking:
     """How documents are cut, in tokens of the embedding model."""
 
     max_tokens: int = DEFAULT_MAX_TOKENS
     overlap_tokens: int = DEFAULT_OVERLAP_TOKENS
+    strategy: ChunkingStrategy = ChunkingStrategy.AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieval.core import media
 from retrieval.core.chunking import Section
+from retrieval.core.model import ChunkingStrategy
 from retrieval.parsing.errors import Unreadable
 from retrieval.parsing.markup import markdown, restructured
 from retrieval.parsing.office import slides, word
@@ -31,6 +32,17 @@ def read(file: Path, media_type: str) -> Parsed:
     if not any(section.text.strip() for section in sections):
         raise Unreadable(_without_text(media_type), reason="DOCUMENT_EMPTY")
     return sections, warnings
+
+
+def as_asked(media_type: str, strategy: ChunkingStrategy) -> tuple[str, ChunkingStrategy]:
+    """How to read and how to cut a kind of file, if its knowledge base asks for this strategy."""
+    if strategy == ChunkingStrategy.AUTO and media_type == media.SOURCE:
+        return media_type, ChunkingStrategy.CODE
+    if strategy == ChunkingStrategy.MARKDOWN and media_type in (media.TEXT, media.SOURCE):
+        return media.MARKDOWN, strategy
+    if strategy == ChunkingStrategy.CODE and media_type in (media.MARKDOWN, media.RST):
+        return media.TEXT, strategy
+    return media_type, strategy
 
 
 def _without_text(media_type: str) -> str:
