@@ -11,11 +11,13 @@ from retrieval.adapters.blobs import LocalBlobs
 from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.embedding_client import EmbeddingClient
+from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.adapters.parser_process import ParserProcesses
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
+from retrieval.core.evaluation import Evaluations
 from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.search import Search
@@ -98,7 +100,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         embedding_timeout=timedelta(seconds=settings.embedding_query_timeout_s),
     )
     servicer = RetrievalServicer(
-        knowledge_bases=knowledge_bases, documents=documents, search=search, page_tokens=PageTokens(key)
+        knowledge_bases=knowledge_bases,
+        documents=documents,
+        search=search,
+        evaluations=Evaluations(
+            catalogue=catalogue, golden_sets=SqlGoldenSets(engine), search=search, clock=clock
+        ),
+        page_tokens=PageTokens(key),
     )
 
     async def ready() -> None:

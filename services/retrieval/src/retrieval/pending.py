@@ -36,19 +36,3 @@ class Pending(pb_grpc.RetrievalServiceServicer):
     async def TuneKnowledgeBase(self, request: object, context: Context) -> None:  # type: ignore[override]
         """See the proto file."""
         await _not_yet(context)
-
-    async def SetGoldenSet(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
-    async def GetGoldenSet(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
-    async def EvaluateKnowledgeBase(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
-    async def ListEvaluations(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)

@@ -11,11 +11,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from retrieval import convert, metrics
 from retrieval.core.documents import Documents
+from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode, SearchQuery, Vectors
 from retrieval.core.names import check_model, check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
 from retrieval.pending import Pending
+from retrieval.servicer_evaluation import EvaluationCalls
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.paging import PageTokens, page_size
@@ -27,7 +29,7 @@ _MAX_TOP_K = 100
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
-class RetrievalServicer(Pending):
+class RetrievalServicer(EvaluationCalls, Pending):
     """See the proto file; its comments are the specification."""
 
     def __init__(
@@ -36,11 +38,13 @@ class RetrievalServicer(Pending):
         knowledge_bases: KnowledgeBases,
         documents: Documents,
         search: Search,
+        evaluations: Evaluations,
         page_tokens: PageTokens,
     ) -> None:
         self._knowledge_bases = knowledge_bases
         self._documents = documents
         self._search = search
+        self._evaluations = evaluations
         self._page_tokens = page_tokens
 
     async def CreateKnowledgeBase(

@@ -195,6 +195,7 @@ class EvaluateKnowledgeBaseResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
+    MISSING_PATHS_FIELD_NUMBER: _builtins.int
     done: _builtins.int
     """Searches that were made."""
     total: _builtins.int
@@ -203,16 +204,24 @@ class EvaluateKnowledgeBaseResponse(_message.Message):
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]:
         """One for each mode, in the last message only."""
 
+    @_builtins.property
+    def missing_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Judged documents that are not in the knowledge base or not READY, hence
+        found by no search: scores count them as not found. The first 100, in the
+        first message and the last.
+        """
+
     def __init__(
         self,
         *,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
+        missing_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "evaluations", b"evaluations", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "evaluations", b"evaluations", "missing_paths", b"missing_paths", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +244,7 @@ class Evaluation(_message.Message):
     GOLDEN_SET_SHA256_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    MISSING_DOCUMENTS_FIELD_NUMBER: _builtins.int
     mode: _knowledge_base_pb2.SearchMode.ValueType
     """How it was searched."""
     reranked: _builtins.bool
@@ -255,6 +265,10 @@ class Evaluation(_message.Message):
     """The knowledge base's when it was made."""
     degraded: _builtins.int
     """Searches that ended DEGRADED; their scores count."""
+    missing_documents: _builtins.int
+    """Judged documents that were not in the knowledge base or not READY; scores
+    count them as not found.
+    """
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
@@ -273,10 +287,11 @@ class Evaluation(_message.Message):
         golden_set_sha256: _builtins.str = ...,
         revision: _builtins.int = ...,
         degraded: _builtins.int = ...,
+        missing_documents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "finish_time", b"finish_time", "golden_set_sha256", b"golden_set_sha256", "mode", b"mode", "mrr_at_10", b"mrr_at_10", "ndcg_at_10", b"ndcg_at_10", "queries", b"queries", "recall_at_10", b"recall_at_10", "recall_at_100", b"recall_at_100", "reranked", b"reranked", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "finish_time", b"finish_time", "golden_set_sha256", b"golden_set_sha256", "missing_documents", b"missing_documents", "mode", b"mode", "mrr_at_10", b"mrr_at_10", "ndcg_at_10", b"ndcg_at_10", "queries", b"queries", "recall_at_10", b"recall_at_10", "recall_at_100", b"recall_at_100", "reranked", b"reranked", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -294,6 +294,7 @@ class RetrievalServiceServicer:
         """Searches every query of the golden set and stores the scores. The last
         message has them all; those before it say how far it is. Reasons:
         KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+        DOCUMENT_NOT_FOUND (it has none of the documents that should be found),
         DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -120,6 +120,7 @@ class RetrievalServiceStub:
     """Searches every query of the golden set and stores the scores. The last
     message has them all; those before it say how far it is. Reasons:
     KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+    DOCUMENT_NOT_FOUND (it has none of the documents that should be found),
     DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
     """
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]
@@ -215,6 +216,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Searches every query of the golden set and stores the scores. The last
     message has them all; those before it say how far it is. Reasons:
     KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+    DOCUMENT_NOT_FOUND (it has none of the documents that should be found),
     DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
     """
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_pb2.ListEvaluationsRequest, _evaluation_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
@@ -415,6 +417,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Searches every query of the golden set and stores the scores. The last
         message has them all; those before it say how far it is. Reasons:
         KNOWLEDGE_BASE_NOT_FOUND, GOLDEN_SET_NOT_FOUND, INVALID_FIELD,
+        DOCUMENT_NOT_FOUND (it has none of the documents that should be found),
         DEPENDENCY_UNAVAILABLE (retry; nothing is stored).
         """
 
