@@ -14,7 +14,8 @@ from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.migrate import migrate
 from retrieval.core.evaluation import Evaluations, Progress
 from retrieval.core.golden import GoldenQuery, golden_set
-from retrieval.core.model import Hit, Outcome, Reason, ReasonCode, SearchMode, SearchQuery, SearchResult
+from retrieval.core.model import Hit, Outcome, ReasonCode, SearchMode
+from retrieval.core.search_model import Reason, SearchQuery, SearchResult
 from servicekit.context import Caller, scope
 from servicekit.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from servicekit.testing import FakeClock

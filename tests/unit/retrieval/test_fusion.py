@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.core.diversity import diverse
+from retrieval.core.diversity import brought_to, diverse
 from retrieval.core.fusion import Ranking, fuse, in_order, normalised
 from retrieval.core.grouping import at_most
 from retrieval.core.model import Hit
@@ -118,26 +118,33 @@ def test_noise_in_the_last_digits_does_not_order() -> None:
 UNIT = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
-@given(UNIT, st.integers(1, 12), st.integers(0, 14), st.integers(0, 10))
-def test_diverse_chooses_each_once(rng: np.random.Generator, total: int, count: int, tenths: int) -> None:
+@given(UNIT, st.integers(0, 12), st.integers(0, 10))
+def test_diverse_chooses_each_once(rng: np.random.Generator, total: int, tenths: int) -> None:
     drawn = rng.normal(size=(total, 4))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
     relevance = sorted(rng.random(total), reverse=True)
-    chosen = diverse(relevance, vectors, tenths / 10, count=count)
-    assert len(chosen) == len(set(chosen)) == min(total, count)
-    assert chosen[:1] == [0][: len(chosen)]
-    assert diverse(relevance, vectors, 1.0, count=total) == list(range(total))
+    chosen = diverse(relevance, vectors, tenths / 10)
+    assert sorted(chosen) == list(range(total))
+    assert chosen[:1] == [0][:total]
+    assert diverse(relevance, vectors, 1.0) == list(range(total))
 
 
 def test_diverse_lets_copies_give_way() -> None:
     vectors = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, -1]], dtype=np.float32)
-    scores = [0.9, 0.89, 0.8, 0.5]
-    assert diverse(scores, vectors, 0.5, count=4) == [0, 2, 3, 1]
-    assert diverse(scores, vectors, 0.9, count=4) == [0, 1, 2, 3]
-    assert diverse(scores, vectors, 0.0, count=4) == [0, 3, 2, 1]
-    # The scale of the scores does not matter: a reranker's have none of their own.
-    assert diverse([score * 100 - 7 for score in scores], vectors, 0.5, count=4) == [0, 2, 3, 1]
-    assert diverse([0.5] * 4, vectors, 0.5, count=4) == [0, 3, 2, 1]
+    scores = [0.9, 0.89, 0.8, 0.1]
+    assert diverse(scores, vectors, 0.5) == [0, 2, 3, 1]
+    assert diverse(scores, vectors, 0.9) == [0, 1, 2, 3]
+    assert diverse(scores, vectors, 0.0) == [0, 3, 2, 1]
+    assert diverse([0.5] * 4, vectors, 0.5) == [0, 3, 2, 1]
+
+
+@given(st.lists(st.integers(-99, 99).map(float), min_size=1))
+def test_brought_to_keeps_the_order_within_its_span(scores: list[float]) -> None:
+    brought = brought_to(scores, 0.2, 0.7)
+    assert max(brought) == pytest.approx(0.7)
+    assert len(set(scores)) == 1 or min(brought) == pytest.approx(0.2)
+    for (one, now), (other, later) in itertools.combinations(zip(scores, brought, strict=True), 2):
+        assert (one < other) == (now < later)
 
 
 @given(st.lists(st.sampled_from("abc")), st.integers(0, 4))

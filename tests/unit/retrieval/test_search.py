@@ -2,97 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from retrieval.adapters.memory import MemoryStore
-from retrieval.core.directory import Directory
-from retrieval.core.index import CollectionSpec
-from retrieval.core.model import (
-    Chunking,
-    ChunkRecord,
-    Counts,
-    Hit,
-    KnowledgeBase,
-    KnowledgeBaseSpec,
-    Outcome,
-    Place,
-    ReasonCode,
-    SearchMode,
-    SearchQuery,
-    SearchResult,
-    Snapshot,
-)
-from retrieval.core.ports import Catalogue
-from retrieval.core.search import Search
+from retrieval.core.model import Counts, Outcome, ReasonCode, SearchMode
 from servicekit.context import Caller, scope
 from servicekit.errors import DeadlineExceeded, InvalidArgument, NotFound, ServiceError, Unavailable
-from servicekit.testing import FakeClock
-from tests.support.retrieval import DIMENSION, MODEL, HashEmbedder, hash_vectors
-
-TEXTS = ["red foxes hunt at night", "cats sleep all day", "rain falls in spring"]
-
-
-class OneKnowledgeBase:
-    """The part of a catalogue that searches read."""
-
-    def __init__(self) -> None:
-        self.reads = 0
-        self.error: ServiceError | None = None
-        self.counts = Counts(ready=3, chunks=3)
-        self.knowledge_base = KnowledgeBase(
-            tenant="default",
-            id="kb",
-            spec=KnowledgeBaseSpec(embedding_model=MODEL, chunking=Chunking(), search_mode=SearchMode.HYBRID),
-            dimension=DIMENSION,
-            model_fingerprint="hash-1",
-            revision=7,
-            alias="alias",
-            collection="collection",
-            create_time=datetime(2026, 1, 1, tzinfo=UTC),
-        )
-
-    async def snapshot(self, tenant: str, knowledge_base: str) -> Snapshot | None:
-        self.reads += 1
-        if self.error is not None:
-            raise self.error
-        if (tenant, knowledge_base) != ("default", "kb"):
-            return None
-        return Snapshot(knowledge_base=self.knowledge_base, counts=self.counts)
-
-
-class FlakyStore(MemoryStore):
-    """Fails where told."""
-
-    error: ServiceError | None = None
-
-    async def search_dense(self, *args: Any, **kwargs: Any) -> list[list[Hit]]:
-        if self.error is not None:
-            raise self.error
-        return await super().search_dense(*args, **kwargs)
-
-
-class World:
-    def __init__(self) -> None:
-        self.catalogue = OneKnowledgeBase()
-        self.clock = FakeClock()
-        self.store = FlakyStore()
-        self.embedder = HashEmbedder()
-        self.directory = Directory(
-            catalogue=cast(Catalogue, self.catalogue), clock=self.clock, time_to_live=timedelta(seconds=2)
-        )
-
-    async def search(self, text: str = "red foxes", *, embedder: Any = None, **fields: Any) -> SearchResult:
-        search = Search(
-            directory=self.directory,
-            store=self.store,
-            embedder=embedder or self.embedder,
-            hybrid_budget=timedelta(milliseconds=100),
-            embedding_timeout=timedelta(seconds=10),
-        )
-        return await search.run(SearchQuery(knowledge_base="kb", text=text, **fields))
+from tests.support.retrieval import DIMENSION, HashEmbedder, hash_vectors
+from tests.support.searching import FlakyStore, World, codes, fill
 
 
 @pytest.fixture
@@ -101,20 +20,6 @@ async def world() -> AsyncIterator[World]:
     await fill(world.store)
     with scope(caller=Caller("default", "test")):
         yield world
-
-
-async def fill(store: MemoryStore) -> None:
-    place = Place(collection="collection", alias="alias")
-    await store.ensure_collection(CollectionSpec(place=place, dimension=DIMENSION))
-    records = [
-        ChunkRecord(id=f"c{n}", document="d", title="a.md", version="v", ordinal=n, text=text, location="")
-        for n, text in enumerate(TEXTS)
-    ]
-    await store.upsert(place, records, hash_vectors(TEXTS))
-
-
-def codes(result: SearchResult) -> list[ReasonCode]:
-    return [reason.code for reason in result.reasons]
 
 
 async def test_ok(world: World) -> None:

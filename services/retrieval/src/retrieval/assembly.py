@@ -15,11 +15,14 @@ from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.adapters.parser_process import ParserProcesses
+from retrieval.adapters.rerank_client import RerankClient
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
+from retrieval.core.lookup import Lookup
+from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
 from retrieval.core.tokens import token_counter
 from retrieval.servicer import RetrievalServicer
@@ -95,9 +98,15 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     search = Search(
         directory=directory,
         store=store,
-        embedder=embedder,
-        hybrid_budget=timedelta(seconds=settings.hybrid_budget_s),
-        embedding_timeout=timedelta(seconds=settings.embedding_query_timeout_s),
+        lookup=Lookup(
+            store=store,
+            embedder=embedder,
+            hybrid_budget=timedelta(seconds=settings.hybrid_budget_s),
+            embedding_timeout=timedelta(seconds=settings.embedding_query_timeout_s),
+        ),
+        reranking=Reranking(
+            reranker=RerankClient(rpc), clock=clock, timeout=timedelta(seconds=settings.rerank_timeout_s)
+        ),
     )
     servicer = RetrievalServicer(
         knowledge_bases=knowledge_bases,

@@ -1,7 +1,6 @@
 """The domain to protobuf."""
 
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
-from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from google.rpc import status_pb2
 
 from retrieval.core.model import (
@@ -10,9 +9,7 @@ from retrieval.core.model import (
     Chunking,
     Document,
     DocumentError,
-    Hit,
     SearchMode,
-    SearchResult,
     Snapshot,
 )
 from servicekit.errors import FailedPrecondition, InvalidArgument, status_from_error
@@ -62,23 +59,6 @@ def document_to_pb(document: Document) -> kb_pb.Document:
     return message
 
 
-def result_to_pb(knowledge_base: str, result: SearchResult) -> pb.SearchResponse:
-    """Chunks, outcome and times."""
-    message = pb.SearchResponse(
-        outcome=pb.SearchOutcome.ValueType(result.outcome),
-        revision=result.revision,
-        ready_documents=result.ready_documents,
-    )
-    prefix = f"knowledgeBases/{knowledge_base}/documents/"
-    for hit in result.hits:
-        _add_hit(message, prefix, hit)
-    for reason in result.reasons:
-        message.reasons.add(code=pb.SearchReason.Code.ValueType(reason.code), message=reason.message)
-    for stage, seconds in result.stages.items():
-        message.stages.add(stage=stage).duration.FromNanoseconds(round(seconds * 1e9))
-    return message
-
-
 def chunking_from_pb(message: kb_pb.Chunking) -> Chunking:
     """With defaults filled in.
 
@@ -114,18 +94,6 @@ def mode_from_pb(value: int, *, field: str) -> SearchMode | None:
         raise InvalidArgument.field(
             field, "must be SEARCH_MODE_DENSE, SEARCH_MODE_SPARSE or SEARCH_MODE_HYBRID", value
         ) from None
-
-
-def _add_hit(message: pb.SearchResponse, prefix: str, hit: Hit) -> None:
-    message.chunks.add(
-        id=hit.id,
-        document=prefix + hit.document,
-        document_title=hit.title,
-        ordinal=hit.ordinal,
-        text=hit.text,
-        score=hit.score,
-        location=hit.location,
-    )
 
 
 def _error_to_pb(path: str, error: DocumentError) -> status_pb2.Status:

@@ -1,19 +1,18 @@
 """Protobuf to domain and back, and nothing else."""
 
-import math
 from collections.abc import AsyncIterator
 
 import grpc
-import numpy as np
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
 from retrieval import convert, metrics
+from retrieval.convert_search import query_from_pb, result_to_pb
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
-from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode, SearchQuery, Vectors
+from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode
 from retrieval.core.names import check_model, check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
 from retrieval.pending import Pending
@@ -24,8 +23,6 @@ from servicekit.paging import PageTokens, page_size
 
 Context = grpc.aio.ServicerContext[object, object]
 
-_MAX_QUERY_CHARACTERS = 8192
-_MAX_TOP_K = 100
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
@@ -129,49 +126,11 @@ class RetrievalServicer(EvaluationCalls, Pending):
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto file."""
-        query = _query(request)
+        query = query_from_pb(request)
         with metrics.SEARCH_SECONDS.time():
             result = await self._search.run(query)
         metrics.SEARCHES.labels(result.outcome.name).inc()
-        return convert.result_to_pb(query.knowledge_base, result)
-
-
-def _query(request: pb.SearchRequest) -> SearchQuery:
-    if not request.query.strip():
-        raise InvalidArgument.field("query", "must be set: what to look for")
-    if len(request.query) > _MAX_QUERY_CHARACTERS:
-        raise InvalidArgument.field(
-            "query", f"must have at most {_MAX_QUERY_CHARACTERS} characters, has {len(request.query)}"
-        )
-    similarity = request.min_similarity if request.HasField("min_similarity") else None
-    if similarity is not None and not -1 <= similarity <= 1:  # NaN is not either
-        raise InvalidArgument.field("min_similarity", "must be -1 to 1, a cosine", similarity)
-    return SearchQuery(
-        knowledge_base=knowledge_base_id(request.knowledge_base, field="knowledge_base"),
-        text=request.query,
-        vector=_vector(request),
-        model_fingerprint=request.model_fingerprint,
-        top_k=page_size(request.top_k, default=8, maximum=_MAX_TOP_K, field="top_k"),
-        mode=convert.mode_from_pb(request.mode, field="mode"),
-        min_similarity=similarity,
-    )
-
-
-def _vector(request: pb.SearchRequest) -> Vectors | None:
-    if not request.query_vector:
-        return None
-    if not request.model_fingerprint:
-        raise InvalidArgument.field(
-            "model_fingerprint", "must be set with query_vector: EmbedResponse has it beside the vectors"
-        )
-    if len(request.query_vector) % 4:
-        raise InvalidArgument.field(
-            "query_vector", "must be little-endian float32, 4 bytes an element", len(request.query_vector)
-        )
-    vector = np.frombuffer(request.query_vector, dtype="<f4")
-    if not math.isfinite(float(vector @ vector)) or not vector.any():
-        raise InvalidArgument.field("query_vector", "must hold finite numbers, not all of them 0")
-    return vector
+        return result_to_pb(query.knowledge_base, result)
 
 
 def _state(value: int) -> DocumentState | None:

@@ -35,6 +35,7 @@ class Settings(ServerSettings):
     max_document_bytes: int = Field(64 * 1024 * 1024, gt=0)
     max_chunks_per_document: int = Field(50_000, gt=0, le=99_999)
     snapshot_ttl_s: float = Field(2.0, gt=0, description="How late changes of other replicas are seen.")
+    rerank_timeout_s: float = Field(10.0, gt=0)
     hybrid_budget_s: float = Field(0.1, ge=0, description="With less time left, only vectors are compared.")
     ingest: bool = Field(True, description="Run the ingest worker in this process.")
     ingest_parallel: int = Field(2, ge=1, le=64)

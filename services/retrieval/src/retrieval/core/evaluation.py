@@ -8,17 +8,11 @@ from typing import Protocol
 
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.golden import Evaluation, GoldenQuery, GoldenSet, GoldenSets
-from retrieval.core.model import (
-    Outcome,
-    ReasonCode,
-    SearchMode,
-    SearchQuery,
-    SearchResult,
-    Snapshot,
-)
+from retrieval.core.model import Outcome, ReasonCode, SearchMode, Snapshot
 from retrieval.core.names import document_id
 from retrieval.core.ports import Catalogue
 from retrieval.core.scores import ndcg, recall, reciprocal_rank
+from retrieval.core.search_model import SearchQuery, SearchResult
 from servicekit.clock import Clock
 from servicekit.context import current_caller
 from servicekit.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable

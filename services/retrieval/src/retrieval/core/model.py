@@ -8,6 +8,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.core.search_options import SearchDefaults
+
 Vectors = npt.NDArray[np.float32]
 Scalar = str | int | float | bool  # a value of a metadata field
 
@@ -135,6 +137,8 @@ class KnowledgeBaseSpec:
     embedding_model: str
     chunking: Chunking
     search_mode: SearchMode
+    metadata_fields: tuple[MetadataField, ...] = ()
+    search_defaults: SearchDefaults = field(default_factory=SearchDefaults)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,36 +353,3 @@ class Capabilities:
     sparse: bool
     flush_after_ingest: bool
     index_types: frozenset[IndexType]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchQuery:
-    """What to look for, where, and how."""
-
-    knowledge_base: str
-    text: str
-    vector: Vectors | None = None
-    model_fingerprint: str = ""
-    top_k: int = 8
-    mode: SearchMode | None = None
-    min_similarity: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """Why a search was degraded or failed."""
-
-    code: ReasonCode
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """What a search found, and how it went. Times are in seconds."""
-
-    outcome: Outcome
-    reasons: tuple[Reason, ...]
-    hits: tuple[Hit, ...]
-    revision: int
-    ready_documents: int
-    stages: dict[str, float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ DEFAULT_RRF_K = 60
 MAX_RRF_K = 1000
 MAX_RERANK_CANDIDATES = 256  # passages of one call of the rerank service
 MAX_MORE_QUERIES = 7
+MAX_PER_DOCUMENT = 100
 MAX_NEIGHBOURS = 5
 
 
