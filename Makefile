@@ -15,7 +15,7 @@ EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services tests bench protos/generate.py requirements/compile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo setup test test-unit golden lint fmt types layers proto proto-check lock bench chaos check clean
+.PHONY: help run demo setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -36,7 +36,7 @@ test-unit: $(VENV)/.dev ## Only the tests that start no server process
 golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
 	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says
 
-lint: $(VENV)/.dev layers proto-check ## Style, imports between parts, the proto files
+lint: $(VENV)/.dev layers proto-check crds-check ## Style, imports between parts, the proto files, the CRDs
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@cd protos && ../$(BIN)/buf lint
@@ -59,6 +59,12 @@ proto-check: $(VENV)/.dev ## Fail if the committed stubs differ from protos/
 	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py "$$scratch/gen" 2>/dev/null && \
 	  diff -r -x __pycache__ "$$scratch/gen" protos/gen || \
 	  { echo "protos/gen differs from protos/: run 'make proto' and commit"; exit 1; }
+
+crds: $(VENV)/.dev ## Write the CustomResourceDefinitions anew from libs/manifests
+	@$(BIN)/python -m manifests.crds charts/agentteams-crds/files
+
+crds-check: $(VENV)/.dev ## Fail if the committed ones differ from the models
+	@$(BIN)/python -m manifests.crds --check charts/agentteams-crds/files
 
 lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 	@$(BIN)/python requirements/compile.py

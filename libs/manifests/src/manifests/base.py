@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from manifests.cel import VALIDATIONS, Cel, Checked, Schema
 
 API_VERSION: Final = "agentteams.dev/v1alpha1"
 DEFAULT_NAMESPACE = "default"
@@ -19,7 +21,7 @@ SECRET_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 SECRET_KEY_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$"
 HEADER_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
-PATH_PATTERN = r"^/[A-Za-z0-9._~/-]{0,1023}$"
+PATH_PATTERN = r"^/[A-Za-z0-9._~/-]*$"
 TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
 MODULE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 # Expressions name steps: a '-' would be a minus there.
@@ -45,11 +47,19 @@ PATTERN_WORDS = {
 }
 """What a pattern means, for people."""
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), Schema((("maxLength", 63),))]
 
 
 class Model(BaseModel):
-    """Frozen, camelCase in YAML and snake_case in Python, no unknown fields, no silent conversions."""
+    """Frozen, camelCase in YAML and snake_case in Python, no unknown fields, no silent conversions.
+
+    Attributes:
+        cel: The rules between fields (`_rules`) once more, for the API server.
+        unchecked: What of `_rules` CEL cannot say, and so the operator finds: a condition, not a refusal.
+    """
+
+    cel: ClassVar[tuple[Cel, ...]] = ()
+    unchecked: ClassVar[str] = ""
 
     model_config = ConfigDict(
         frozen=True,
@@ -61,8 +71,22 @@ class Model(BaseModel):
         protected_namespaces=(),
     )
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        if cls.cel:
+            schema[VALIDATIONS] = [rule.validation() for rule in cls.cel]
+        for name, field in cls.model_fields.items():
+            if field.default_factory is not None:
+                is_object = isinstance(field.get_default(call_default_factory=True), BaseModel)
+                schema["properties"][field.alias or name]["default"] = {} if is_object else None
+        return reference
 
-def decimal(minimum: str, maximum: str) -> AfterValidator:
+
+def decimal(minimum: str, maximum: str) -> Checked:
     """A validator: the text is a decimal between the two, both included."""
 
     def check(value: str) -> str:
@@ -74,14 +98,17 @@ def decimal(minimum: str, maximum: str) -> AfterValidator:
             )
         return value
 
-    return AfterValidator(check)
+    low, high = float(minimum), float(maximum)
+    message = f"must be between {minimum} and {maximum}"
+    return Checked(check, Cel(f"double(self) >= {low} && double(self) <= {high}", message))
 
 
-Similarity = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("-1", "1")]
-Threshold = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "1")]
-Temperature = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "2")]
-Price = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "100000")]
-Cost = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), decimal("0", "999999")]
+_SHORT = Schema((("maxLength", 14),))
+Similarity = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), _SHORT, decimal("-1", "1")]
+Threshold = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), _SHORT, decimal("0", "1")]
+Temperature = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), _SHORT, decimal("0", "2")]
+Price = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), _SHORT, decimal("0", "100000")]
+Cost = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN), _SHORT, decimal("0", "999999")]
 Currency = Annotated[str, StringConstraints(pattern=CURRENCY_PATTERN)]
 
 

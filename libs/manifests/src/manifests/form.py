@@ -18,6 +18,7 @@ class Form(Model):
     """Whatever is described by a schema; `field` is what may be left out instead."""
 
     field: ClassVar[str]
+    unchecked: ClassVar = "whether it is a valid JSON schema"
     json_schema: JsonSchema
 
     @model_validator(mode="after")

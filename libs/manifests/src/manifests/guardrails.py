@@ -1,11 +1,12 @@
 """What is looked for in the texts of a run, and what is done about it."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from manifests.base import Model, Violation, refuse
+from manifests.cel import BY_TYPE, Cel
 
 _PLACES = ("input", "output", "evidence", "tool_results")
 
@@ -26,20 +27,39 @@ class Guardrail(Model):
 class Guardrails(Model):
     """Where it is looked for."""
 
+    cel: ClassVar = (
+        Cel(
+            "!has(self.output) || self.output.all(g, g.type != 'PromptInjection')",
+            "PromptInjection is about what a model reads, not about what it writes; put it into evidence, "
+            "toolResults or input",
+            ".output",
+        ),
+    )
+
     input: tuple[Guardrail, ...] = Field(
-        default=(), max_length=2, description="In the user's messages, before a model or a search sees them."
+        default=(),
+        max_length=2,
+        description="In the user's messages, before a model or a search sees them.",
+        json_schema_extra={**BY_TYPE},
     )
     output: tuple[Guardrail, ...] = Field(
-        default=(), max_length=1, description="In the answer, before anybody sees it; PII only."
+        default=(),
+        max_length=1,
+        description="In the answer, before anybody sees it; PII only.",
+        json_schema_extra={**BY_TYPE},
     )
     evidence: tuple[Guardrail, ...] = Field(
         default=(Guardrail(type="PromptInjection", action="Block"),),
         max_length=2,
         description="In each chunk that a search found. Default: a chunk that gives orders to the model is "
         "left out.",
+        json_schema_extra={**BY_TYPE},
     )
     tool_results: tuple[Guardrail, ...] = Field(
-        default=(), max_length=2, description="In what tools return, before a model sees it."
+        default=(),
+        max_length=2,
+        description="In what tools return, before a model sees it.",
+        json_schema_extra={**BY_TYPE},
     )
 
     @model_validator(mode="after")

@@ -1,10 +1,11 @@
 """KnowledgeBase: a set of documents that can be searched."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from manifests.base import API_VERSION, Metadata, Model, ModelConfigRef, Violation, refuse
+from manifests.cel import Cel
 
 SearchModeName = Literal["Dense", "Sparse", "Hybrid"]
 
@@ -20,6 +21,14 @@ class KnowledgeEmbedding(Model):
 
 class Chunking(Model):
     """How documents are cut, counted in tokens of the embedding model."""
+
+    cel: ClassVar = (
+        Cel(
+            "self.overlapTokens < self.maxTokens",
+            "must be less than maxTokens; lower overlapTokens (default 30) or raise maxTokens (default 200)",
+            ".overlapTokens",
+        ),
+    )
 
     max_tokens: int = Field(default=200, ge=16, le=2000, description="Most tokens of a chunk.")
     overlap_tokens: int = Field(default=30, ge=0, le=1000, description="Tokens that neighbours share.")
@@ -55,9 +64,24 @@ class Retrieval(Model):
 class KnowledgeBaseSpec(Model):
     """What a KnowledgeBase asks for."""
 
+    cel: ClassVar = tuple(
+        Cel(
+            f"self.{field} == oldSelf.{field}",
+            "cannot be changed: all documents would have to be made into chunks and vectors anew; make "
+            "another KnowledgeBase, add the documents there, and name it in the teams",
+            f".{field}",
+        )
+        for field in ("embedding", "chunking")
+    )
+
     embedding: KnowledgeEmbedding = Field(description="Which model makes the vectors.")
     chunking: Chunking = Field(default_factory=Chunking, description="How documents are cut.")
     retrieval: Retrieval = Field(default_factory=Retrieval, description="How it is searched.")
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        default="Retain",
+        description="On a cluster, when this object is deleted. Retain: documents and vectors stay, and an "
+        "object of the same name finds them again. Delete: they are deleted.",
+    )
 
 
 class KnowledgeBase(Model):

@@ -1,10 +1,10 @@
 """ModelConfig: a model and how to reach it."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.base import (
@@ -19,7 +19,8 @@ from manifests.base import (
     Violation,
     refuse,
 )
-from manifests.secrets import HeaderFrom, SecretKeyRef, header_violations
+from manifests.cel import Cel, Checked
+from manifests.secrets import HEADER_RULES, HeaderFrom, SecretKeyRef, header_violations
 
 ModelType = Literal["Chat", "Embedding", "Rerank"]
 Provider = Literal["BuiltIn", "OpenAI", "OpenAICompatible"]
@@ -45,10 +46,17 @@ def _check_url(url: str) -> str:
     return url
 
 
+_URL = Cel(
+    "self.matches('^https?://[^/?#@]+(/[^?#@]*)?$')",
+    "must be a URL such as https://models.example.com/v1, without user, password, query or fragment; put "
+    "the key into credentialsSecretKeyRef",
+)
+
+
 class Endpoint(Model):
     """Where a model is served."""
 
-    url: Annotated[str, StringConstraints(max_length=2048), AfterValidator(_check_url)] = Field(
+    url: Annotated[str, StringConstraints(max_length=2048), Checked(_check_url, _URL)] = Field(
         description="Base URL of an OpenAI-compatible API, with its version: https://models.example.com/v1."
     )
 
@@ -138,8 +146,78 @@ class EmbeddingOptions(Model):
     )
 
 
+def _spec_rules() -> Iterator[Cel]:
+    """The twin of ModelConfigSpec._violations."""
+    instead = "remove it, or set provider: OpenAICompatible"
+    builtin = f"must not be set with provider BuiltIn, whose model the installation provides; {instead}"
+    for field in ("model", "endpoint", "credentialsSecretKeyRef"):
+        yield Cel(f"self.provider != 'BuiltIn' || !has(self.{field})", builtin, f".{field}")
+    yield Cel(
+        "self.provider == 'BuiltIn' || has(self.model)",
+        "is required unless the provider is BuiltIn; name the model",
+        ".model",
+    )
+    yield Cel(
+        "self.provider != 'OpenAICompatible' || has(self.endpoint)",
+        "is required with provider OpenAICompatible; add endpoint: {url: https://…/v1}",
+        ".endpoint",
+    )
+    yield Cel(
+        "self.provider != 'OpenAI' || !has(self.endpoint)",
+        f"must not be set with provider OpenAI; {instead}",
+        ".endpoint",
+    )
+    yield Cel(
+        "self.provider != 'OpenAI' || has(self.credentialsSecretKeyRef)",
+        "is required with provider OpenAI; add credentialsSecretKeyRef: {name: SECRET, key: KEY}",
+        ".credentialsSecretKeyRef",
+    )
+    parameters = " || ".join(f"has(self.parameters.{f.alias})" for f in Parameters.model_fields.values())
+    idle = ModelLimits().idle_timeout_seconds
+    for field, is_set in (
+        ("parameters", f"has(self.parameters) && ({parameters})"),
+        ("contextTokens", "has(self.contextTokens)"),
+        ("fallbackRefs", "has(self.fallbackRefs) && self.fallbackRefs.size() > 0"),
+        ("pricing", "has(self.pricing)"),
+        ("limits.requestsPerMinute", "has(self.limits.requestsPerMinute)"),
+        ("limits.tokensPerMinute", "has(self.limits.tokensPerMinute)"),
+        ("limits.idleTimeoutSeconds", f"self.limits.idleTimeoutSeconds != {idle}"),
+    ):
+        message = f"only a model of type Chat has {field.rsplit('.', 1)[-1]}; remove it"
+        yield Cel(f"self.type == 'Chat' || !({is_set})", message, f".{field}")
+    yield Cel(
+        "self.type != 'Rerank' || self.provider != 'OpenAI'",
+        "OpenAI serves no model of type Rerank; set provider: OpenAICompatible and endpoint: {url: …}, to "
+        "which /rerank is added",
+        ".provider",
+    )
+    yield Cel(
+        "self.type == 'Embedding' || !has(self.embedding) || !has(self.embedding.dimensions)",
+        "only a model of type Embedding has embedding; remove it",
+        ".embedding",
+    )
+    yield Cel(
+        "self.provider != 'BuiltIn' || !has(self.headersFrom) || self.headersFrom.size() == 0",
+        f"must not be set with provider BuiltIn, whose endpoint the installation provides; {instead}",
+        ".headersFrom",
+    )
+    yield Cel(
+        "!has(self.credentialsSecretKeyRef) || !has(self.headersFrom) || "
+        "self.headersFrom.all(h, h.name.lowerAscii() != 'authorization')",
+        "credentialsSecretKeyRef sends Authorization already; remove one of the two",
+        ".headersFrom",
+    )
+    yield Cel(
+        "self.provider == 'OpenAICompatible' || !has(self.tls)",
+        f"only with provider OpenAICompatible: the certificate of the others is known; {instead}",
+        ".tls",
+    )
+
+
 class ModelConfigSpec(Model):
     """What a ModelConfig asks for."""
+
+    cel: ClassVar = (*_spec_rules(), *HEADER_RULES)
 
     type: ModelType = Field(
         description="Chat (writes text), Embedding (turns text into vectors) or Rerank (scores passages)."

@@ -71,7 +71,7 @@ def closest(word: str, known: Sequence[str]) -> str | None:
 def findings(model: type[BaseModel], details: Sequence[ErrorDetails]) -> Iterator[Finding]:
     """Pydantic's errors in our words, with the fix."""
     for detail in details:
-        at = tuple(detail["loc"])
+        at = tuple(part for part in detail["loc"] if part != "[key]")  # pydantic's mark of a wrong key
         context: Mapping[str, Any] = detail.get("ctx", {})
         violations: tuple[Violation, ...] = context.get("violations", ())
         for violation in violations:

@@ -1,7 +1,7 @@
 """Where a team's runs are worked on. For clusters; local mode has one process for all teams."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -14,14 +14,23 @@ from manifests.base import (
     Violation,
     refuse,
 )
+from manifests.cel import Cel, Schema
 
-LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)]
-LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN)]
-Quantity = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN)]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN), Schema((("maxLength", 317),))]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN), Schema((("maxLength", 63),))]
+Quantity = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
 
 
 class Autoscaling(Model):
     """How many pods, by the runs that they work on."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "self.minReplicas <= self.maxReplicas",
+            "must not be more than maxReplicas; lower minReplicas or raise maxReplicas",
+            ".minReplicas",
+        ),
+    )
 
     min_replicas: int = Field(default=1, ge=1, le=1000, description="Fewest pods.")
     max_replicas: int = Field(ge=1, le=1000, description="Most pods.")
@@ -58,6 +67,24 @@ class Resources(Model):
 class Toleration(Model):
     """A taint that pods of the team put up with."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "must be empty with operator Exists; remove value",
+            ".value",
+        ),
+        Cel(
+            "self.operator != 'Equal' || has(self.key)",
+            "is needed with operator Equal; add key, or use Exists",
+            ".key",
+        ),
+        Cel(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "is for effect NoExecute only; remove it, or set the effect",
+            ".tolerationSeconds",
+        ),
+    )
+
     key: LabelKey | None = Field(default=None, description="The taint's key; absent: every key.")
     operator: Literal["Equal", "Exists"] = Field(default="Equal", description="As in Kubernetes.")
     value: LabelValue = Field(default="", description="With Equal: the taint's value.")
@@ -71,6 +98,14 @@ class Toleration(Model):
 
 class Runtime(Model):
     """Pods of the team's own."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.replicas) || !has(self.autoscaling)",
+            "must not be set together with autoscaling, which decides it; remove replicas, or autoscaling",
+            ".replicas",
+        ),
+    )
 
     replicas: int | None = Field(
         default=None, ge=0, le=1000, description="Pods. Default: 1. Not together with autoscaling."

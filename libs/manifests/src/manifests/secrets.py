@@ -13,17 +13,37 @@ from manifests.base import (
     Violation,
     dotted,
 )
+from manifests.cel import Cel, Schema
 
 _OURS = ("connection", "content-length", "content-type", "host", "transfer-encoding")
+
+
+_LONG = Schema((("maxLength", 253),))
+_HEADER = Schema((("maxLength", 128),))
+
+HEADER_RULES = (
+    Cel(
+        f"!has(self.headersFrom) || self.headersFrom.all(h, !(h.name.lowerAscii() in {list(_OURS)}))",
+        f"{', '.join(_OURS)} are set by the HTTP client; remove them",
+        ".headersFrom",
+    ),
+    Cel(
+        "!has(self.headersFrom) || self.headersFrom.all(h, "
+        "self.headersFrom.exists_one(o, o.name.lowerAscii() == h.name.lowerAscii()))",
+        "a header is there twice; remove one of the two",
+        ".headersFrom",
+    ),
+)
+"""The twin of header_violations, for a model with the field headersFrom."""
 
 
 class SecretKeyRef(Model):
     """Refers to one key of a Secret of the same namespace."""
 
-    name: Annotated[str, StringConstraints(pattern=SECRET_NAME_PATTERN)] = Field(
+    name: Annotated[str, StringConstraints(pattern=SECRET_NAME_PATTERN), _LONG] = Field(
         description="Name of the Secret. In local mode: a folder below the secrets folder."
     )
-    key: Annotated[str, StringConstraints(pattern=SECRET_KEY_PATTERN)] = Field(
+    key: Annotated[str, StringConstraints(pattern=SECRET_KEY_PATTERN), _LONG] = Field(
         description="Key within the Secret. In local mode: a file in that folder."
     )
 
@@ -37,7 +57,7 @@ class SecretValue(Model):
 class HeaderFrom(Model):
     """A header of HTTP requests whose value is secret."""
 
-    name: Annotated[str, StringConstraints(pattern=HEADER_PATTERN)] = Field(
+    name: Annotated[str, StringConstraints(pattern=HEADER_PATTERN), _HEADER] = Field(
         description="The header, such as X-Api-Key."
     )
     value_from: SecretValue = Field(description="Where its value is.")

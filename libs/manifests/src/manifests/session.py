@@ -1,11 +1,12 @@
 """What a team knows of the conversation before a question, and of its user."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from manifests.base import Model, Violation, refuse
+from manifests.cel import Cel
 
 UserMemory = Literal["Off", "ReadOnly", "ReadWrite"]
 
@@ -32,6 +33,15 @@ _MAX_HISTORY_WITH_SUMMARY = 68  # 200 messages come with a run; 64 of them may w
 
 class SessionPolicy(Model):
     """What a team knows of the conversation before a question, and of its user."""
+
+    cel: ClassVar = (
+        Cel(
+            f"!self.summary.enabled || self.historyRuns <= {_MAX_HISTORY_WITH_SUMMARY}",
+            f"at most {_MAX_HISTORY_WITH_SUMMARY} with summary.enabled; lower it, or set summary: "
+            "{enabled: false}",
+            ".historyRuns",
+        ),
+    )
 
     history_runs: int = Field(
         default=3, ge=0, le=100, description="Earlier questions with their answers that the model is shown."

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -22,11 +22,13 @@ from manifests.base import (
     duplicates,
     refuse,
 )
+from manifests.cel import BY_NAME, SET
 from manifests.guardrails import Guardrails
 from manifests.knowledge import SearchModeName
 from manifests.runtime import Runtime
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules
+from manifests.team_rules import MEMBER_RULES, TEAM_RULES
 from manifests.tools import Approvals, ToolSource, tool_violations
 from manifests.workflow import Workflow
 from manifests.workflow_check import workflow_violations
@@ -38,6 +40,8 @@ ShortText = Annotated[str, StringConstraints(max_length=1024)]
 class Member(Model):
     """One agent of a team."""
 
+    cel: ClassVar = MEMBER_RULES
+
     name: Name = Field(description="Unique within the team; the leader delegates by it.")
     role: ShortText = Field(
         default="", description="What it is good at, in a sentence; the leader chooses by it."
@@ -47,10 +51,16 @@ class Member(Model):
         default=None, description="A ModelConfig of type Chat. Default: the team's."
     )
     knowledge: tuple[Name, ...] = Field(
-        default=(), max_length=16, description="What it may search: names of spec.knowledge."
+        default=(),
+        max_length=16,
+        description="What it may search: names of spec.knowledge.",
+        json_schema_extra={**SET},
     )
     tools: tuple[Name, ...] = Field(
-        default=(), max_length=16, description="What it may do: names of spec.tools."
+        default=(),
+        max_length=16,
+        description="What it may do: names of spec.tools.",
+        json_schema_extra={**SET},
     )
     team_ref: TeamRef | None = Field(
         default=None,
@@ -160,6 +170,9 @@ class Limits(Model):
 class AgentTeamSpec(Model):
     """What an AgentTeam asks for."""
 
+    cel: ClassVar = TEAM_RULES
+    unchecked: ClassVar = "expressions and templates, steps below the first level, circles of definitions"
+
     description: ShortText = Field(default="", description="What the team is for, shown in lists.")
     mode: Literal["Coordinate", "Route", "Broadcast", "Tasks", "Workflow"] = Field(
         default="Coordinate",
@@ -174,16 +187,25 @@ class AgentTeamSpec(Model):
     )
     instructions: Text = Field(default="", description="The leader's system prompt.")
     members: tuple[Member, ...] = Field(
-        min_length=1, max_length=32, description="The agents. One member alone is an agent without a leader."
+        min_length=1,
+        max_length=32,
+        description="The agents. One member alone is an agent without a leader.",
+        json_schema_extra={**BY_NAME},
     )
     sharing: Sharing = Field(default_factory=Sharing, description="What members see of one another's work.")
     knowledge: tuple[Knowledge, ...] = Field(
-        default=(), max_length=16, description="Knowledge bases that members may search."
+        default=(),
+        max_length=16,
+        description="Knowledge bases that members may search.",
+        json_schema_extra={**BY_NAME},
     )
     workflow: Workflow | None = Field(default=None, description="With mode Workflow: the steps.")
     answer: AnswerFormat | None = Field(default=None, description="The form of answers. Default: text.")
     tools: tuple[ToolSource, ...] = Field(
-        default=(), max_length=16, description="What members may do besides searching."
+        default=(),
+        max_length=16,
+        description="What members may do besides searching.",
+        json_schema_extra={**BY_NAME},
     )
     approvals: Approvals = Field(
         default_factory=Approvals, description="Who allows tool calls, and how long a run waits for people."

@@ -1,10 +1,10 @@
 """What agents may do besides searching: spec.tools and spec.approvals of an AgentTeam."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.base import (
@@ -17,7 +17,8 @@ from manifests.base import (
     duplicates,
     refuse,
 )
-from manifests.secrets import HeaderFrom, header_violations
+from manifests.cel import SET, Cel, Checked, Schema
+from manifests.secrets import HEADER_RULES, HeaderFrom, header_violations
 
 
 def _check_url(url: str) -> str:
@@ -37,7 +38,12 @@ def _check_url(url: str) -> str:
     return url
 
 
-ToolName = Annotated[str, StringConstraints(pattern=TOOL_NAME_PATTERN)]
+_URL = Cel(
+    "self.matches('^https?://[^/?#@]+(/[^?#@]*)?$')",
+    "must be a URL such as https://tools.example.com/mcp, without user, password, query or fragment; put "
+    "keys into headersFrom",
+)
+ToolName = Annotated[str, StringConstraints(pattern=TOOL_NAME_PATTERN), Schema((("maxLength", 128),))]
 
 
 class ServiceRef(Model):
@@ -45,7 +51,7 @@ class ServiceRef(Model):
 
     name: Name = Field(description="The Service's name.")
     port: int = Field(ge=1, le=65_535, description="Its port.")
-    path: Annotated[str, StringConstraints(pattern=PATH_PATTERN)] = Field(
+    path: Annotated[str, StringConstraints(pattern=PATH_PATTERN, max_length=1024)] = Field(
         default="/mcp", description="Path of the MCP endpoint."
     )
 
@@ -53,7 +59,21 @@ class ServiceRef(Model):
 class McpServer(Model):
     """A server that speaks the Model Context Protocol."""
 
-    url: Annotated[str, StringConstraints(max_length=2048), AfterValidator(_check_url)] | None = Field(
+    cel: ClassVar = (
+        Cel(
+            "has(self.url) != has(self.serviceRef)",
+            "exactly one of url and serviceRef is required; set one and remove the other",
+            ".url",
+        ),
+        Cel(
+            "!has(self.requireApproval) || self.requireApproval.all(t, t in self.allowedTools)",
+            "not all are in allowedTools; add them there, or remove them here",
+            ".requireApproval",
+        ),
+        *HEADER_RULES,
+    )
+
+    url: Annotated[str, StringConstraints(max_length=2048), Checked(_check_url, _URL)] | None = Field(
         default=None, description="Its endpoint. Exactly one of url and serviceRef."
     )
     service_ref: ServiceRef | None = Field(
@@ -66,12 +86,16 @@ class McpServer(Model):
         default=(), max_length=16, description="Headers whose values are secrets."
     )
     allowed_tools: tuple[ToolName, ...] = Field(
-        min_length=1, max_length=64, description="The server's tools that agents may see and call."
+        min_length=1,
+        max_length=64,
+        description="The server's tools that agents may see and call.",
+        json_schema_extra={**SET},
     )
     require_approval: tuple[ToolName, ...] = Field(
         default=(),
         max_length=64,
         description="Those of allowedTools that are not called before a person has allowed the call.",
+        json_schema_extra={**SET},
     )
     timeout_seconds: int = Field(
         default=30, ge=1, le=3600, description="Longest wait for one call, retries included."
@@ -111,6 +135,13 @@ class PythonModule(Model):
 
 class ToolSource(Model):
     """One source of tools. Exactly one of mcp, python and builtin."""
+
+    cel: ClassVar = (
+        Cel(
+            "[has(self.mcp), has(self.python), has(self.builtin)].filter(x, x).size() == 1",
+            "exactly one of mcp, python and builtin is required; keep one",
+        ),
+    )
 
     name: Name = Field(description="What members call it; unique within the team.")
     mcp: McpServer | None = Field(default=None, description="Tools of an MCP server.")

@@ -4,12 +4,14 @@ A Kubernetes structural schema cannot refer to itself, so steps nest three level
 what must go deeper is a definition of its own, which any step can call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic_core import CoreSchema
 
 from manifests.base import STEP_NAME_PATTERN, Model, Name, Violation, refuse
+from manifests.cel import BY_NAME, OPEN, Cel, Schema
 from manifests.form import ACCEPTED, Form, JsonSchema
 
 RESERVED_NAMES = ("in", "true", "false", "null")
@@ -18,7 +20,7 @@ MAX_EXPRESSION_CHARACTERS = 1024
 BLOCKS = ("parallel", "condition", "loop", "router")
 KINDS = ("member", *BLOCKS, "workflow", "approval")
 
-StepName = Annotated[str, StringConstraints(pattern=STEP_NAME_PATTERN)]
+StepName = Annotated[str, StringConstraints(pattern=STEP_NAME_PATTERN), Schema((("maxLength", 40),))]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
 Template = Annotated[str, StringConstraints(max_length=8192)]
 Inner = TypeVar("Inner", bound="StepFields")
@@ -60,6 +62,31 @@ class Approval(Model):
     message: Annotated[str, StringConstraints(min_length=1, max_length=8192)] = Field(
         description="What the person is asked. {{ expression }} is replaced by its value."
     )
+
+
+def _one_of(kinds: Sequence[str]) -> Cel:
+    # A sum costs the API server a third of a filtered list, and there are many steps.
+    count = " + ".join(f"(has(self.{kind}) ? 1 : 0)" for kind in kinds)
+    return Cel(f"{count} == 1", f"give the step exactly one of {', '.join(kinds)}")
+
+
+STEP_RULES = (
+    Cel(
+        f"!(self.name in {list(RESERVED_NAMES)})",
+        "is a word of the expression language; give it another name",
+        ".name",
+    ),
+    Cel(
+        "has(self.member) || !has(self.task) || self.task == ''", "goes only with member; remove it", ".task"
+    ),
+    Cel("has(self.member) || !has(self.output)", "goes only with member; remove it", ".output"),
+    Cel(
+        "has(self.member) || has(self.workflow) || !has(self.input)",
+        "goes only with member and workflow; remove it",
+        ".input",
+    ),
+    Cel("!has(self.approval) || !has(self.retries)", "a person is asked once; remove it", ".retries"),
+)
 
 
 class _Steps(Model):
@@ -127,6 +154,8 @@ class Router(_Steps, Generic[Inner]):
 
 class StepFields(Model):
     """One step without steps of its own: a member, a definition or an approval."""
+
+    cel: ClassVar[tuple[Cel, ...]] = STEP_RULES
 
     name: StepName = Field(description="Unique among its neighbours; expressions name it (steps.<name>).")
     member: Name | None = Field(
@@ -196,6 +225,8 @@ class StepFields(Model):
 class StepWithBlocks(StepFields, Generic[Inner]):
     """One step; a kind that has steps of its own holds them in the classes of the level below."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (_one_of(KINDS), *STEP_RULES)
+
     parallel: Parallel[Inner] | None = Field(default=None, description="Steps side by side.")
     condition: Condition[Inner] | None = Field(default=None, description="One of two ways.")
     loop: Loop[Inner] | None = Field(default=None, description="Steps again and again.")
@@ -204,6 +235,9 @@ class StepWithBlocks(StepFields, Generic[Inner]):
 
 class InnermostStep(StepFields):
     """A step of the third level: it has no steps of its own."""
+
+    cel: ClassVar[tuple[Cel, ...]] = ()
+    unchecked: ClassVar = "all of it: the API server knows a step of the third level by its name only"
 
     @model_validator(mode="before")
     @classmethod
@@ -220,6 +254,21 @@ class InnermostStep(StepFields):
             )
         return value
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        # Written out it would stand there 98 times, and its rules would cost more than the API server allows.
+        reference = super().__get_pydantic_json_schema__(core_schema, handler)
+        schema = handler.resolve_ref_schema(reference)
+        words = (
+            "Fields as of the steps above, without parallel, condition, loop and router. Checked by the "
+            "operator, which says so in the condition Accepted."
+        )
+        schema.update({**OPEN, "description": words, "required": ["name"]})
+        schema["properties"] = {"name": schema["properties"]["name"]}
+        return reference
+
 
 class InnerStep(StepWithBlocks[InnermostStep]):
     """A step of the second level."""
@@ -229,8 +278,17 @@ class Step(StepWithBlocks[InnerStep]):
     """A step of the first level."""
 
 
+_UNIQUE = Cel(
+    "self.steps.all(s, self.steps.exists_one(o, o.name == s.name))",
+    "two steps have one name; give each its own name",
+    ".steps",
+)
+
+
 class Definition(Model):
     """A workflow that steps can call by its name. It sees nothing of its caller but `input`."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (_UNIQUE,)
 
     name: Name = Field(description="Unique among the definitions.")
     steps: tuple[Step, ...] = Field(min_length=1, max_length=32, description=_STEPS)
@@ -242,10 +300,23 @@ class Definition(Model):
 class Workflow(Model):
     """What a team does, step by step."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (
+        _UNIQUE,
+        Cel(
+            "self.steps.all(s, !has(s.workflow) || "
+            "(has(self.definitions) && self.definitions.exists(d, d.name == s.workflow.name)))",
+            "a step calls a definition that is not there; name one of spec.workflow.definitions",
+            ".steps",
+        ),
+    )
+
     steps: tuple[Step, ...] = Field(min_length=1, max_length=32, description=_STEPS)
     output: Expression | None = Field(
         default=None, description="CEL over the steps: the team's answer. Default: that of the last step."
     )
     definitions: tuple[Definition, ...] = Field(
-        default=(), max_length=16, description="Workflows that steps can call."
+        default=(),
+        max_length=16,
+        description="Workflows that steps can call.",
+        json_schema_extra={**BY_NAME},
     )

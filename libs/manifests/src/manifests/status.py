@@ -1,0 +1,100 @@
+"""What the operator writes into the objects. In local mode nobody does."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from manifests.base import Model
+from manifests.cel import BY_TYPE
+
+Time = Annotated[str, StringConstraints(max_length=64)]
+
+
+class Condition(Model):
+    """One thing that is so or not."""
+
+    type: Annotated[str, StringConstraints(max_length=316)] = Field(
+        description="What it is about; docs/operator.md has them all."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is so.")
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="Why, in a word, for programs."
+    )
+    message: Annotated[str, StringConstraints(max_length=32_768)] = Field(
+        description="Why, for people, with what to do about it."
+    )
+    observed_generation: int = Field(ge=0, description="The generation of the object that this is about.")
+    last_transition_time: Time = Field(
+        description="When status last changed.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class Status(Model):
+    """What all kinds have."""
+
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="The generation of the object that this is about."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=32,
+        description="What is so, and why. Ready sums up.",
+        json_schema_extra={**BY_TYPE},
+    )
+
+
+class ModelConfigStatus(Status):
+    """What became of a ModelConfig."""
+
+    secret_hash: str | None = Field(
+        default=None, description="Of the Secrets' keys that it names: changes when one of them does."
+    )
+    probed_dimensions: int | None = Field(
+        default=None, description="Elements of a vector, as the endpoint answered. Only with type Embedding."
+    )
+
+
+class EmbeddingStatus(Model):
+    """What made the vectors."""
+
+    model: str = Field(description="The ModelConfig.")
+    dimensions: int = Field(description="Elements of a vector.")
+    fingerprint: str = Field(description="Of the model; another one means other vectors.")
+
+
+class IngestionStatus(Model):
+    """How indexing gets on."""
+
+    pending: int = Field(description="Documents that wait or are in work.")
+    failed: int = Field(description="Documents that could not be indexed; each says why.")
+    last_error: str = Field(default="", description="The newest of those reasons.")
+
+
+class KnowledgeBaseStatus(Status):
+    """What became of a KnowledgeBase."""
+
+    documents: int | None = Field(default=None, description="Documents that can be found.")
+    chunks: int | None = Field(default=None, description="Chunks that can be found.")
+    deployment: str | None = Field(
+        default=None, description="Lite, Standalone or Distributed Milvus, with its version."
+    )
+    embedding: EmbeddingStatus | None = Field(default=None, description="What made the vectors.")
+    ingestion: IngestionStatus | None = Field(default=None, description="How indexing gets on.")
+
+
+class AgentTeamStatus(Status):
+    """What became of an AgentTeam."""
+
+    current_revision: str | None = Field(
+        default=None, description="The revision that serves: a ControllerRevision <team>-<revision>."
+    )
+    updated_revision: str | None = Field(
+        default=None, description="The revision of the newest accepted spec; serves as soon as it is ready."
+    )
+    members: int | None = Field(default=None, description="How many members the serving revision has.")
+    secret_hash: str | None = Field(
+        default=None, description="Of the Secrets' keys that its pods have mounted."
+    )
+    replicas: int | None = Field(default=None, description="Pods of its own; absent: it has none.")
+    ready_replicas: int | None = Field(default=None, description="Those that are ready.")
+    selector: str | None = Field(default=None, description="Labels of its pods, for autoscalers.")

@@ -1,0 +1,247 @@
+"""Manifests that are wrong, for all who must refuse them: the loader, the API server, the operator."""
+
+import copy
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+GOOD: Final[Mapping[str, Mapping[str, Any]]] = {
+    "ModelConfig": {
+        "type": "Chat",
+        "provider": "OpenAICompatible",
+        "model": "m",
+        "endpoint": {"url": "https://models.example.com/v1"},
+    },
+    "KnowledgeBase": {"embedding": {"modelConfigRef": {"name": "embed"}}},
+    "AgentTeam": {
+        "modelConfigRef": {"name": "chat"},
+        "members": [{"name": "a"}, {"name": "b"}],
+        "knowledge": [{"name": "docs", "knowledgeBaseRef": {"name": "docs"}}],
+        "tools": [{"name": "shop", "mcp": {"url": "http://shop/mcp", "allowedTools": ["buy", "look"]}}],
+    },
+}
+REMOVED: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A change that makes a good manifest wrong.
+
+    Attributes:
+        kind: Of the object.
+        changes: Values by path, such as `members[0].name`; REMOVED takes a field away.
+        field: Which field the loader names, from spec on; where it is the only thing that is wrong.
+        late: The API server cannot know: the operator says so in the condition Accepted.
+    """
+
+    kind: str
+    changes: Mapping[str, Any]
+    field: str
+    late: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        """The wrong spec."""
+        spec = copy.deepcopy(dict(GOOD[self.kind]))
+        for path, value in self.changes.items():
+            _put(spec, path, value)
+        return spec
+
+
+def _put(spec: dict[str, Any], path: str, value: Any) -> None:
+    parts: list[str | int] = [int(i) if i else n for n, i in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    here: Any = spec
+    for part, following in itertools.pairwise(parts):
+        if isinstance(part, str) and part not in here:
+            here[part] = [] if isinstance(following, int) else {}
+        if isinstance(part, int) and part == len(here):
+            here.append([] if isinstance(following, int) else {})
+        here = here[part]
+    last = parts[-1]
+    if value is REMOVED:
+        del here[last]
+    elif isinstance(last, int) and last == len(here):
+        here.append(value)
+    else:
+        here[last] = value
+
+
+_KEY = {"name": "s", "key": "k"}
+_HEADER = {"name": "X-Key", "valueFrom": {"secretKeyRef": _KEY}}
+_AUTHORIZATION = {"name": "authorization", "valueFrom": {"secretKeyRef": _KEY}}
+_PRICING = {"currency": "USD", "inputPerMillionTokens": "1", "outputPerMillionTokens": "1"}
+_EMBEDDING = {"type": "Embedding"}
+_BUILT_IN = {"type": "Chat", "provider": "BuiltIn", "model": REMOVED, "endpoint": REMOVED}
+_OPEN_AI = {"provider": "OpenAI", "endpoint": REMOVED}
+
+
+def _model(field: str, changes: Mapping[str, Any]) -> Wrong:
+    return Wrong("ModelConfig", changes, field)
+
+
+def _team(field: str, changes: Mapping[str, Any], *, late: bool = False) -> Wrong:
+    return Wrong("AgentTeam", changes, field, late)
+
+
+def _flow(field: str, *steps: Mapping[str, Any], late: bool = False, **more: Any) -> Wrong:
+    flow = {"steps": list(steps), **more}
+    return _team(f"workflow.{field}", {"mode": "Workflow", "workflow": flow}, late=late)
+
+
+_INJECTION = {"type": "PromptInjection", "action": "Warn"}
+_STEP = {"name": "s", "member": "a"}
+
+MODELS = [
+    _model("type", {"type": "chat"}),
+    _model("type", {"type": REMOVED}),
+    _model("nonsense", {"nonsense": 1}),
+    _model("model", {"model": REMOVED}),
+    _model("model", {"model": ""}),
+    _model("model", {**_BUILT_IN, "model": "m"}),
+    _model("endpoint", {**_BUILT_IN, "endpoint": {"url": "http://x/v1"}}),
+    _model("credentialsSecretKeyRef", {**_BUILT_IN, "credentialsSecretKeyRef": _KEY}),
+    _model("headersFrom", {**_BUILT_IN, "headersFrom": [_HEADER]}),
+    _model("tls", {**_BUILT_IN, "tls": {"caSecretKeyRef": _KEY}}),
+    _model("endpoint", {"endpoint": REMOVED}),
+    _model("endpoint", {"provider": "OpenAI", "credentialsSecretKeyRef": _KEY}),
+    _model("credentialsSecretKeyRef", _OPEN_AI),
+    _model("provider", {**_OPEN_AI, "type": "Rerank", "credentialsSecretKeyRef": _KEY}),
+    *[
+        _model("endpoint.url", {"endpoint.url": url})
+        for url in (
+            "ftp://x/v1",
+            "https://u:p@x/v1",
+            "https://x/v1?k=1",
+            "https://x/v1#a",
+            "models",
+            "https://",
+        )
+    ],
+    _model("parameters", {**_EMBEDDING, "parameters.seed": 1}),
+    _model("contextTokens", {**_EMBEDDING, "contextTokens": 4096}),
+    _model("contextTokens", {"contextTokens": 255}),
+    _model("fallbackRefs", {**_EMBEDDING, "fallbackRefs": [{"name": "other"}]}),
+    _model("pricing", {**_EMBEDDING, "pricing": _PRICING}),
+    _model("limits.requestsPerMinute", {**_EMBEDDING, "limits.requestsPerMinute": 5}),
+    _model("limits.tokensPerMinute", {**_EMBEDDING, "limits.tokensPerMinute": 5000}),
+    _model("limits.idleTimeoutSeconds", {**_EMBEDDING, "limits.idleTimeoutSeconds": 5}),
+    _model("limits.maxRetries", {"limits.maxRetries": 11}),
+    _model("limits.timeoutSeconds", {"limits.timeoutSeconds": "30"}),
+    _model("limits.timeoutSeconds", {"limits.timeoutSeconds": 0}),
+    _model("limits.maxConcurrent", {"limits.maxConcurrent": 1.5}),
+    _model("embedding", {"embedding.dimensions": 8}),
+    _model("embedding.dimensions", {**_EMBEDDING, "embedding.dimensions": 0}),
+    _model("parameters.temperature", {"parameters.temperature": "2.1"}),
+    _model("parameters.temperature", {"parameters.temperature": 1}),
+    _model("parameters.temperature", {"parameters.temperature": "hot"}),
+    _model("parameters.topP", {"parameters.topP": "-0.1"}),
+    _model("pricing.currency", {"pricing": {**_PRICING, "currency": "usd"}}),
+    _model("pricing.inputPerMillionTokens", {"pricing": {**_PRICING, "inputPerMillionTokens": "-1"}}),
+    _model("headersFrom[1].name", {"headersFrom": [_HEADER, {**_HEADER, "name": "x-key"}]}),
+    _model("headersFrom[0].name", {"headersFrom": [{**_HEADER, "name": "Host"}]}),
+    _model("headersFrom[0].name", {"headersFrom": [{**_HEADER, "name": "a b"}]}),
+    _model("headersFrom[0].name", {"headersFrom": [_AUTHORIZATION], "credentialsSecretKeyRef": _KEY}),
+    _model("tls.caSecretKeyRef.key", {"tls": {"caSecretKeyRef": {"name": "s", "key": "../k"}}}),
+    _model("credentialsSecretKeyRef.name", {"credentialsSecretKeyRef": {"name": "S", "key": "k"}}),
+]
+
+KNOWLEDGE = [
+    Wrong("KnowledgeBase", {"embedding": REMOVED}, "embedding"),
+    Wrong("KnowledgeBase", {"embedding.modelConfigRef.name": "Embed"}, "embedding.modelConfigRef.name"),
+    Wrong("KnowledgeBase", {"chunking.maxTokens": 15}, "chunking.maxTokens"),
+    Wrong("KnowledgeBase", {"chunking.overlapTokens": 200}, "chunking.overlapTokens"),
+    Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
+    Wrong("KnowledgeBase", {"retrieval.searchMode": "hybrid"}, "retrieval.searchMode"),
+    Wrong("KnowledgeBase", {"deletionPolicy": "Keep"}, "deletionPolicy"),
+]
+
+TEAMS = [
+    _team("modelConfigRef", {"modelConfigRef": REMOVED}),
+    _team("mode", {"mode": "coordinate"}),
+    _team("members", {"members": []}),
+    _team("members[1].name", {"members[1].name": "a"}),
+    _team("members[0].name", {"members[0].name": "A"}),
+    _team("members[0].name", {"members[0].name": "a" * 64}),
+    _team("members[0].knowledge[0]", {"members[0].knowledge": ["other"]}),
+    _team("members[0].knowledge[1]", {"members[0].knowledge": ["docs", "docs"]}),
+    _team("members[0].tools[0]", {"members[0].tools": ["other"]}),
+    _team("members[0].tools[1]", {"members[0].tools": ["shop", "shop"]}),
+    *[
+        _team("members[0].teamRef", {"members[0].teamRef": {"name": "t"}, f"members[0].{field}": value})
+        for field, value in (
+            ("instructions", "x"), ("modelConfigRef", {"name": "m"}),
+            ("knowledge", ["docs"]), ("tools", ["shop"]),
+        )
+    ],
+    _team("members[0].teamRef", {"members": [{"name": "a", "teamRef": {"name": "t"}}]}),
+    _team("members[0].nonsense", {"members[0].nonsense": 1}),
+    _team("knowledge[1].name", {"knowledge[1]": {"name": "docs", "knowledgeBaseRef": {"name": "x"}}}),
+    _team("knowledge[0].topK", {"knowledge[0].topK": 0}),
+    _team("knowledge[0].minScore", {"knowledge[0].minScore": "1.5"}),
+    _team("knowledge[0].onEmpty", {"knowledge[0].onEmpty": "Ask"}),
+    _team("sharing.evidenceReuse.minSimilarity", {"sharing.evidenceReuse.minSimilarity": "2"}),
+    _team("sharing.maxInteractions", {"sharing.maxInteractions": 33}),
+    _team("tools[0].mcp.url", {"tools[0].mcp.url": REMOVED}),
+    _team("tools[0].mcp.url", {"tools[0].mcp.serviceRef": {"name": "x", "port": 80}}),
+    _team("tools[0].mcp.url", {"tools[0].mcp.url": "http://u:p@shop/mcp"}),
+    _team("tools[0].mcp.serviceRef.path", {"tools[0].mcp": {
+        "serviceRef": {"name": "x", "port": 80, "path": "mcp"}, "allowedTools": ["a"]}}),
+    _team("tools[0].mcp.allowedTools", {"tools[0].mcp.allowedTools": []}),
+    _team("tools[0].mcp.allowedTools[1]", {"tools[0].mcp.allowedTools": ["buy", "buy"]}),
+    _team("tools[0].mcp.requireApproval[0]", {"tools[0].mcp.requireApproval": ["sell"]}),
+    _team("tools[0].mcp.headersFrom[0].name", {"tools[0].mcp.headersFrom": [{**_HEADER, "name": "Host"}]}),
+    _team("tools[0]", {"tools[0].builtin": "AskUser"}),
+    _team("tools[0]", {"tools": [{"name": "none"}]}),
+    _team("tools[1].name", {"tools[1]": {"name": "shop", "builtin": "AskUser"}}),
+    _team("tools[0].python.module", {"tools": [{"name": "p", "python": {"module": "1x"}}]}),
+    _team("approvals.expireAfterHours", {"approvals.expireAfterHours": 0}),
+    _team("guardrails.input[1].type", {"guardrails.input": [{"type": "PII", "action": "Warn"}] * 2}),
+    _team("guardrails.output[0].type", {"guardrails.output": [_INJECTION]}),
+    _team("limits.maxTurns", {"limits.maxTurns": 0}),
+    _team("limits.maxCostPerRun", {"limits.maxCostPerRun": "1.1234567"}),
+    _team("session.historyRuns", {"session": {"historyRuns": 80, "summary": {"enabled": True}}}),
+    _team("session.retentionDays", {"session.retentionDays": 0}),
+    _team("answer.schema", {"answer.schema": {"type": "nonsense"}}, late=True),
+    _team("runtime.replicas", {"runtime": {"replicas": 1, "autoscaling": {"maxReplicas": 2}}}),
+    _team("runtime.autoscaling.minReplicas", {"runtime.autoscaling": {"minReplicas": 3, "maxReplicas": 2}}),
+    _team("runtime.resources.requests.cpu", {"runtime.resources.requests.cpu": "lots"}),
+    _team("runtime.terminationGracePeriodSeconds", {"runtime.terminationGracePeriodSeconds": 1}),
+    _team("runtime.resources.limits.gpu", {"runtime.resources.limits.gpu": "1"}),
+    _team("runtime.nodeSelector.-a", {"runtime.nodeSelector.-a": "b"}),
+    _team("runtime.nodeSelector.a", {"runtime.nodeSelector.a": "b/c"}),
+    _team("runtime.tolerations[0].key", {"runtime.tolerations": [{"value": "x"}]}),
+    _team("runtime.tolerations[0].value", {"runtime.tolerations": [{"operator": "Exists", "value": "x"}]}),
+    _team("runtime.tolerations[0].tolerationSeconds", {"runtime.tolerations": [
+        {"operator": "Exists", "tolerationSeconds": 5}]}),
+    _team("suspend", {"suspend": "yes"}),
+    _team("workflow", {"mode": "Workflow"}),
+    _team("workflow", {"workflow": {"steps": [_STEP]}}),
+    _flow("steps"),
+    _flow("steps[0]", {"name": "s"}),
+    _flow("steps[0]", {"name": "s", "member": "a", "approval": {"message": "?"}}),
+    _flow("steps[0].name", {"name": "in", "member": "a"}),
+    _flow("steps[0].name", {"name": "S-1", "member": "a"}),
+    _flow("steps[1].name", _STEP, _STEP),
+    _flow("steps[0].member", {"name": "s", "member": "c"}),
+    _flow("steps[0].task", {"name": "s", "approval": {"message": "?"}, "task": "x"}),
+    _flow("steps[0].output", {"name": "s", "approval": {"message": "?"}, "output": {"schema": {}}}),
+    _flow("steps[0].input", {"name": "s", "approval": {"message": "?"}, "input": "1"}),
+    _flow("steps[0].retries", {"name": "s", "approval": {"message": "?"}, "retries": {}}),
+    _flow("steps[0].workflow.name", {"name": "s", "workflow": {"name": "d"}}),
+    _flow("steps[0].input", {"name": "s", "member": "a", "input": "nothing.here"}, late=True),
+    _flow("steps[0].task", {"name": "s", "member": "a", "task": "{{ x"}, late=True),
+    _flow("output", _STEP, late=True, output="steps.other.answer"),
+    _flow("definitions[0].steps[0].member", _STEP, late=True, definitions=[
+        {"name": "d", "steps": [{"name": "x", "member": "c"}]}]),
+    _flow("definitions[1].name", _STEP, definitions=[{"name": "d", "steps": [_STEP]}] * 2),
+    _flow("definitions[0]", _STEP, late=True, definitions=[
+        {"name": "d", "steps": [{"name": "x", "workflow": {"name": "d"}}]}]),
+    _flow("steps[0].parallel.steps[0]", {"name": "s", "parallel": {"steps": [{"name": "x"}]}}),
+    _flow("steps[0].parallel.steps[0].parallel.steps[0]", {"name": "s", "parallel": {"steps": [
+        {"name": "x", "parallel": {"steps": [{"name": "y"}]}}]}}, late=True),
+    _flow("steps[0].loop.until", {"name": "s", "loop": {
+        "steps": [_STEP | {"name": "x"}], "until": "1"}}, late=True),
+]  # fmt: skip
+
+WRONG: Final = [*MODELS, *KNOWLEDGE, *TEAMS]
