@@ -17,7 +17,8 @@ from retrieval.adapters.migrate import migrate
 from retrieval.core.chunking import cut
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
-from retrieval.core.ingest import IngestLimits, IngestWorker
+from retrieval.core.ingest import IngestWorker
+from retrieval.core.ingest_limits import IngestLimits
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.model import (
     Capabilities,

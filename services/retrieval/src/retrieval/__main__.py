@@ -1,4 +1,9 @@
-"""`python -m retrieval` serves; `python -m retrieval migrate` prepares the catalogue."""
+"""The retrieval service.
+
+python -m retrieval            serves
+python -m retrieval worker     indexes documents, in any number of processes
+python -m retrieval migrate    prepares the catalogue
+"""
 
 import asyncio
 import sys
@@ -9,7 +14,7 @@ import structlog
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.migrate import migrate
 from retrieval.assembly import assemble
-from retrieval.settings import Settings
+from retrieval.settings import Settings, WorkerSettings
 from servicekit.logging import configure_logging
 from servicekit.server import Assembly, run
 
@@ -26,6 +31,14 @@ async def _migrate(settings: Settings) -> None:
 
 def main() -> None:
     """Reads the settings and runs."""
+    if sys.argv[1:] == ["worker"]:
+        worker = WorkerSettings()
+
+        async def build_worker(stack: AsyncExitStack) -> Assembly:
+            return await assemble(worker, stack, serve=False)
+
+        run(worker, name="retrieval-worker", build=build_worker)
+        return
     settings = Settings()
     if sys.argv[1:] == ["migrate"]:
         configure_logging(service="retrieval", level=settings.log_level)
@@ -33,7 +46,7 @@ def main() -> None:
         log.info("catalogue_migrated")
         return
     if sys.argv[1:]:
-        sys.exit(f"unknown argument {sys.argv[1]!r}; usage: python -m retrieval [migrate]")
+        sys.exit(f"unknown argument {sys.argv[1]!r}; usage: python -m retrieval [worker|migrate]")
 
     async def build(stack: AsyncExitStack) -> Assembly:
         return await assemble(settings, stack)

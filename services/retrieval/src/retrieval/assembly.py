@@ -34,8 +34,12 @@ from servicekit.paging import PageTokens
 from servicekit.server import Assembly, Service
 
 
-async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
-    """Everything that runs in the process; what must be closed is put on the stack."""
+async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = True) -> Assembly:
+    """Everything that runs in the process; what must be closed is put on the stack.
+
+    Args:
+        serve: False: the worker alone, without the service.
+    """
     token_counter(settings.tokenizer_file)  # a wrong file stops the start, not every document
     key = load_key(settings.identity_key_file)
     engine = new_engine(settings.database_url.get_secret_value())
@@ -126,18 +130,17 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         await worker.run(sweeps=[knowledge_bases.sweep, documents.sweep])
 
     async def drain() -> None:
-        worker.stop()
+        await worker.drain(within=timedelta(seconds=settings.grace_s / 2))
 
     async def queue() -> None:
-        await metrics.watch_queue(catalogue)
+        await metrics.watch_queue(catalogue, clock)
 
+    service = Service(
+        name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
+        register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),
+    )
     return Assembly(
-        services=[
-            Service(
-                name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
-                register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),
-            )
-        ],
+        services=[service] if serve else [],
         ready=ready,
         tasks=[ingest, queue] if settings.ingest else [queue],
         drain=drain,

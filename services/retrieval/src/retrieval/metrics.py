@@ -1,12 +1,16 @@
 """Prometheus metrics of this service."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from retrieval.core.ingest_ports import IngestQueue
 from retrieval.core.model import DocumentState
-from retrieval.core.ports import Catalogue
+from servicekit.clock import Clock
 from servicekit.errors import ServiceError
 
 log = structlog.get_logger()
@@ -22,7 +26,31 @@ SEARCH_SECONDS = Histogram(
 INGESTED = Counter(
     "agentteams_retrieval_ingested_documents_total", "Documents that ended as READY or FAILED", ["state"]
 )
-QUEUE = Gauge("agentteams_retrieval_queue_documents", "Documents that wait or are being indexed", ["state"])
+QUEUE = Gauge(
+    "agentteams_retrieval_queue_documents",
+    "Documents that wait, are being indexed, or have failed",
+    ["state"],
+)
+
+
+OLDEST = Gauge(
+    "agentteams_retrieval_queue_oldest_seconds", "How long the document that waits longest has waited"
+)
+INGEST_STAGES = Histogram(
+    "agentteams_retrieval_ingest_stage_seconds",
+    "Wall time of one step of indexing",
+    ["stage"],
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+IngestStage = Literal["parse", "embed", "insert", "flush", "catalogue"]
+
+
+@contextmanager
+def ingest_stage(stage: IngestStage) -> Iterator[None]:
+    """Times one step of indexing."""
+    with INGEST_STAGES.labels(stage).time():
+        yield
 
 
 def ingested(state: DocumentState) -> None:
@@ -30,14 +58,16 @@ def ingested(state: DocumentState) -> None:
     INGESTED.labels(state.name).inc()
 
 
-async def watch_queue(catalogue: Catalogue) -> None:
-    """Keeps the gauge current, for autoscalers of the worker."""
+async def watch_queue(queue: IngestQueue, clock: Clock) -> None:
+    """Keeps the gauges current, for autoscalers of the worker."""
     while True:
         try:
-            counts = await catalogue.queue_depth()
+            counts, oldest = await queue.queue_depth(), await queue.oldest_pending()
         except ServiceError as error:
             log.warning("queue_depth_unknown", reason=error.reason)
         else:
             QUEUE.labels("PENDING").set(counts.pending)
             QUEUE.labels("INDEXING").set(counts.indexing)
+            QUEUE.labels("FAILED").set(counts.failed)
+            OLDEST.set(0 if oldest is None else max(0.0, (clock.now() - oldest).total_seconds()))
         await asyncio.sleep(_QUEUE_PERIOD_S)

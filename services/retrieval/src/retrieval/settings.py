@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
-from retrieval.core.ingest import IngestLimits
+from retrieval.core.ingest_limits import IngestLimits
 from servicekit.config import ServerSettings
 
 
@@ -37,9 +37,13 @@ class Settings(ServerSettings):
     snapshot_ttl_s: float = Field(2.0, gt=0, description="How late changes of other replicas are seen.")
     rerank_timeout_s: float = Field(10.0, gt=0)
     hybrid_budget_s: float = Field(0.1, ge=0, description="With less time left, only vectors are compared.")
-    ingest: bool = Field(True, description="Run the ingest worker in this process.")
+    ingest: bool = Field(
+        True,
+        description="Run the ingest worker in this process; false where `python -m retrieval worker` runs.",
+    )
     ingest_parallel: int = Field(2, ge=1, le=64)
     ingest_batch: int = Field(32, ge=1, le=256)
+    ingest_batch_tokens: int = Field(4096, ge=64, le=1_000_000)
     ingest_lease_s: float = Field(60.0, ge=3)
     ingest_patience_s: float = Field(600.0, ge=0, description="Outages that last longer fail documents.")
     parse_timeout_s: float = Field(60.0, gt=0)
@@ -60,6 +64,14 @@ class Settings(ServerSettings):
         return IngestLimits(
             parallel=self.ingest_parallel,
             batch=self.ingest_batch,
+            batch_tokens=self.ingest_batch_tokens,
             lease=timedelta(seconds=self.ingest_lease_s),
             patience=timedelta(seconds=self.ingest_patience_s),
         )
+
+
+class WorkerSettings(Settings):
+    """Of `python -m retrieval worker`: the same, at a port of its own, where only its health is served."""
+
+    port: int = Field(50062, ge=0, le=65535)
+    ingest: bool = True

@@ -3,29 +3,14 @@
 Every method is one transaction. SQLite runs with WAL and waits for its writer.
 """
 
-import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Row,
-    and_,
-    case,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from retrieval.adapters.database import mapped
+from retrieval.adapters.ingest_queue import SqlIngestQueue
 from retrieval.adapters.rows import (
     counts_of,
     document_from_row,
@@ -33,16 +18,22 @@ from retrieval.adapters.rows import (
     knowledge_base_values,
     ms,
     requeued,
-    settled,
     upload_values,
+)
+from retrieval.adapters.statements import (
+    bump,
+    document_row,
+    is_document,
+    is_id,
+    is_kb,
+    lock_knowledge_base,
+    next_revision,
+    of_kb,
 )
 from retrieval.adapters.tables import documents, doomed_collections, knowledge_bases
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.model import (
-    Claim,
-    Counts,
     Document,
-    DocumentError,
     DocumentState,
     KnowledgeBase,
     Snapshot,
@@ -50,13 +41,12 @@ from retrieval.core.model import (
 from servicekit.ids import new_id
 
 _PENDING, _INDEXING, _READY, _FAILED = DocumentState
+# Longer than the store may take over one deletion, with all its retries.
+_DELETION_LEASE = timedelta(seconds=60)
 
 
-class SqlCatalogue:
+class SqlCatalogue(SqlIngestQueue):
     """See `Catalogue`."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
 
     async def check(self) -> None:
         """Reads one row at most."""
@@ -93,7 +83,7 @@ class SqlCatalogue:
             changed = await connection.execute(
                 update(knowledge_bases)
                 .where(
-                    _is_kb(before.tenant, before.id),
+                    is_kb(before.tenant, before.id),
                     knowledge_bases.c.collection == before.collection,
                     knowledge_bases.c.delete_time_ms.is_(None),
                 )
@@ -101,14 +91,14 @@ class SqlCatalogue:
                     collection=collection,
                     dimension=dimension,
                     model_fingerprint=fingerprint,
-                    revision=_next_revision(now),
+                    revision=next_revision(now),
                 )
             )
             if changed.rowcount == 0:
                 return False
             await connection.execute(
                 update(documents)
-                .where(_of_kb(before.tenant, before.id), documents.c.delete_time_ms.is_(None))
+                .where(of_kb(before.tenant, before.id), documents.c.delete_time_ms.is_(None))
                 .values(requeued(now) | {"chunk_count": 0, "error_reason": None, "error_message": None})
             )
             await connection.execute(
@@ -134,7 +124,7 @@ class SqlCatalogue:
         async with self._begin() as connection:
             result = await connection.execute(
                 update(knowledge_bases)
-                .where(_is_kb(tenant, knowledge_base))
+                .where(is_kb(tenant, knowledge_base))
                 .values(delete_time_ms=func.coalesce(knowledge_bases.c.delete_time_ms, 1))
                 .returning(knowledge_bases)
             )
@@ -142,7 +132,7 @@ class SqlCatalogue:
             if row is None:
                 return None
             await connection.execute(
-                update(documents).where(_of_kb(tenant, knowledge_base)).values(lease_token=None)
+                update(documents).where(of_kb(tenant, knowledge_base)).values(lease_token=None)
             )
             return knowledge_base_from_row(row)
 
@@ -158,15 +148,15 @@ class SqlCatalogue:
         """Documents, then the knowledge base."""
         async with self._begin() as connection:
             await connection.execute(
-                select(knowledge_bases.c.id).where(_is_kb(tenant, knowledge_base)).with_for_update()
+                select(knowledge_bases.c.id).where(is_kb(tenant, knowledge_base)).with_for_update()
             )
             blobs = await connection.execute(
-                delete(documents).where(_of_kb(tenant, knowledge_base)).returning(documents.c.blob)
+                delete(documents).where(of_kb(tenant, knowledge_base)).returning(documents.c.blob)
             )
             found = [row.blob for row in blobs]
             await connection.execute(
                 delete(knowledge_bases).where(
-                    _is_kb(tenant, knowledge_base), knowledge_bases.c.delete_time_ms.is_not(None)
+                    is_kb(tenant, knowledge_base), knowledge_bases.c.delete_time_ms.is_not(None)
                 )
             )
         return found
@@ -174,9 +164,9 @@ class SqlCatalogue:
     async def put_document(self, document: Document) -> tuple[Document, str | None]:
         """Inserts, replaces, or leaves as it is."""
         async with self._begin() as connection:
-            if await self._lock(connection, document) is None:
+            if await lock_knowledge_base(connection, document.tenant, document.knowledge_base) is None:
                 raise knowledge_base_not_found(document.knowledge_base)
-            row = await self._document_row(connection, document.tenant, document.knowledge_base, document.id)
+            row = await document_row(connection, document.tenant, document.knowledge_base, document.id)
             if row is None:
                 created = await connection.execute(
                     insert(documents).values(upload_values(document)).returning(documents)
@@ -192,14 +182,14 @@ class SqlCatalogue:
                 kept["create_time_ms"] = row.create_time_ms
             values = upload_values(document) | kept
             changed = await connection.execute(
-                update(documents).where(_is_document(document)).values(values).returning(documents)
+                update(documents).where(is_document(document)).values(values).returning(documents)
             )
             return document_from_row(changed.one()), current.blob
 
     async def get_document(self, tenant: str, knowledge_base: str, document: str) -> Document | None:
         """By its key."""
         async with self._begin() as connection:
-            row = await self._document_row(connection, tenant, knowledge_base, document)
+            row = await document_row(connection, tenant, knowledge_base, document)
         return None if row is None or row.delete_time_ms is not None else document_from_row(row)
 
     async def list_documents(
@@ -209,7 +199,7 @@ class SqlCatalogue:
         query = (
             select(documents)
             .where(
-                _of_kb(tenant, knowledge_base),
+                of_kb(tenant, knowledge_base),
                 documents.c.delete_time_ms.is_(None),
                 documents.c.path > after,
             )
@@ -224,22 +214,29 @@ class SqlCatalogue:
     async def mark_document_deleted(
         self, tenant: str, knowledge_base: str, document: str, *, now: datetime
     ) -> bool | None:
-        """Takes the claim away, and remembers until when its worker may still write."""
+        """Takes the claim away, and remembers until when its worker, or this deletion, is at it."""
         async with self._begin() as connection:
-            await self._bump(connection, tenant, knowledge_base, now)
-            result = await connection.execute(
-                update(documents)
-                .where(_of_kb(tenant, knowledge_base), documents.c.id == document)
-                .values(delete_time_ms=ms(now), lease_token=None)
-                .returning(documents.c.state, documents.c.lease_until_ms)
+            await bump(connection, tenant, knowledge_base, now)
+            row = (
+                await connection.execute(
+                    select(documents).where(is_id(tenant, knowledge_base, document)).with_for_update()
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            deleting = row.delete_time_ms is not None and row.lease_token is not None
+            busy = row.lease_until_ms > ms(now) and not deleting
+            values = {"delete_time_ms": ms(now), "lease_token": None}
+            if not busy:
+                values |= _deletion_lease(now)
+            await connection.execute(
+                update(documents).where(is_id(tenant, knowledge_base, document)).values(values)
             )
-            row = result.one_or_none()
-        if row is None:
-            return None
-        return bool(row.state == _INDEXING and row.lease_until_ms > ms(now))
+        return busy
 
     async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, str]]:
-        """Those that DeleteDocument could not finish."""
+        """Those that DeleteDocument could not finish, or that have moved. One caller gets each."""
+        mover = documents.alias("mover")
         async with self._begin() as connection:
             rows = await connection.execute(
                 select(documents, knowledge_bases.c.collection)
@@ -248,139 +245,43 @@ class SqlCatalogue:
                     documents.c.delete_time_ms.is_not(None),
                     documents.c.lease_until_ms <= ms(now),
                     knowledge_bases.c.delete_time_ms.is_(None),
+                    # Its chunks are still to be copied.
+                    ~exists().where(
+                        mover.c.tenant == documents.c.tenant,
+                        mover.c.knowledge_base == documents.c.knowledge_base,
+                        mover.c.moved_from == documents.c.id,
+                        mover.c.delete_time_ms.is_(None),
+                        mover.c.state.in_([_PENDING, _INDEXING]),
+                    ),
                 )
                 .limit(limit)
+                .with_for_update(skip_locked=True, of=documents)
             )
-            return [(document_from_row(row), row.collection) for row in rows]
+            found = [(document_from_row(row), row.collection) for row in rows]
+            for document, _ in found:
+                await connection.execute(
+                    update(documents).where(is_document(document)).values(_deletion_lease(now))
+                )
+        return found
 
     async def remove_document(
         self, tenant: str, knowledge_base: str, document: str, *, now: datetime
     ) -> str | None:
-        """Not if it was uploaded again meanwhile."""
+        """Not if it was uploaded again meanwhile: then it need not wait for the deletion any more."""
+        which = is_id(tenant, knowledge_base, document)
         async with self._begin() as connection:
-            await self._bump(connection, tenant, knowledge_base, now)
+            await bump(connection, tenant, knowledge_base, now)
             result = await connection.execute(
                 delete(documents)
-                .where(
-                    _of_kb(tenant, knowledge_base),
-                    documents.c.id == document,
-                    documents.c.delete_time_ms.is_not(None),
-                )
+                .where(which, documents.c.delete_time_ms.is_not(None))
                 .returning(documents.c.blob)
             )
             row = result.one_or_none()
-        return None if row is None else str(row.blob)
-
-    async def claim(self, *, lease: timedelta, now: datetime) -> Claim | None:
-        """The longest waiting one. Postgres' workers skip rows that another is just claiming."""
-        token = new_id()
-        waiting = (
-            select(documents.c.tenant, documents.c.knowledge_base, documents.c.id)
-            .join(knowledge_bases)
-            .where(
-                documents.c.delete_time_ms.is_(None),
-                knowledge_bases.c.delete_time_ms.is_(None),
-                documents.c.lease_until_ms <= ms(now),
-                or_(
-                    and_(documents.c.state == _PENDING, documents.c.due_ms <= ms(now)),
-                    documents.c.state == _INDEXING,
-                ),
-            )
-            .order_by(documents.c.due_ms, documents.c.path)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=documents)
-        )
-        async with self._begin() as connection:
-            found = (await connection.execute(waiting)).one_or_none()
-            if found is None:
-                return None
-            row = (
+            if row is None:
                 await connection.execute(
-                    update(documents)
-                    .where(
-                        tuple_(documents.c.tenant, documents.c.knowledge_base, documents.c.id)
-                        == tuple_(found.tenant, found.knowledge_base, found.id)
-                    )
-                    .values(
-                        state=_INDEXING,
-                        lease_token=token,
-                        lease_until_ms=ms(now + lease),
-                        attempts=documents.c.attempts + 1,
-                        update_time_ms=ms(now),
-                    )
-                    .returning(documents)
+                    update(documents).where(which, documents.c.lease_token.is_(None)).values(lease_until_ms=0)
                 )
-            ).one()
-        first = row.first_failure_ms
-        return Claim(
-            document=document_from_row(row),
-            token=token,
-            first_failure=None if first is None else datetime.fromtimestamp(first / 1000, UTC),
-        )
-
-    async def renew(self, claim: Claim, *, lease: timedelta, now: datetime) -> bool:
-        """Only while the token is still the claim's."""
-        async with self._begin() as connection:
-            return await _update_claimed(connection, claim, {"lease_until_ms": ms(now + lease)})
-
-    async def finish(
-        self, claim: Claim, *, collection: str, chunk_count: int, warnings: Sequence[str], now: datetime
-    ) -> bool:
-        """Also lost if a re-index has moved the knowledge base to another collection."""
-        document = claim.document
-        values = settled(_READY, now) | {
-            "chunk_count": chunk_count,
-            "warnings": json.dumps(list(warnings)),
-            "error_reason": None,
-            "error_message": None,
-        }
-        async with self._begin() as connection:
-            serving = await self._lock(connection, document)
-            if serving != collection or not await _update_claimed(connection, claim, values):
-                return False
-            await self._bump(connection, document.tenant, document.knowledge_base, now)
-        return True
-
-    async def fail(self, claim: Claim, error: DocumentError, *, chunks_removed: bool, now: datetime) -> bool:
-        """The revision grows if chunks went."""
-        values = settled(_FAILED, now) | {"error_reason": error.reason, "error_message": error.message}
-        if chunks_removed:
-            values["chunk_count"] = 0
-        async with self._begin() as connection:
-            serving = await self._lock(connection, claim.document)
-            if serving is None or not await _update_claimed(connection, claim, values):
-                return False
-            await self._bump(connection, claim.document.tenant, claim.document.knowledge_base, now)
-        return True
-
-    async def postpone(self, claim: Claim, *, until: datetime, now: datetime) -> bool:
-        """Back into the queue."""
-        values = settled(_PENDING, now) | {
-            "due_ms": ms(until),
-            "first_failure_ms": func.coalesce(documents.c.first_failure_ms, ms(now)),
-        }
-        async with self._begin() as connection:
-            return await _update_claimed(connection, claim, values)
-
-    async def abandon(self, claim: Claim) -> None:
-        """Only if nobody else has claimed it since."""
-        async with self._begin() as connection:
-            await connection.execute(
-                update(documents)
-                .where(_is_document(claim.document), documents.c.lease_token.is_(None))
-                .values(lease_until_ms=0)
-            )
-
-    async def queue_depth(self) -> Counts:
-        """One statement over an index."""
-        async with self._begin() as connection:
-            rows = await connection.execute(
-                select(documents.c.state, func.count().label("documents"))
-                .where(documents.c.delete_time_ms.is_(None))
-                .group_by(documents.c.state)
-            )
-            by_state = {row.state: row.documents for row in rows}
-        return counts_of(by_state, 0)
+        return None if row is None else str(row.blob)
 
     async def _snapshots(
         self, connection: AsyncConnection, tenant: str, which: ColumnElement[bool], *, limit: int
@@ -413,64 +314,7 @@ class SqlCatalogue:
             chunks[row.knowledge_base] += int(row.chunks)
         return [Snapshot(knowledge_base=kb, counts=counts_of(by_state[kb.id], chunks[kb.id])) for kb in found]
 
-    async def _lock(self, connection: AsyncConnection, document: Document) -> str | None:
-        """Locks its knowledge base, always before any document: two orders would deadlock.
 
-        Returns:
-            The collection that serves it; None if it is not there or being deleted.
-        """
-        result = await connection.execute(
-            select(knowledge_bases.c.collection)
-            .where(
-                _is_kb(document.tenant, document.knowledge_base), knowledge_bases.c.delete_time_ms.is_(None)
-            )
-            .with_for_update()
-        )
-        return result.scalar_one_or_none()
-
-    async def _document_row(
-        self, connection: AsyncConnection, tenant: str, knowledge_base: str, document: str
-    ) -> Row[Any] | None:
-        result = await connection.execute(
-            select(documents).where(_of_kb(tenant, knowledge_base), documents.c.id == document)
-        )
-        return result.one_or_none()
-
-    async def _bump(
-        self, connection: AsyncConnection, tenant: str, knowledge_base: str, now: datetime
-    ) -> None:
-        await connection.execute(
-            update(knowledge_bases).where(_is_kb(tenant, knowledge_base)).values(revision=_next_revision(now))
-        )
-
-    @asynccontextmanager
-    async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        with mapped():
-            async with self._engine.begin() as connection:
-                yield connection
-
-
-async def _update_claimed(connection: AsyncConnection, claim: Claim, values: dict[str, Any]) -> bool:
-    changed = await connection.execute(
-        update(documents)
-        .where(_is_document(claim.document), documents.c.lease_token == claim.token)
-        .values(values)
-    )
-    return bool(changed.rowcount)
-
-
-def _is_kb(tenant: str, knowledge_base: str) -> ColumnElement[bool]:
-    return and_(knowledge_bases.c.tenant == tenant, knowledge_bases.c.id == knowledge_base)
-
-
-def _of_kb(tenant: str, knowledge_base: str) -> ColumnElement[bool]:
-    return and_(documents.c.tenant == tenant, documents.c.knowledge_base == knowledge_base)
-
-
-def _is_document(document: Document) -> ColumnElement[bool]:
-    return and_(_of_kb(document.tenant, document.knowledge_base), documents.c.id == document.id)
-
-
-def _next_revision(now: datetime) -> ColumnElement[int]:
-    """One more, and at least the time: it grows even over deleting and creating anew."""
-    return case((knowledge_bases.c.revision < ms(now), ms(now)), else_=knowledge_bases.c.revision + 1)
+def _deletion_lease(now: datetime) -> dict[str, Any]:
+    """Who uploads the document again waits until its old chunks are gone."""
+    return {"lease_token": new_id(), "lease_until_ms": ms(now + _DELETION_LEASE)}

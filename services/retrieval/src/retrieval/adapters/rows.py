@@ -85,6 +85,8 @@ def document_from_row(row: Row[Any]) -> Document:
         chunk_count=row.chunk_count,
         warnings=tuple(json.loads(row.warnings)),
         attempts=row.attempts,
+        version=row.version or "",
+        moved_from=row.moved_from or "",
         create_time=moment(row.create_time_ms),
         update_time=moment(row.update_time_ms),
     )
@@ -95,8 +97,10 @@ def requeued(now: datetime) -> dict[str, Any]:
     return {
         "state": DocumentState.PENDING,
         "attempts": 0,
+        "interruptions": 0,
         "first_failure_ms": None,
         "due_ms": ms(now),
+        "queued_ms": ms(now),
         "lease_token": None,
         "update_time_ms": ms(now),
     }
@@ -125,6 +129,7 @@ def upload_values(document: Document) -> dict[str, Any]:
         "lease_until_ms": 0,
         "create_time_ms": ms(document.create_time),
         "delete_time_ms": None,
+        "moved_from": None,
     }
 
 

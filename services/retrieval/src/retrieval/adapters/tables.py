@@ -58,8 +58,19 @@ documents = Table(
     Column("create_time_ms", BigInteger, nullable=False),
     Column("update_time_ms", BigInteger, nullable=False),
     Column("delete_time_ms", BigInteger),
+    # When it began to wait.
+    Column("queued_ms", BigInteger),
+    # Claims that ended with their worker.
+    Column("interruptions", Integer, nullable=False, server_default="0"),
+    # The claim whose chunks can be found.
+    Column("version", String(26)),
+    # The document that it was before; its chunks can be copied while this one waits.
+    Column("moved_from", String(26)),
     ForeignKeyConstraint(["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"]),
     Index("documents_queue", "state", "due_ms"),
+    Index("documents_waiting", "tenant", "knowledge_base", "state", "due_ms"),
+    Index("documents_settled", "tenant", "knowledge_base", "state", "update_time_ms"),
+    Index("documents_moved", "tenant", "knowledge_base", "moved_from"),
     Index("documents_by_path", "tenant", "knowledge_base", "path"),
 )
 
@@ -69,4 +80,23 @@ doomed_collections = Table(
     metadata,
     Column("collection", String(255), primary_key=True),
     Column("tenant", String(253), nullable=False),
+)
+
+# How indexing of a knowledge base gets on. No row: nothing was done yet.
+ingest_state = Table(
+    "ingest_state",
+    metadata,
+    Column("tenant", String(253), primary_key=True),
+    Column("knowledge_base", String(63), primary_key=True),
+    # Who was served longest ago comes next.
+    Column("turn", BigInteger, nullable=False),
+    Column("reconcile_due_ms", BigInteger, nullable=False),
+    Column("reconcile_time_ms", BigInteger),
+    Column("stray_chunks_removed", BigInteger, nullable=False),
+    Column("documents_requeued", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "knowledge_base"],
+        ["knowledge_bases.tenant", "knowledge_bases.id"],
+        ondelete="CASCADE",
+    ),
 )

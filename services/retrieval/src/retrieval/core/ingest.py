@@ -1,4 +1,4 @@
-"""Indexing: PENDING -> INDEXING -> READY | FAILED.
+"""Indexing: PENDING -> INDEXING -> READY | FAILED; docs/ingest.md has the whole story.
 
 The queue is in SQL, so this may run in any number of processes. A worker
 holds a document by a lease and may be killed at any point: when the lease
@@ -12,33 +12,16 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
 from retrieval import metrics
 from retrieval.core.directory import Directory
-from retrieval.core.model import (
-    ChunkDraft,
-    ChunkRecord,
-    Claim,
-    DocumentError,
-    DocumentState,
-    KnowledgeBase,
-    ParsedDocument,
-    Place,
-    Vectors,
-)
-from retrieval.core.names import chunk_id
-from retrieval.core.ports import (
-    BlobStore,
-    Catalogue,
-    DocumentUnreadable,
-    Embedder,
-    Parser,
-    VectorStore,
-)
+from retrieval.core.indexing import Indexer, Saturated
+from retrieval.core.ingest_limits import IngestLimits
+from retrieval.core.model import Claim, DocumentError, DocumentState
+from retrieval.core.ports import BlobStore, Catalogue, DocumentUnreadable, Embedder, Parser, VectorStore
 from servicekit.clock import Clock
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, NotFound, ServiceError, Unavailable
@@ -49,27 +32,8 @@ _FIRST_DELAY_S = 1.0
 _MAX_DELAY_S = 60.0
 # A document whose indexing kills the process would come back for ever.
 _MAX_INTERRUPTIONS = 20
-_FLUSH_ROWS = 2_000  # unflushed rows cost each search on Lite 7 us a row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestLimits:
-    """Bounds of the worker.
-
-    Attributes:
-        parallel: Documents at the same time.
-        batch: Chunks in one call of the embedding service, and in one write to the store.
-        lease: How long a killed worker's documents wait.
-        patience: How long outages of others may last before a document fails of them.
-        poll: How often the queue is read when nothing wakes the worker.
-    """
-
-    parallel: int = 2
-    batch: int = 32
-    lease: timedelta = timedelta(seconds=60)
-    patience: timedelta = timedelta(minutes=10)
-    poll: timedelta = timedelta(seconds=2)
-    sweep: timedelta = timedelta(seconds=30)
+_STOP_TIMEOUT_S = 15.0  # of a write that has begun
+_RELEASE_TIMEOUT_S = 2.0  # at a stop; a lease that is not given back ends by itself
 
 
 class _ClaimLost(Exception):
@@ -93,24 +57,30 @@ class IngestWorker:
     ) -> None:
         self._catalogue = catalogue
         self._store = store
-        self._embedder = embedder
-        self._blobs = blobs
-        self._parser = parser
+        self._indexer = Indexer(
+            store=store, embedder=embedder, blobs=blobs, parser=parser, clock=clock, limits=limits
+        )
         self._directory = directory
         self._clock = clock
         self._limits = limits
         self._wake = asyncio.Event()
-        self._unflushed: dict[Place, int] = {}
         self._stopping = False
+        self._working: set[asyncio.Future[None]] = set()
 
     def wake(self) -> None:
         """There is work."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """No further claims; what is being indexed goes on until `run` is cancelled."""
+    async def drain(self, *, within: timedelta) -> None:
+        """No further claims. What is not done within the time goes back into the queue at once."""
         self._stopping = True
         self._wake.set()
+        if self._working:
+            await asyncio.wait(list(self._working), timeout=within.total_seconds())
+        for work in self._working:
+            work.cancel()
+        if self._working:
+            await asyncio.wait(list(self._working), timeout=_STOP_TIMEOUT_S)
 
     async def run(self, *, sweeps: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
         """Works until it is cancelled.
@@ -138,7 +108,7 @@ class IngestWorker:
         """
         claim = await self._catalogue.claim(lease=self._limits.lease, now=self._clock.now())
         if claim is None:
-            await self._flush_all()
+            await self._flush()
             return False
         document = claim.document
         self._directory.forget(document.tenant, document.knowledge_base)
@@ -175,27 +145,44 @@ class IngestWorker:
             await asyncio.sleep(self._limits.sweep.total_seconds())
 
     async def _index_while_renewing(self, claim: Claim) -> None:
+        """A claim that is lost ends the work; work that is ended by a stop goes back into the queue."""
         work = asyncio.ensure_future(self._index(claim))
-        renewal = asyncio.ensure_future(self._keep(claim, work))
+        renewal = asyncio.ensure_future(self._keep(claim))
+        whole = asyncio.ensure_future(self._first_of(claim, work, renewal))
+        self._working.add(whole)
+        whole.add_done_callback(self._working.discard)
         try:
-            await work
+            await asyncio.shield(whole)
         except asyncio.CancelledError:
+            whole.cancel()
+            await asyncio.wait([whole])
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            await self._let_go(claim)  # the renewal found the claim lost
-        finally:
-            renewal.cancel()
-            work.cancel()
-            await asyncio.gather(renewal, work, return_exceptions=True)
 
-    async def _keep(self, claim: Claim, work: "asyncio.Future[None]") -> None:
-        """Renews the lease while a slow parser or model is at it."""
+    async def _first_of(
+        self, claim: Claim, work: "asyncio.Future[None]", renewal: "asyncio.Future[None]"
+    ) -> None:
+        try:
+            await asyncio.wait([work, renewal], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                await _ended(work)
+                await self._let_go(claim)
+        except asyncio.CancelledError:
+            if await _ended(work):
+                await self._release(claim)
+            raise
+        finally:
+            await _ended(renewal)
+
+    async def _keep(self, claim: Claim) -> None:
+        """Renews the lease while a slow parser or model is at it; ends when the claim is lost."""
         while True:
             await asyncio.sleep(self._limits.lease.total_seconds() / 3)
             try:
                 if not await self._renew(claim):
-                    work.cancel()
                     return
             except ServiceError as error:
                 log.warning("lease_not_renewed", reason=error.reason)  # two more tries before it ends
@@ -206,6 +193,8 @@ class IngestWorker:
             await self._attempt(claim)
         except _ClaimLost:
             await self._let_go(claim)
+        except Saturated as saturated:
+            await self._put_back(claim, after=saturated.retry_after)
         except DocumentUnreadable as unreadable:
             await self._fail(claim, unreadable.error)
         except InvalidArgument as error:  # the model refuses the text itself
@@ -219,35 +208,34 @@ class IngestWorker:
 
     async def _attempt(self, claim: Claim) -> None:
         document = claim.document
-        if document.attempts > _MAX_INTERRUPTIONS:
+        if claim.interruptions >= _MAX_INTERRUPTIONS:
             raise DocumentUnreadable(
                 DocumentError(
                     reason="INTERNAL",
-                    message=f"indexing was interrupted {_MAX_INTERRUPTIONS} times; upload it again to retry",
+                    message=f"indexing was interrupted {claim.interruptions} times, perhaps by this "
+                    "document; retry it, or upload it again",
                 )
             )
         snapshot = await self._catalogue.snapshot(document.tenant, document.knowledge_base)
         if snapshot is None:
             raise _ClaimLost
         knowledge_base = snapshot.knowledge_base
-        parsed = await self._parse(claim, knowledge_base)
-        truncated = await self._store_chunks(claim, knowledge_base, parsed.chunks)
-        await self._still_ours(claim)
-        await self._store.delete_document(knowledge_base.place, document.id, keep_version=claim.token)
-        await self._flush(knowledge_base.place, rows=len(parsed.chunks))
-        warnings = list(parsed.warnings)
-        if truncated:
-            warnings.append(
-                f"{truncated} of {len(parsed.chunks)} chunks are longer than the model reads; their vectors "
-                "stand for their beginnings only"
+
+        async def still_ours() -> None:
+            with metrics.ingest_stage("catalogue"):
+                if not await self._renew(claim):
+                    raise _ClaimLost
+
+        indexed = await self._indexer.index(claim, knowledge_base, still_ours)
+        with metrics.ingest_stage("catalogue"):
+            finished = await self._catalogue.finish(
+                claim,
+                collection=knowledge_base.collection,
+                chunk_count=indexed.chunk_count,
+                warnings=indexed.warnings,
+                now=self._clock.now(),
             )
-        if not await self._catalogue.finish(
-            claim,
-            collection=knowledge_base.collection,
-            chunk_count=len(parsed.chunks),
-            warnings=warnings,
-            now=self._clock.now(),
-        ):
+        if not finished:
             raise _ClaimLost
         metrics.ingested(DocumentState.READY)
         log.info(
@@ -255,86 +243,15 @@ class IngestWorker:
             tenant=document.tenant,
             knowledge_base=document.knowledge_base,
             document=document.id,
-            chunks=len(parsed.chunks),
+            chunks=indexed.chunk_count,
         )
 
-    async def _parse(self, claim: Claim, knowledge_base: KnowledgeBase) -> ParsedDocument:
-        document = claim.document
+    async def _flush(self) -> None:
         try:
-            async with self._blobs.local_path(document.blob) as file:
-                return await self._parser.parse(
-                    file,
-                    path=document.path,
-                    media_type=document.media_type,
-                    chunking=knowledge_base.spec.chunking,
-                )
-        except NotFound as error:
-            await self._still_ours(claim)  # replaced meanwhile: its original is gone, rightly
-            raise DocumentUnreadable(
-                DocumentError(
-                    reason="DOCUMENT_NOT_FOUND",
-                    message="the stored original is missing; upload the document again",
-                )
-            ) from error
-
-    async def _store_chunks(
-        self, claim: Claim, knowledge_base: KnowledgeBase, drafts: Sequence[ChunkDraft]
-    ) -> int:
-        """Embeds and writes batch by batch; returns how many texts the model has cut."""
-        truncated = 0
-        for start in range(0, len(drafts), self._limits.batch):
-            batch = drafts[start : start + self._limits.batch]
-            embedded = await self._embedder.embed_passages(
-                knowledge_base.spec.embedding_model, [draft.embedded_text for draft in batch]
-            )
-            if embedded.fingerprint != knowledge_base.model_fingerprint:
-                raise Unavailable(
-                    f"{knowledge_base.spec.embedding_model} makes other vectors than when "
-                    f"{knowledge_base.name} was created; create it again "
-                    "with the same fields to index its documents anew",
-                    reason="MODEL_UNAVAILABLE",
-                )
-            truncated += len(embedded.truncated)
-            await self._still_ours(claim)
-            records = [_record(claim, ordinal, draft) for ordinal, draft in enumerate(batch, start=start)]
-            await self._write(knowledge_base, records, embedded.vectors)
-        return truncated
-
-    async def _write(
-        self, knowledge_base: KnowledgeBase, records: Sequence[ChunkRecord], vectors: Vectors
-    ) -> None:
-        try:
-            await self._store.upsert(knowledge_base.place, records, vectors)
-        except NotFound as error:
-            raise Unavailable(
-                f"the collection of {knowledge_base.name} is missing in Milvus; create the knowledge base "
-                "again with the same fields",
-                reason="DEPENDENCY_UNAVAILABLE",
-            ) from error
-
-    async def _flush(self, place: Place, *, rows: int) -> None:
-        """Lite only, and not after each small document: every flush makes a segment."""
-        if not (await self._store.capabilities()).flush_after_ingest:
-            return
-        waiting = self._unflushed.get(place, 0) + rows
-        self._unflushed[place] = waiting
-        if waiting >= _FLUSH_ROWS:
-            del self._unflushed[place]
-            await self._store.flush(place)
-
-    async def _flush_all(self) -> None:
-        """The queue is empty for now."""
-        while self._unflushed:
-            place, _ = self._unflushed.popitem()
-            try:
-                await self._store.flush(place)
-            except ServiceError as error:
-                # Only speed is lost: the rows are stored, and found by brute force.
-                log.warning("flush_failed", collection=place.collection, reason=error.reason)
-
-    async def _still_ours(self, claim: Claim) -> None:
-        if not await self._renew(claim):
-            raise _ClaimLost
+            await self._indexer.flush_all()
+        except ServiceError as error:
+            # Only speed is lost: the rows are stored, and found by brute force.
+            log.warning("flush_failed", reason=error.reason)
 
     async def _renew(self, claim: Claim) -> bool:
         return await self._catalogue.renew(claim, lease=self._limits.lease, now=self._clock.now())
@@ -343,6 +260,19 @@ class IngestWorker:
         log.info("claim_lost", document=claim.document.id)
         with contextlib.suppress(Unavailable):  # then the lease ends by itself
             await self._catalogue.abandon(claim)
+
+    async def _release(self, claim: Claim) -> None:
+        """At a stop: nobody need wait for the lease."""
+        log.info("claim_released", document=claim.document.id)
+        with contextlib.suppress(Unavailable, TimeoutError):  # then the lease ends by itself
+            async with asyncio.timeout(_RELEASE_TIMEOUT_S):
+                await self._put_back(claim, after=timedelta(0))
+
+    async def _put_back(self, claim: Claim, *, after: timedelta) -> None:
+        """Nothing has failed."""
+        now = self._clock.now()
+        if not await self._catalogue.release(claim, until=now + after, now=now):
+            await self._let_go(claim)
 
     async def _fail(self, claim: Claim, error: DocumentError) -> None:
         """What is not in the document any more must not be found: chunks of its former version go."""
@@ -363,7 +293,7 @@ class IngestWorker:
         now = self._clock.now()
         if claim.first_failure is not None and now - claim.first_failure >= self._limits.patience:
             minutes = round((now - claim.first_failure).total_seconds() / 60)
-            message = f"gave up after {minutes} minutes: {error.message}. Upload it again to retry."
+            message = f"gave up after {minutes} minutes: {error.message}. Retry it when that is mended."
             await self._give_up(
                 claim, DocumentError(reason=error.reason, message=message), chunks_removed=False
             )
@@ -390,13 +320,10 @@ class IngestWorker:
         metrics.ingested(DocumentState.FAILED)
 
 
-def _record(claim: Claim, ordinal: int, draft: ChunkDraft) -> ChunkRecord:
-    return ChunkRecord(
-        id=chunk_id(claim.document.id, ordinal, draft.text),
-        document=claim.document.id,
-        title=claim.document.path,
-        version=claim.token,
-        ordinal=ordinal,
-        text=draft.text,
-        location=draft.location,
-    )
+async def _ended(work: "asyncio.Future[None]") -> bool:
+    """Cancels it and waits; False if it came to an end of its own."""
+    work.cancel()
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()  # was logged, or is a kill
+    return work.cancelled()

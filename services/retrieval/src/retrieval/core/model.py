@@ -201,7 +201,12 @@ class DocumentError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One document as the catalogue knows it."""
+    """One document as the catalogue knows it.
+
+    Attributes:
+        version: Of the chunks that can be found; empty: none can, or nobody wrote it down.
+        moved_from: The document that has these chunks until it is READY.
+    """
 
     tenant: str
     knowledge_base: str
@@ -216,6 +221,8 @@ class Document:
     chunk_count: int = 0
     warnings: tuple[str, ...] = ()
     attempts: int = 0
+    version: str = ""
+    moved_from: str = ""
     create_time: datetime
     update_time: datetime
 
@@ -227,11 +234,13 @@ class Claim:
     Attributes:
         token: Names the lease; every write of the claim is refused once another has it.
         first_failure: When the present series of transient failures began.
+        interruptions: How many claims before have ended with their worker.
     """
 
     document: Document
     token: str
     first_failure: datetime | None
+    interruptions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,11 @@ from typing import Protocol
 
 from retrieval.core.filters import Filter
 from retrieval.core.index import BuiltIndex, CollectionSpec
+from retrieval.core.ingest_ports import IngestQueue
 from retrieval.core.model import (
     Capabilities,
     Chunking,
     ChunkRecord,
-    Claim,
-    Counts,
     Document,
     DocumentError,
     DocumentState,
@@ -181,7 +180,7 @@ class Reranker(Protocol):
         ...
 
 
-class Catalogue(Protocol):
+class Catalogue(IngestQueue, Protocol):
     """Knowledge bases, documents and the ingest queue. Every method is one transaction."""
 
     async def check(self) -> None:
@@ -258,43 +257,13 @@ class Catalogue(Protocol):
         ...
 
     async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, str]]:
-        """Those marked as deleted that no worker holds any more, with their collection."""
+        """Those marked as deleted that no worker and no other caller holds, with their collection."""
         ...
 
     async def remove_document(
         self, tenant: str, knowledge_base: str, document: str, *, now: datetime
     ) -> str | None:
-        """Removes the row of a document that is marked as deleted; returns its original."""
-        ...
-
-    async def claim(self, *, lease: timedelta, now: datetime) -> Claim | None:
-        """The next document to index: one that waits and is due, or whose worker's lease ended."""
-        ...
-
-    async def renew(self, claim: Claim, *, lease: timedelta, now: datetime) -> bool:
-        """Keeps the claim; False if it is lost."""
-        ...
-
-    async def finish(
-        self, claim: Claim, *, collection: str, chunk_count: int, warnings: Sequence[str], now: datetime
-    ) -> bool:
-        """READY, and the knowledge base's revision grows; False if the claim is lost."""
-        ...
-
-    async def fail(self, claim: Claim, error: DocumentError, *, chunks_removed: bool, now: datetime) -> bool:
-        """FAILED; False if the claim is lost."""
-        ...
-
-    async def postpone(self, claim: Claim, *, until: datetime, now: datetime) -> bool:
-        """PENDING again, not to be claimed before `until`; False if the claim is lost."""
-        ...
-
-    async def abandon(self, claim: Claim) -> None:
-        """The worker of a lost claim has stopped writing: the document need not wait for its lease."""
-        ...
-
-    async def queue_depth(self) -> Counts:
-        """Documents by state over all knowledge bases (chunks are not counted)."""
+        """Its chunks are gone: removes the row if it is still marked as deleted; returns its original."""
         ...
 
 
