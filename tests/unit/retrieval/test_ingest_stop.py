@@ -17,6 +17,12 @@ from tests.unit.retrieval.test_ingest import FIRST, World, world  # noqa: F401
 SOON = timedelta(seconds=0.01)
 
 
+async def end(running: "asyncio.Future[None]") -> None:
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 class Slow(HashEmbedder):
     """Embeds when it is told to."""
 
@@ -42,7 +48,7 @@ async def test_a_stop_waits_for_what_is_nearly_done(world: World) -> None:  # no
     slow.go_on.set()
     await drained
     assert (await world.documents.get("kb", document.id)).state == DocumentState.READY
-    running.cancel()
+    await end(running)
 
 
 async def test_a_stop_gives_back_what_is_not(world: World) -> None:  # noqa: F811
@@ -57,7 +63,7 @@ async def test_a_stop_gives_back_what_is_not(world: World) -> None:  # noqa: F81
     world.embedder = HashEmbedder()
     assert await world.worker().run_until_idle() == 1  # though the lease has not ended
     assert await world.stored(document.id) == world.expected(document.id, FIRST)
-    running.cancel()
+    await end(running)
 
 
 async def test_being_cancelled_gives_back_too(world: World) -> None:  # noqa: F811
@@ -65,9 +71,7 @@ async def test_being_cancelled_gives_back_too(world: World) -> None:  # noqa: F8
     slow = world.embedder = Slow()
     running = asyncio.ensure_future(world.worker().run())
     await slow.began.wait()
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await end(running)
     assert (await world.documents.get("kb", document.id)).attempts == 0
 
 
@@ -94,7 +98,7 @@ async def test_a_write_that_has_begun_is_ended_before_the_claim_goes_back(world:
     go_on.set()
     await drained
     assert (await world.documents.get("kb", document.id)).state == DocumentState.PENDING
-    running.cancel()
+    await end(running)
 
 
 class Full(HashEmbedder):
