@@ -3,13 +3,14 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import uvicorn
 
 from gateway.adapters.orchestrator_client import OrchestratorClient
+from gateway.adapters.orchestrators import Orchestrators
 from gateway.app import build_app
 from gateway.auth import Authenticator, LocalUser
 from gateway.chat import Limits, OpenTurns
@@ -48,18 +49,24 @@ async def serve_gateway(
     reconnect_s: float = 10.0,
 ) -> AsyncIterator[Gateway]:
     """Serves on a free loopback port."""
-    channel = open_channel(target)
-    orchestrator = OrchestratorClient(
-        RpcClient(
-            channel,
-            issuer=TokenIssuer(TEST_KEY, service="gateway"),
-            default_timeout=timedelta(seconds=10),
-        ),
-        clock=SystemClock(),
-        start_timeout=timedelta(seconds=start_timeout_s),
-        follow_timeout=timedelta(seconds=run_timeout_s + 5),
-        reconnect=timedelta(seconds=reconnect_s),
-    )
+    stack = AsyncExitStack()
+
+    def connect(target: str) -> OrchestratorClient:
+        channel = open_channel(target)
+        stack.push_async_callback(channel.close)
+        return OrchestratorClient(
+            RpcClient(
+                channel,
+                issuer=TokenIssuer(TEST_KEY, service="gateway"),
+                default_timeout=timedelta(seconds=10),
+            ),
+            clock=SystemClock(),
+            start_timeout=timedelta(seconds=start_timeout_s),
+            follow_timeout=timedelta(seconds=run_timeout_s + 5),
+            reconnect=timedelta(seconds=reconnect_s),
+        )
+
+    orchestrator = Orchestrators(target, connect=connect)
     limits = Limits(
         max_body_bytes=1024 * 1024,
         max_turns=max_turns,
@@ -81,4 +88,4 @@ async def serve_gateway(
     finally:
         server.asked_to_stop.set()
         await serving
-        await channel.close()
+        await stack.aclose()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests import AgentTeam, load_text
+from manifests import AgentTeam, load_text, pool_name
 
 TEAM = """\
 apiVersion: agentteams.dev/v1alpha1
@@ -47,6 +47,13 @@ def test_pods_do_not_make_another_revision() -> None:
     plain, own = load("null"), load("{replicas: 3}")
     assert own.revision == plain.revision
     assert plain.spec.runtime is None
+
+
+def test_a_pool_has_a_name_that_fits_and_is_its_own() -> None:
+    assert pool_name("support") == "at-support"
+    long, other = pool_name("a" * 62 + "b"), pool_name("a" * 62 + "c")
+    assert len(long) == 60
+    assert long != other
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_namespaces_pool_leaves_teams_with_pods_of_their_own_to_them() -> None
     SHARED.check(TEAM)
     with pytest.raises(FailedPrecondition) as caught:
         SHARED.check(OWN)
-    assert (caught.value.reason, caught.value.metadata["pool"]) == ("TEAM_SERVED_ELSEWHERE", "own")
+    assert (caught.value.reason, caught.value.metadata["pool"]) == ("TEAM_SERVED_ELSEWHERE", "at-own")
     assert SHARED.takes() == RunChoice(except_teams=("teams/own",))
 
 
@@ -43,7 +43,7 @@ def test_a_teams_own_pool_works_on_its_runs_only() -> None:
     OWNS.check(OWN)
     with pytest.raises(FailedPrecondition) as caught:
         OWNS.check(TEAM)
-    assert (caught.value.reason, caught.value.metadata["pool"]) == ("TEAM_SERVED_ELSEWHERE", "")
+    assert caught.value.metadata["pool"] == "agentteams-pool"
     assert OWNS.takes() == RunChoice(teams=("teams/own",))
     # It asks for them also when the manifest has not said so yet, or does not any more.
     assert Pool(tenant="acme", team="new", known=Known()).takes() == RunChoice(teams=("teams/new",))

@@ -13,7 +13,7 @@ from manifests.nesting import MAX_TEAM_DEPTH
 from manifests.objects import Objects
 from manifests.problems import Problem
 from manifests.references import check_references
-from manifests.runtime import Runtime
+from manifests.runtime import FRONT_SERVICE, SHARED_POOL, Runtime, pool_name
 from manifests.secrets import HeaderFrom, SecretKeyRef
 from manifests.session import SessionPolicy, SummaryPolicy, UserMemory
 from manifests.sources import Source, cluster_source, folder_source
@@ -32,8 +32,10 @@ from manifests.tools import Approvals, McpServer, PythonModule, ToolSource
 __all__ = [
     "API_VERSION",
     "DEFAULT_NAMESPACE",
+    "FRONT_SERVICE",
     "KINDS",
     "MAX_TEAM_DEPTH",
+    "SHARED_POOL",
     "AgentTeam",
     "AgentTeamSpec",
     "AnswerFormat",
@@ -76,5 +78,6 @@ __all__ = [
     "folder_source",
     "load_file",
     "load_text",
+    "pool_name",
     "schema_problem",
 ]

@@ -1,5 +1,6 @@
 """Where a team's runs are worked on. For clusters; local mode has one process for all teams."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -19,6 +20,21 @@ from manifests.cel import Cel, Schema
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN), Schema((("maxLength", 317),))]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN), Schema((("maxLength", 63),))]
 Quantity = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)]
+
+
+FRONT_SERVICE = "agentteams-orchestrator"
+"""The Kubernetes Service of all orchestrators of a namespace: any of them answers for every team."""
+SHARED_POOL = "agentteams-pool"
+"""The Deployment and Service of the orchestrators that teams without a runtime share."""
+_MAX_NAME = 60  # pods and ReplicaSets add to it
+
+
+def pool_name(team: str) -> str:
+    """The Deployment and Service of a team's own orchestrators."""
+    name = f"at-{team}"
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"{name[: _MAX_NAME - 9]}-{hashlib.sha256(team.encode()).hexdigest()[:8]}"
 
 
 class Autoscaling(Model):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from gateway.adapters.orchestrator_client import OrchestratorClient
+from gateway.adapters.orchestrators import Orchestrators
 from gateway.app import build_app
 from gateway.auth import LocalUser, load_keys
 from gateway.chat import Limits, OpenTurns
@@ -29,16 +30,20 @@ def main() -> None:
     async def build(stack: AsyncExitStack, turns: OpenTurns) -> ASGIApp:
         run_timeout = timedelta(seconds=settings.run_timeout_s)
         start_timeout = timedelta(seconds=settings.start_timeout_s)
-        channel = open_channel(settings.orchestrator_target)
-        stack.push_async_callback(channel.close)
         issuer = TokenIssuer(load_key(settings.identity_key_file), service="gateway")
-        orchestrator = OrchestratorClient(
-            RpcClient(channel, issuer=issuer, default_timeout=start_timeout),
-            clock=SystemClock(),
-            start_timeout=start_timeout,
-            follow_timeout=run_timeout,
-            reconnect=timedelta(seconds=settings.reconnect_s),
-        )
+
+        def connect(target: str) -> OrchestratorClient:
+            channel = open_channel(target)
+            stack.push_async_callback(channel.close)
+            return OrchestratorClient(
+                RpcClient(channel, issuer=issuer, default_timeout=start_timeout),
+                clock=SystemClock(),
+                start_timeout=start_timeout,
+                follow_timeout=run_timeout,
+                reconnect=timedelta(seconds=settings.reconnect_s),
+            )
+
+        orchestrator = Orchestrators(settings.orchestrator_target, connect=connect)
         limits = Limits(
             max_body_bytes=settings.max_body_bytes,
             max_turns=settings.max_turns,

@@ -13,7 +13,11 @@ class Settings(ServerSettings):
     """All that an operator can turn."""
 
     port: int = Field(8080, ge=0, le=65535, description="HTTP port to listen on; 0 picks a free one.")
-    orchestrator_target: str = Field("127.0.0.1:50054", description="`host:port` of the orchestrator.")
+    orchestrator_target: str = Field(
+        "127.0.0.1:50054",
+        description="`host:port` of the orchestrator; on a cluster `{service}.{namespace}.svc:50054`, "
+        "which is filled in with the caller's.",
+    )
     api_keys_file: Path | None = Field(
         None, description="YAML or JSON file of API keys; without one only loopback is served."
     )

@@ -73,8 +73,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 35
     """FAILED_PRECONDITION. What the model must be told does not fit its context."""
     ERROR_REASON_TEAM_SERVED_ELSEWHERE: _ErrorReason.ValueType  # 36
-    """FAILED_PRECONDITION. Other pods begin the team's runs: those of its own, if
-    the metadata's `pool` names it, else those of the namespace. Ask there.
+    """FAILED_PRECONDITION. Other pods of the namespace begin the team's runs: the
+    Service that the metadata's `pool` names. Ask there.
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No session of that name for this caller."""
@@ -190,8 +190,8 @@ ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 34
 ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. What the model must be told does not fit its context."""
 ERROR_REASON_TEAM_SERVED_ELSEWHERE: ErrorReason.ValueType  # 36
-"""FAILED_PRECONDITION. Other pods begin the team's runs: those of its own, if
-the metadata's `pool` names it, else those of the namespace. Ask there.
+"""FAILED_PRECONDITION. Other pods of the namespace begin the team's runs: the
+Service that the metadata's `pool` names. Ask there.
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """No session of that name for this caller."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from manifests import AgentTeam
+from manifests import SHARED_POOL, AgentTeam, pool_name
 from orchestrator.core.ports import RunChoice
 from servicekit.context import Caller
 from servicekit.errors import FailedPrecondition
@@ -59,5 +59,5 @@ class Pool:
             if own
             else f"these pods are team {self.team}'s alone; team {name} is served by the namespace's",
             reason="TEAM_SERVED_ELSEWHERE",
-            metadata={"team": name, "pool": name if own else ""},
+            metadata={"team": name, "pool": pool_name(name) if own else SHARED_POOL},
         )
