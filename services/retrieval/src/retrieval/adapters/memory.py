@@ -1,7 +1,6 @@
 """A small exact vector store in memory: for unit tests, and to say what the contract means."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from retrieval.core.model import (
     Vectors,
 )
 from retrieval.core.ports import NO_PARAMS
+from retrieval.core.words import query_words, words
 from servicekit.errors import FailedPrecondition, NotFound
 
-_WORD = re.compile(r"\w+")
 _K1, _B = 1.2, 0.75
 
 
@@ -150,11 +149,13 @@ class MemoryStore:
         """Only those that share a word. Words are weighed over all rows, as Milvus does."""
         if not self._capabilities.sparse:
             raise FailedPrecondition("this store has no keyword search", reason="SPARSE_UNSUPPORTED")
-        every = [row.record.text for row in self._collection(place, searched=True).rows.values()]
+        every = [row.record.searched_text for row in self._collection(place, searched=True).rows.values()]
         answers = []
         for text in texts:
             score = _bm25(every, text)
-            scored = [(score(row.record.text), row) for row in self._rows(place, filter, searched=True)]
+            scored = [
+                (score(row.record.searched_text), row) for row in self._rows(place, filter, searched=True)
+            ]
             scored = sorted((item for item in scored if item[0] > 0), key=lambda item: -item[0])
             answers.append([_hit(row, found, with_vectors) for found, row in scored[:limit]])
         return answers
@@ -225,23 +226,19 @@ def cosine(one: Vectors, other: Vectors) -> float:
     return float(one @ other) / norm if norm else 0.0
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
 def _bm25(texts: Iterable[str], query: str) -> Callable[[str], float]:
-    documents = [_words(text) for text in texts]
+    documents = [words(text) for text in texts]
     average = sum(map(len, documents)) / max(1, len(documents)) or 1.0
     frequency = Counter(word for document in documents for word in set(document))
     idf = {
         word: math.log(1 + (len(documents) - frequency[word] + 0.5) / (frequency[word] + 0.5))
-        for word in _words(query)
+        for word in query_words(query)
     }
 
     def score(text: str) -> float:
-        words = _words(text)
-        counts = Counter(words)
-        length = _K1 * (1 - _B + _B * len(words) / average)
+        found = words(text)
+        counts = Counter(found)
+        length = _K1 * (1 - _B + _B * len(found) / average)
         return sum(
             weight * counts[word] * (_K1 + 1) / (counts[word] + length) for word, weight in idf.items()
         )

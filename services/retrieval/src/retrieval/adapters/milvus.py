@@ -39,6 +39,7 @@ from retrieval.core.model import (
     Vectors,
 )
 from retrieval.core.ports import NO_PARAMS
+from retrieval.core.words import query_words
 from servicekit.errors import FailedPrecondition, NotFound
 
 _WRITE_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
@@ -108,7 +109,8 @@ class MilvusStore:
 
     async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """Never a plain insert: servers keep both rows of a repeated id."""
-        rows = to_rows(place, records, vectors)
+        sparse = (await self.capabilities()).sparse
+        rows = to_rows(place, records, vectors, sparse=sparse)
         for start in range(0, len(rows), _WRITE_BATCH):
             await self._upsert(place, rows[start : start + _WRITE_BATCH])
 
@@ -176,19 +178,23 @@ class MilvusStore:
                 "the deployed Milvus has no keyword search (BM25 needs Milvus 2.5 or Lite 3)",
                 reason="SPARSE_UNSUPPORTED",
             )
+        asked = [" ".join(query_words(text)) for text in texts]
         answers = await self._search(
             place,
-            list(texts),
+            [text for text in asked if text],
             SPARSE,
             limit,
             filter,
             search_params=schema.SPARSE_SEARCH_PARAMS,
             with_vectors=with_vectors,
         )
-        return [
-            [to_hit(place, row["id"], row["entity"], abs(row["distance"])) for row in rows]
-            for rows in answers
-        ]
+        found = iter(
+            [
+                [to_hit(place, row["id"], row["entity"], abs(row["distance"])) for row in rows]
+                for rows in answers
+            ]
+        )
+        return [next(found) if text else [] for text in asked]
 
     async def chunks_at(self, place: Place, wanted: Sequence[tuple[str, Sequence[int]]]) -> list[Hit]:
         """In one query, at most 16,384 of them."""

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from retrieval.core.model import ChunkRecord, Hit, Place, StoredChunk, Vectors
+from retrieval.core.words import words
 
 VECTOR = "vector"
+WORDS = "words"
 SPARSE = "sparse"
 SCOPE = "scope"
 METADATA = "metadata"
@@ -23,6 +25,7 @@ METADATA = "metadata"
 HIT_FIELDS = ["document", "title", "ordinal", "text", "location", METADATA]
 RECORD_FIELDS = ["id", "version", *HIT_FIELDS]
 
+TEXT_MAX_BYTES = 65_535  # Milvus' own bound of a VARCHAR
 _SCOPE_DIGITS = 32  # 128 bits
 
 
@@ -53,8 +56,10 @@ def _prefix(place: Place) -> str:
     return hashlib.sha256(place.scope.encode()).hexdigest()[:_SCOPE_DIGITS] + "-"
 
 
-def to_rows(place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> list[dict[str, Any]]:
-    """As Milvus stores them."""
+def to_rows(
+    place: Place, records: Sequence[ChunkRecord], vectors: Vectors, *, sparse: bool
+) -> list[dict[str, Any]]:
+    """As Milvus stores them; `sparse`: with their words."""
     scope = {SCOPE: place.scope} if place.scope else {}
     return [
         {
@@ -67,6 +72,7 @@ def to_rows(place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> l
             "location": record.location,
             METADATA: dict(record.metadata),
             VECTOR: vector,
+            **({WORDS: _words(record)} if sparse else {}),
             **scope,
         }
         for record, vector in zip(records, np.asarray(vectors, dtype=np.float32), strict=True)
@@ -104,6 +110,14 @@ def to_stored(place: Place, row: Mapping[str, Any]) -> StoredChunk:
         metadata=row[METADATA],
     )
     return StoredChunk(record=record, vector=_vector(row))
+
+
+def _words(record: ChunkRecord) -> str:
+    """Parted by spaces; what does not fit is of no use in a text so long."""
+    joined = " ".join(words(record.searched_text))
+    if len(joined.encode()) > TEXT_MAX_BYTES:
+        joined = joined.encode()[:TEXT_MAX_BYTES].decode(errors="ignore").rpartition(" ")[0]
+    return joined
 
 
 def _vector(row: Mapping[str, Any]) -> Vectors | None:

@@ -10,13 +10,12 @@ from typing import Any
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, VECTOR
+from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType
 
 SPARSE_SEARCH_PARAMS: dict[str, Any] = {"metric_type": "BM25"}
 
-TEXT_MAX_BYTES = 65_535  # Milvus' own bound of a VARCHAR
 _ID_MAX_BYTES = 128
 _BUILD_PARAMS = ("nlist", "M", "efConstruction")
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
@@ -47,16 +46,17 @@ def _create(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout
     schema.add_field("ordinal", DataType.INT64)
     schema.add_field("location", DataType.VARCHAR, max_length=4096)
     schema.add_field(METADATA, DataType.JSON)
-    text: dict[str, Any] = {"max_length": TEXT_MAX_BYTES}
-    schema.add_field("text", DataType.VARCHAR, **(text | ({"enable_analyzer": True} if sparse else {})))
+    schema.add_field("text", DataType.VARCHAR, max_length=TEXT_MAX_BYTES)
     schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=spec.dimension)
     if sparse:
+        # The analyzer only parts them at the spaces: core/words.py says why the words are made here.
+        schema.add_field(WORDS, DataType.VARCHAR, max_length=TEXT_MAX_BYTES, enable_analyzer=True)
         schema.add_field(SPARSE, DataType.SPARSE_FLOAT_VECTOR)
         schema.add_function(
             Function(
                 name="bm25",
                 function_type=FunctionType.BM25,
-                input_field_names=["text"],
+                input_field_names=[WORDS],
                 output_field_names=[SPARSE],
             )
         )

@@ -276,6 +276,11 @@ class ChunkRecord:
     location: str
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
 
+    @property
+    def searched_text(self) -> str:
+        """What keyword search reads: path and headings too, since the text may not name what it is about."""
+        return f"{self.title}\n{self.location}\n{self.text}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredChunk:
