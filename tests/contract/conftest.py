@@ -1,27 +1,46 @@
 """The vector stores that contract tests run against."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from pymilvus import MilvusClient
 
 from retrieval.adapters.memory import MemoryStore
 from retrieval.adapters.milvus import MilvusStore
-from retrieval.core.index import CollectionSpec
+from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
 from retrieval.core.model import Place
 from retrieval.core.ports import VectorStore
 from tests.support.milvus import milvus_server  # noqa: F401
+from tests.support.milvus_server import milvus_standalone  # noqa: F401
 from tests.support.vector_stores import DIMENSION
 
+Make = Callable[..., Awaitable[Place]]
 
-@pytest.fixture(params=["memory", "milvus_lite"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
+_SERVERS = {"lite": "milvus_server", "standalone": "milvus_standalone"}
+# On a server a new collection takes 2 to 3 s to load, so tests that need no new one share it.
+_SHARED = Place(collection="shared_1", alias="shared")
+
+
+@pytest.fixture(params=["memory", *_SERVERS])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which of them."""
+    return str(request.param)
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest, backend: str) -> str:
+    """Of the server; empty for memory."""
+    return "" if backend == "memory" else str(request.getfixturevalue(_SERVERS[backend]).uri)
+
+
+@pytest.fixture
+async def store(uri: str) -> AsyncIterator[VectorStore]:
     """Each of them. Tests of other ports have a `store` of their own."""
-    if request.param == "memory":
+    if not uri:
         yield MemoryStore()
         return
-    server = request.getfixturevalue("milvus_server")
-    milvus = MilvusStore(uri=server.uri)
+    milvus = MilvusStore(uri=uri)
     try:
         yield milvus
     finally:
@@ -29,10 +48,39 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
 
 
 @pytest.fixture
-async def place(store: VectorStore) -> AsyncIterator[Place]:
+async def make(store: VectorStore) -> AsyncIterator[Make]:
+    """Makes collections that are dropped after the test."""
+    made: list[Place] = []
+
+    async def make_one(place: Place | None = None, index: BuiltIndex = DEFAULT_INDEX) -> Place:
+        alias = f"kb_{uuid.uuid4().hex}"
+        place = place or Place(collection=f"{alias}_1", alias=alias)
+        made.append(place)
+        assert await store.ensure_collection(CollectionSpec(place=place, dimension=DIMENSION, index=index))
+        return place
+
+    yield make_one
+    for place in made:
+        await store.drop(place)
+
+
+@pytest.fixture
+async def place(store: VectorStore, backend: str, uri: str, make: Make) -> Place:
     """An empty collection with an alias."""
-    alias = f"kb_{uuid.uuid4().hex}"
-    place = Place(collection=f"{alias}_1", alias=alias)
-    assert await store.ensure_collection(CollectionSpec(place=place, dimension=DIMENSION))
-    yield place
-    await store.drop(place)
+    if backend in ("memory", "lite"):
+        return await make()
+    if not await store.ensure_collection(CollectionSpec(place=_SHARED, dimension=DIMENSION)):
+        client = MilvusClient(uri, timeout=10)
+        try:
+            client.delete(_SHARED.collection, filter='id != ""')
+        finally:
+            client.close()
+        await store.settle(_SHARED)
+    return _SHARED
+
+
+@pytest.fixture
+async def keyword_search(store: VectorStore) -> None:
+    """For tests that need it."""
+    if not (await store.capabilities()).sparse:
+        pytest.skip("this Milvus has no keyword search; another test sees that it says so")

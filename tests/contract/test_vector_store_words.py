@@ -6,6 +6,8 @@ from retrieval.core.model import Place
 from retrieval.core.ports import VectorStore
 from tests.support.vector_stores import axis, record, rows, sparse
 
+pytestmark = pytest.mark.usefixtures("keyword_search")
+
 TEXTS = [
     "Evaluations are run nightly",
     "set AGENTTEAMS_MILVUS_URI to it",

@@ -56,6 +56,13 @@ def rows(*vectors: Vectors) -> Vectors:
     return np.stack(vectors)
 
 
+async def put(store: VectorStore, place: Place, records: list[ChunkRecord], *vectors: Vectors) -> None:
+    """Stored, and found from now on. Without vectors, each has an axis of its own."""
+    vectors = vectors or tuple(axis(number % DIMENSION) for number in range(len(records)))
+    await store.upsert(place, records, rows(*vectors))
+    await store.settle(place)
+
+
 async def dense(store: VectorStore, place: Place, vector: Vectors, **options: Any) -> list[Hit]:
     """A search by one vector."""
     (hits,) = await store.search_dense(place, rows(vector), **options)

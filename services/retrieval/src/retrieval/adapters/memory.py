@@ -52,6 +52,7 @@ class MemoryStore:
             sparse=sparse,
             flush_after_ingest=False,
             index_types=frozenset(IndexType),
+            databases=True,
         )
 
     async def connect(self) -> Capabilities:
@@ -114,6 +115,10 @@ class MemoryStore:
 
     async def flush(self, place: Place) -> None:
         """Nothing to do."""
+        self._collection(place)
+
+    async def settle(self, place: Place) -> None:
+        """Writes are seen at once."""
         self._collection(place)
 
     async def search_dense(

@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from pymilvus import MilvusClient
+from pymilvus import AsyncMilvusClient, MilvusClient
 
 from retrieval.adapters import milvus_schema as schema
-from retrieval.adapters.milvus_connection import Connection
+from retrieval.adapters.milvus_connection import Connection, Settling
 from retrieval.adapters.milvus_filter import expression
-from retrieval.adapters.milvus_probe import probe
+from retrieval.adapters.milvus_probe import Server, probe
 from retrieval.adapters.milvus_rows import (
     HIT_FIELDS,
     RECORD_FIELDS,
@@ -62,18 +62,25 @@ class MilvusStore:
         self._connection = Connection(uri=uri, token=token, timeout_s=timeout_s, ddl_timeout_s=ddl_timeout_s)
         self._timeout_s = timeout_s
         self._ddl_timeout_s = ddl_timeout_s
-        self._capabilities: Capabilities | None = None
+        self._server: Server | None = None
+        self._settling = Settling()
 
     async def connect(self) -> Capabilities:
         """Learns what this Milvus can do; asks again every time."""
-        self._capabilities = await self._connection.ddl(
+        self._server = await self._connection.ddl(
             "probe", "", lambda client: probe(client, timeout_s=self._timeout_s)
         )
-        return self._capabilities
+        return self._server.capabilities
 
     async def capabilities(self) -> Capabilities:
         """What `connect` learnt."""
-        return self._capabilities or await self.connect()
+        return (await self._known()).capabilities
+
+    async def _known(self) -> Server:
+        if self._server is None:
+            await self.connect()
+        assert self._server is not None
+        return self._server
 
     async def ensure_collection(self, spec: CollectionSpec) -> bool:
         """Creates, indexes, loads and names the collection: every step only if it is missing."""
@@ -109,10 +116,11 @@ class MilvusStore:
 
     async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """Never a plain insert: servers keep both rows of a repeated id."""
-        sparse = (await self.capabilities()).sparse
-        rows = to_rows(place, records, vectors, sparse=sparse)
+        server = await self._known()
+        rows = to_rows(place, records, vectors, sparse=server.capabilities.sparse)
+        write = self._upsert if server.upserts_by_partition_key or not place.scope else self._replace
         for start in range(0, len(rows), _WRITE_BATCH):
-            await self._upsert(place, rows[start : start + _WRITE_BATCH])
+            await write(place, rows[start : start + _WRITE_BATCH])
 
     async def delete_document(self, place: Place, document: str, *, keep_version: str | None = None) -> None:
         """By expression; every value in it is a JSON string."""
@@ -124,6 +132,15 @@ class MilvusStore:
         for start in range(0, len(ids), _WRITE_BATCH):
             keys = [key(place, id_) for id_ in ids[start : start + _WRITE_BATCH]]
             await self._delete(place, within(place, one_of("id", keys)))
+
+    async def settle(self, place: Place) -> None:
+        """One strong query that finds nothing; callers at the same time share it."""
+        if not (await self._known()).lags:
+            return
+        await self._settling.join(
+            (place.database, place.collection),
+            lambda: self._query(place, place.collection, 'id == ""', ["id"], limit=1),
+        )
 
     async def flush(self, place: Place) -> None:
         """On Lite 5,000 unflushed rows cost a search 33 ms; on servers flush is rate limited."""
@@ -206,7 +223,7 @@ class MilvusStore:
         if not parts:
             return []
         rows = await self._query(
-            place, place.searched, within(place, " or ".join(parts)), ["id", *HIT_FIELDS]
+            place, place.searched, within(place, " or ".join(parts)), ["id", *HIT_FIELDS], level="Eventually"
         )
         rows.sort(key=lambda row: (row["document"], row["ordinal"], row["id"]))
         return [to_hit(place, row["id"], row, 0.0) for row in rows]
@@ -218,13 +235,14 @@ class MilvusStore:
         fields = [*RECORD_FIELDS, VECTOR] if with_vectors else RECORD_FIELDS
         chosen = await self._chosen(place, filter)
 
+        await self.settle(place)
+
         def begin(client: MilvusClient) -> Any:
             return client.query_iterator(
                 place.collection,
                 batch_size=batch,
                 filter=chosen or 'id != ""',
                 output_fields=fields,
-                consistency_level="Strong",
                 timeout=self._timeout_s,
             )
 
@@ -259,8 +277,15 @@ class MilvusStore:
         )
 
     async def segments(self, place: Place) -> Segments | None:
-        """Not asked for yet."""
-        return None
+        """None on Lite."""
+        if not (await self._known()).lists_segments:
+            return None
+        return await self._connection.read(
+            "list_segments",
+            place.database,
+            place.collection,
+            lambda c: schema.segments(c, place.collection, timeout_s=self._timeout_s),
+        )
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -273,6 +298,16 @@ class MilvusStore:
             place.collection,
             lambda c, t: c.upsert(place.collection, rows, timeout=t),
         )
+
+    async def _replace(self, place: Place, rows: list[dict[str, Any]]) -> None:
+        """Deletes and inserts, and does both again if it must: an insert alone would double."""
+        former = within(place, one_of("id", [row["id"] for row in rows]))
+
+        async def replace(client: AsyncMilvusClient, timeout_s: float) -> None:
+            await client.delete(place.collection, filter=former, timeout=timeout_s)
+            await client.insert(place.collection, rows, timeout=timeout_s)
+
+        await self._connection.call("upsert", place.database, place.collection, replace)
 
     async def _delete(self, place: Place, chosen: str) -> None:
         await self._connection.call(
@@ -308,6 +343,8 @@ class MilvusStore:
                 filter=chosen,
                 search_params=search_params,
                 output_fields=[*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
+                # Never waits: writers do, in `settle`. Any other level costs each search up to a time tick.
+                consistency_level="Eventually",
                 timeout=t,
             ),
         )
@@ -320,7 +357,14 @@ class MilvusStore:
         return within(place, expression(filter, json_in=not capabilities.deployment.startswith("Lite")))
 
     async def _query(
-        self, place: Place, name: str, chosen: str, fields: list[str], *, limit: int | None = _MAX_WINDOW
+        self,
+        place: Place,
+        name: str,
+        chosen: str,
+        fields: list[str],
+        *,
+        limit: int | None = _MAX_WINDOW,
+        level: str = "Strong",
     ) -> list[dict[str, Any]]:
         window = {} if limit is None else {"limit": limit}
         rows = await self._connection.call(
@@ -328,7 +372,7 @@ class MilvusStore:
             place.database,
             name,
             lambda c, t: c.query(
-                name, filter=chosen, output_fields=fields, consistency_level="Strong", timeout=t, **window
+                name, filter=chosen, output_fields=fields, consistency_level=level, timeout=t, **window
             ),
         )
         return list(rows)

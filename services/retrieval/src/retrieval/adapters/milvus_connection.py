@@ -8,14 +8,15 @@ iterators.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
-from retrieval.adapters.milvus_errors import NotLoaded, mapped, silence_client_log
+from retrieval.adapters.milvus_errors import NotLoaded, TimedOut, mapped, silence_client_log
 from servicekit.context import remaining_s
 from servicekit.errors import Unavailable
 
@@ -25,6 +26,7 @@ Answer = TypeVar("Answer")
 # blip is bridged here, an outage is the caller's to report.
 _RETRY_DELAYS_S = (0.1, 0.3, 0.6, 1.0)
 _MAX_DATABASES = 64  # whose connections are kept while nobody uses them
+_MAX_THREADS = 8  # a frozen server holds them, but not those of others
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class _Clients:
 
     async def close(self) -> None:
         await self.asynchronous.close()
-        await asyncio.to_thread(self.sync.close)
+        self.sync.close()
 
 
 class Connection:
@@ -58,6 +60,7 @@ class Connection:
         self._clients: OrderedDict[str, _Clients] = OrderedDict()
         self._connecting = asyncio.Lock()
         self._loading: dict[tuple[str, str], asyncio.Lock] = {}
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="milvus")
         silence_client_log()
 
     async def close(self) -> None:
@@ -65,6 +68,7 @@ class Connection:
         while self._clients:
             _, clients = self._clients.popitem()
             await clients.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def call(
         self,
@@ -117,6 +121,8 @@ class Connection:
                     ) from None
                 await self._load(database, collection)
                 loaded = True
+            except TimedOut:
+                raise
             except Unavailable:
                 delay = next(delays, None)
                 left = remaining_s()
@@ -150,7 +156,10 @@ class Connection:
             budget_s, ours = self._budget(self.ddl_timeout_s + 1)
             with mapped(action, deadline_is_ours=ours, target=self._uri):
                 async with asyncio.timeout(budget_s):
-                    return await asyncio.to_thread(call, clients.sync)
+                    return await self._thread(lambda: call(clients.sync))
+
+    async def _thread(self, call: Callable[[], Answer]) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     @asynccontextmanager
     async def _of(self, database: str) -> AsyncIterator[_Clients]:
@@ -170,8 +179,10 @@ class Connection:
         options = self._options(database)
         with mapped("connect", deadline_is_ours=ours, target=self._uri):
             async with asyncio.timeout(budget_s):
-                sync = await asyncio.to_thread(lambda: MilvusClient(timeout=self.timeout_s, **options))
-        clients = _Clients(sync, AsyncMilvusClient(timeout=self.timeout_s, **options))
+                sync = await self._thread(lambda: MilvusClient(timeout=self.timeout_s, **options))
+                asynchronous = AsyncMilvusClient(timeout=self.timeout_s, **options)
+                await asynchronous.__aenter__()  # else calls at the same time connect once each
+        clients = _Clients(sync, asynchronous)
         self._clients[database] = clients
         idle = [name for name, other in self._clients.items() if not other.users and name != database]
         for name in idle[: max(0, len(self._clients) - _MAX_DATABASES)]:
@@ -194,3 +205,39 @@ class Connection:
                 "grpc.max_reconnect_backoff_ms": 1_000,
             },
         }
+
+
+class Settling:
+    """Of callers that wait for the same thing at the same time, one asks for all.
+
+    What a caller gets was asked after the caller came: nothing that was under way already counts.
+    """
+
+    def __init__(self) -> None:
+        self._rounds: dict[Hashable, _Round] = {}
+
+    async def join(self, key: Hashable, ask: Callable[[], Awaitable[object]]) -> None:
+        """Returns when an `ask` has ended that began after this call."""
+        current = self._rounds.setdefault(key, _Round())
+        current.callers += 1
+        wanted = current.begun + 1
+        try:
+            async with current.lock:
+                if current.done >= wanted:
+                    return
+                current.begun += 1
+                number = current.begun
+                await ask()
+                current.done = number
+        finally:
+            current.callers -= 1
+            if not current.callers:
+                self._rounds.pop(key, None)
+
+
+@dataclass(slots=True)
+class _Round:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    callers: int = 0
+    begun: int = 0
+    done: int = 0

@@ -14,12 +14,16 @@ from pymilvus.exceptions import MilvusException
 
 from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
-_COLLECTION_NOT_FOUND = 100
+COLLECTION_NOT_FOUND = 100
 _NOT_LOADED = 101
 
 
 class NotLoaded(Exception):
     """The collection is released; load it and ask again."""
+
+
+class TimedOut(Unavailable):
+    """No answer in the time that we allow; trying again would double it."""
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None
     except ServiceError:
         raise
     except MilvusException as error:
-        if error.code == _COLLECTION_NOT_FOUND:
+        if error.code == COLLECTION_NOT_FOUND:
             raise NotFound(
                 f"Milvus has no such collection: {error.message}", reason="COLLECTION_NOT_FOUND"
             ) from error
@@ -65,14 +69,16 @@ def _timed_out(error: MilvusException) -> bool:
 
 def _too_late(action: str, deadline_is_ours: bool, target: str) -> ServiceError:
     if deadline_is_ours:
-        return _unavailable(action, target, "no answer in time")
+        return _unavailable(action, target, "no answer in time", kind=TimedOut)
     return DeadlineExceeded(
         f"the deadline came before Milvus answered ({action})", reason="DEADLINE_TOO_SHORT"
     )
 
 
-def _unavailable(action: str, target: str, message: str) -> Unavailable:
-    return Unavailable(
+def _unavailable(
+    action: str, target: str, message: str, *, kind: type[Unavailable] = Unavailable
+) -> Unavailable:
+    return kind(
         f"Milvus at {target} failed ({action}): {message}",
         reason="DEPENDENCY_UNAVAILABLE",
         metadata={"dependency": "milvus", "target": target, "action": action},

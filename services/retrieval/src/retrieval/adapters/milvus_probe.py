@@ -1,50 +1,104 @@
-"""What the connected Milvus can do.
+"""What the connected Milvus is and can do.
+
+What a harmless call can tell is tried: a call on a collection that is not
+there answers "not found" where it is known and UNIMPLEMENTED where it is not.
+What only a change could tell is in a table, by version.
 
 All functions block; they run in a thread.
 """
 
-import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 from pymilvus import AnnSearchRequest, MilvusClient, RRFRanker
 from pymilvus.exceptions import MilvusException
 
+from retrieval.adapters.milvus_errors import COLLECTION_NOT_FOUND
 from retrieval.adapters.milvus_rows import VECTOR
 from retrieval.core.model import Capabilities, IndexType
 
-_BM25_SINCE = (2, 5)
-_PROBED = "agentteams_probe_of_a_collection_that_is_not_there"
+_NOWHERE = "agentteams_probe_of_a_collection_that_is_not_there"
+
+# Trying these would mean to make a collection at every connect.
+_BM25_SINCE = (2, 5)  # 2.4 has hybrid search, but no function that makes sparse vectors of texts
+_HNSW_SQ_SINCE = (2, 6)
+_UPSERT_KEEPS_PARTITION_SINCE = (2, 4)  # 2.3 files upserted rows under the wrong partition key
 
 
-def probe(client: MilvusClient, *, timeout_s: float) -> Capabilities:
-    """Asks the version, and tries a hybrid search on nothing: only servers that have it know the call."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What the adapter itself must know, besides what callers may.
+
+    Attributes:
+        lags: Searches see writes a moment later, unless they wait for them.
+        upserts_by_partition_key: Whether an upsert keeps a row in the partition of its key.
+        lists_segments: Whether it says which segments a collection has.
+    """
+
+    capabilities: Capabilities
+    lags: bool
+    upserts_by_partition_key: bool
+    lists_segments: bool
+
+
+def probe(client: MilvusClient, *, timeout_s: float) -> Server:
+    """Asks and tries."""
     version = str(client.get_server_version(timeout=timeout_s))
-    if "lite" in version.lower():
-        return Capabilities(
-            deployment=f"Lite {version.rpartition('-')[2]}",
-            sparse=_has_hybrid(client, timeout_s=timeout_s),
-            flush_after_ingest=True,
-            index_types=frozenset(IndexType),
+    has_hybrid = _knows(lambda: _search_both(client, timeout_s))
+    lists_segments = _knows(lambda: client.list_persistent_segments(_NOWHERE, timeout=timeout_s))
+    databases = _knows(lambda: client.list_databases(timeout=timeout_s))
+    # Milvus Lite says milvus_lite-3.2.2. A server that is built to be embedded says v2.3.5-lite.
+    if version.startswith("milvus_lite"):
+        return Server(
+            capabilities=Capabilities(
+                deployment=f"Lite {version.rpartition('-')[2]}",
+                sparse=has_hybrid,
+                flush_after_ingest=True,
+                index_types=frozenset(IndexType),
+                databases=databases,
+            ),
+            lags=False,
+            upserts_by_partition_key=True,
+            lists_segments=lists_segments,
         )
-    found = re.search(r"(\d+)\.(\d+)", version)
+    found = re.search(r"(\d+)\.(\d+)[^-]*", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
-    return Capabilities(
-        deployment=f"{_deploy_mode(client, timeout_s=timeout_s)} {version.lstrip('v')}",
-        # 2.4 has hybrid search but no BM25 function.
-        sparse=number >= _BM25_SINCE and _has_hybrid(client, timeout_s=timeout_s),
-        flush_after_ingest=False,
-        # HNSW_SQ came with 2.6.
-        index_types=frozenset(IndexType) - ({IndexType.HNSW_SQ} if number < (2, 6) else set()),
+    kind = _kind(client, timeout_s)
+    return Server(
+        capabilities=Capabilities(
+            deployment=f"{kind} {found[0] if found else version}",
+            sparse=has_hybrid and number >= _BM25_SINCE,
+            flush_after_ingest=False,
+            index_types=frozenset(IndexType)
+            - (frozenset() if number >= _HNSW_SQ_SINCE else {IndexType.HNSW_SQ}),
+            databases=databases,
+        ),
+        lags=True,
+        upserts_by_partition_key=number >= _UPSERT_KEEPS_PARTITION_SINCE,
+        lists_segments=lists_segments,
     )
 
 
-def _has_hybrid(client: MilvusClient, *, timeout_s: float) -> bool:
+def _kind(client: MilvusClient, timeout_s: float) -> str:
+    """Only a label; a server that does not say is called Server."""
+    mode = client.get_server_version(timeout=timeout_s, detail=True).get("deploy_mode", "")
+    return {"STANDALONE": "Standalone", "CLUSTER": "Distributed", "DISTRIBUTED": "Distributed"}.get(
+        mode, "Server"
+    )
+
+
+def _search_both(client: MilvusClient, timeout_s: float) -> object:
     request = AnnSearchRequest([[0.0]], VECTOR, {"metric_type": "COSINE", "params": {}}, 1)
+    return client.hybrid_search(_NOWHERE, [request], RRFRanker(60), limit=1, timeout=timeout_s)
+
+
+def _knows(call: Callable[[], object]) -> bool:
     try:
-        client.hybrid_search(_PROBED, [request], RRFRanker(60), limit=1, timeout=timeout_s)
+        call()
     except MilvusException as error:
-        if error.code == 100:  # it looked for the collection, so it knows the call
+        if error.code == COLLECTION_NOT_FOUND:
             return True
         raise
     except grpc.RpcError as error:
@@ -52,21 +106,3 @@ def _has_hybrid(client: MilvusClient, *, timeout_s: float) -> bool:
             return False
         raise
     return True
-
-
-def _deploy_mode(client: MilvusClient, *, timeout_s: float) -> str:
-    """Standalone or Distributed; only a label, so a server that does not say is called Server."""
-    from pymilvus.grpc_gen import milvus_pb2  # noqa: PLC0415  # pymilvus has no public call for it
-
-    try:
-        stub = client._get_connection()._stub
-        answer = stub.GetMetrics(
-            milvus_pb2.GetMetricsRequest(request=json.dumps({"metric_type": "system_info"})),
-            timeout=timeout_s,
-        )
-    except (AttributeError, grpc.RpcError, MilvusException):
-        return "Server"
-    modes = set(re.findall(r'"deploy_mode"\s*:\s*"(\w+)"', answer.response))
-    if not modes:
-        return "Server"
-    return "Standalone" if modes == {"STANDALONE"} else "Distributed"

@@ -12,12 +12,13 @@ from pymilvus.exceptions import MilvusException
 
 from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
 from retrieval.core.index import BuiltIndex, CollectionSpec
-from retrieval.core.model import IndexType
+from retrieval.core.model import IndexType, Segments
 
 SPARSE_SEARCH_PARAMS: dict[str, Any] = {"metric_type": "BM25"}
 
 _ID_MAX_BYTES = 128
 _BUILD_PARAMS = ("nlist", "M", "efConstruction")
+_SEALED = ("Sealed", "Flushing", "Flushed")
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
 
 
@@ -95,6 +96,21 @@ def index_of(client: MilvusClient, collection: str, *, timeout_s: float) -> Buil
     return BuiltIndex(
         type=IndexType[described["index_type"]],
         build_params={name: int(params[name]) for name in _BUILD_PARAMS if name in params},
+    )
+
+
+def segments(client: MilvusClient, collection: str, *, timeout_s: float) -> Segments:
+    """The sealed ones."""
+    sealed = [
+        segment
+        for segment in client.list_persistent_segments(collection, timeout=timeout_s)
+        if segment.state in _SEALED
+    ]
+    described = client.describe_index(collection, VECTOR, timeout=timeout_s)
+    return Segments(
+        count=len(sealed),
+        rows=sum(segment.num_rows for segment in sealed),
+        indexed=int(described["indexed_rows"]),
     )
 
 

@@ -162,6 +162,7 @@ class Documents:
     async def _delete_chunks(self, place: Place, document: str) -> None:
         try:
             await self._store.delete_document(place, document)
+            await self._store.settle(place)
         except NotFound:
             log.warning("collection_missing", collection=place.collection)  # then so are its chunks
 

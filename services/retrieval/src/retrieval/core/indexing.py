@@ -86,6 +86,7 @@ class Indexer:
             await self._store.delete_document(
                 knowledge_base.place, claim.document.id, keep_version=claim.token
             )
+            await self._store.settle(knowledge_base.place)  # READY means found
         await self._flush(knowledge_base.place, rows=len(parsed.chunks))
         warnings = parsed.warnings
         if truncated:

@@ -361,9 +361,11 @@ class Capabilities:
         sparse: Whether it has keyword search (BM25), hence hybrid search.
         flush_after_ingest: Whether rows are slow to search until flushed.
         index_types: Kinds of index it can build.
+        databases: Whether it has databases, for tenants of their own.
     """
 
     deployment: str
     sparse: bool
     flush_after_ingest: bool
     index_types: frozenset[IndexType]
+    databases: bool

@@ -70,7 +70,7 @@ class VectorStore(Protocol):
         ...
 
     async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
-        """Stores chunks; one of the same id is replaced. Found by a search that begins afterwards."""
+        """Stores chunks; one of the same id is replaced. Searches see it after `settle`."""
         ...
 
     async def delete_document(self, place: Place, document: str, *, keep_version: str | None = None) -> None:
@@ -79,6 +79,13 @@ class VectorStore(Protocol):
 
     async def delete_chunks(self, place: Place, ids: Sequence[str]) -> None:
         """Removes chunks; what is not there is no error."""
+        ...
+
+    async def settle(self, place: Place) -> None:
+        """Returns when searches that begin now, of any process, see what was written and deleted before.
+
+        Up to a fifth of a second on a server, half a second on a cluster; nothing on Lite.
+        """
         ...
 
     async def flush(self, place: Place) -> None:
