@@ -472,7 +472,9 @@ class Rerank(_message.Message):
     model: _builtins.str
     """Required. A model of type Rerank. Format: `models/{model}`."""
     candidates: _builtins.int
-    """How many of the best are looked at. Default 4 times top_k, at most 256."""
+    """How many of the best are looked at. Default 4 times top_k; at least top_k,
+    at most 256.
+    """
     def __init__(
         self,
         *,

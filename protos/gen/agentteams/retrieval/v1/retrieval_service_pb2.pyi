@@ -674,7 +674,7 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def more_queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Other ways to say the same; all lists are fused into one. At
-        most 7, each as `query`.
+        most 7, each as `query`. Only `query` is reranked by.
         """
 
     def __init__(
@@ -911,8 +911,9 @@ class Chunk(_message.Message):
     location: _builtins.str
     """Page or heading, where the document has them."""
     similarity: _builtins.float
-    """Cosine similarity; absent if vectors were not compared or it was found by
-    words only.
+    """Cosine similarity to the nearest query; absent if vectors were not
+    compared, or if it was found by words only and neither min_similarity nor
+    relevance_weight is set.
     """
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, _filter_pb2.Value]:

@@ -250,7 +250,8 @@ class RetrievalServiceServicer:
     def Search(self, request, context):
         """Searches. What the store cannot do is an outcome, not an error, so that
         "nothing found" and "could not look" are never the same. Reasons:
-        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH,
+        MODEL_NOT_FOUND (the rerank model that the request names).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -97,7 +97,8 @@ class RetrievalServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]
     """Searches. What the store cannot do is an outcome, not an error, so that
     "nothing found" and "could not look" are never the same. Reasons:
-    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH,
+    MODEL_NOT_FOUND (the rerank model that the request names).
     """
     ExportChunks: _grpc.UnaryStreamMultiCallable[_retrieval_service_pb2.ExportChunksRequest, _retrieval_service_pb2.ExportChunksResponse]
     """Streams chunks, each once, as they were when the stream began or later.
@@ -193,7 +194,8 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]  # type: ignore[assignment]
     """Searches. What the store cannot do is an outcome, not an error, so that
     "nothing found" and "could not look" are never the same. Reasons:
-    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH,
+    MODEL_NOT_FOUND (the rerank model that the request names).
     """
     ExportChunks: _aio.UnaryStreamMultiCallable[_retrieval_service_pb2.ExportChunksRequest, _retrieval_service_pb2.ExportChunksResponse]  # type: ignore[assignment]
     """Streams chunks, each once, as they were when the stream began or later.
@@ -364,7 +366,8 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retrieval_service_pb2.SearchResponse, _abc.Awaitable[_retrieval_service_pb2.SearchResponse]]:
         """Searches. What the store cannot do is an outcome, not an error, so that
         "nothing found" and "could not look" are never the same. Reasons:
-        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH.
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, DIMENSION_MISMATCH,
+        MODEL_NOT_FOUND (the rerank model that the request names).
         """
 
     @_abc_1.abstractmethod
