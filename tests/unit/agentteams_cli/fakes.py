@@ -20,6 +20,7 @@ from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import (
     OrchestratorServiceServicer,
     add_OrchestratorServiceServicer_to_server,
 )
+from agentteams.retrieval.v1 import evaluation_pb2 as evaluation_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import (
@@ -75,6 +76,11 @@ class Scenario:
     resumed_after: list[int] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     inputs: list[Any] = field(default_factory=list)
+    golden_set: evaluation_pb.GoldenSet = field(default_factory=evaluation_pb.GoldenSet)
+    evaluations: list[evaluation_pb.Evaluation] = field(default_factory=list)
+    """Newest first."""
+    evaluation: Sequence[evaluation_pb.EvaluateKnowledgeBaseResponse] = ()
+    evaluated: list[evaluation_pb.EvaluateKnowledgeBaseRequest] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     models_seen_after: int = 0
     """How often CreateKnowledgeBase says MODEL_NOT_FOUND before it works."""
@@ -206,6 +212,30 @@ class Retrieval(RetrievalServiceServicer):
 
     def Search(self, request: Any, context: Any) -> retrieval_pb.SearchResponse:
         return self._scenario.search
+
+    def SetGoldenSet(self, request: Any, context: Any) -> evaluation_pb.GoldenSet:
+        self._scenario.golden_set = request.golden_set
+        self._scenario.golden_set.sha256 = "new"
+        return self._scenario.golden_set
+
+    def GetGoldenSet(self, request: Any, context: Any) -> evaluation_pb.GoldenSet:
+        if not self._scenario.golden_set.queries:
+            fail(context, NotFound(f"{request.parent} has no golden set", reason="GOLDEN_SET_NOT_FOUND"))
+        return self._scenario.golden_set
+
+    def EvaluateKnowledgeBase(
+        self, request: Any, context: Any
+    ) -> Iterator[evaluation_pb.EvaluateKnowledgeBaseResponse]:
+        self._scenario.evaluated.append(request)
+        yield from self._scenario.evaluation
+
+    def ListEvaluations(self, request: Any, context: Any) -> evaluation_pb.ListEvaluationsResponse:
+        # One a page.
+        first = int(request.page_token or 0)
+        more = str(first + 1) if first + 1 < len(self._scenario.evaluations) else ""
+        return evaluation_pb.ListEvaluationsResponse(
+            evaluations=self._scenario.evaluations[first : first + 1], next_page_token=more
+        )
 
 
 class Session(SessionServiceServicer):

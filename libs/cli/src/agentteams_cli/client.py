@@ -19,6 +19,7 @@ from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
 from agentteams_cli.conversations import Conversations
 from agentteams_cli.errors import CliError, StackError, Unreachable
+from agentteams_cli.evaluations import Evaluations
 from agentteams_cli.paging import pages
 from agentteams_cli.state import RuntimeInfo, StateFolder
 from manifests import DEFAULT_NAMESPACE, KnowledgeBase
@@ -47,6 +48,7 @@ class Client:
 
     Attributes:
         conversations: Sessions, memories, and all that belongs to a user.
+        evaluations: Golden sets, and what was measured with them.
     """
 
     def __init__(self, *, orchestrator: RpcClient, retrieval: RpcClient, session: RpcClient) -> None:
@@ -57,6 +59,7 @@ class Client:
         self._knowledge = RetrievalServiceStub(retrieval.channel)
         self._sessions = SessionServiceStub(session.channel)
         self.conversations = Conversations(session)
+        self.evaluations = Evaluations(retrieval)
 
     async def team(self, name: str) -> orchestrator_pb.Team:
         """One team by its manifest's name."""
@@ -281,6 +284,7 @@ _NO_ANSWER = ("DEPENDENCY_UNAVAILABLE", "DEADLINE_TOO_SHORT")
 _FIXES = {
     "TEAM_NOT_FOUND": "`agentteams doctor` lists the teams; add one with `agentteams apply -f FILE`",
     "KNOWLEDGE_BASE_NOT_FOUND": "`agentteams doctor` lists them; add one with `agentteams apply -f FILE`",
+    "GOLDEN_SET_NOT_FOUND": "give one with --golden FILE",
     "RUN_NOT_FOUND": "`agentteams runs list` shows the newest",
     "SESSION_NOT_FOUND": "`agentteams sessions list` shows those that were used last",
     "MEMORY_NOT_FOUND": "`agentteams memories list` shows them",

@@ -52,8 +52,8 @@ class _Searched:
 
     @property
     def ranked(self) -> list[str]:
-        """Paths; each document by its best chunk."""
-        return list(dict.fromkeys(hit.title for hit in self.result.hits))
+        """Paths; of each document the search gives its best chunk."""
+        return [hit.title for hit in self.result.hits]
 
 
 class Evaluations:
@@ -170,7 +170,13 @@ class Evaluations:
 
     async def _one(self, knowledge_base: str, golden: GoldenQuery, mode: SearchMode) -> _Searched:
         result = await self._search.run(
-            SearchQuery(knowledge_base=knowledge_base, text=golden.query, mode=mode, top_k=_DEPTH)
+            SearchQuery(
+                knowledge_base=knowledge_base,
+                text=golden.query,
+                mode=mode,
+                top_k=_DEPTH,
+                max_per_document=1,
+            )
         )
         if result.outcome == Outcome.FAILED:
             said = "; ".join(reason.message for reason in result.reasons)
