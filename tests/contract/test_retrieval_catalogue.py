@@ -21,6 +21,7 @@ from retrieval.core.model import (
     DocumentState,
     KnowledgeBase,
     KnowledgeBaseSpec,
+    Place,
     SearchMode,
 )
 from retrieval.core.names import document_id
@@ -176,7 +177,7 @@ async def test_a_reindex_puts_everything_back(catalogue: SqlCatalogue) -> None:
         model_fingerprint="f2",
         revision=snapshot.knowledge_base.revision,
     )
-    assert await catalogue.doomed_collections() == [("default", "c1")]
+    assert await catalogue.doomed_collections() == [("c1", Place(collection="c1"))]
     await catalogue.forget_collection("c1")
     assert await catalogue.doomed_collections() == []
 
@@ -192,8 +193,8 @@ async def test_deletions(catalogue: SqlCatalogue) -> None:
     assert await catalogue.get_document("default", "kb", document_id(path)) is None
     assert await catalogue.deleted_documents(now=NOW, limit=10) == []
     await catalogue.abandon(claim)
-    ((deleted, collection),) = await catalogue.deleted_documents(now=NOW, limit=10)
-    assert (deleted.path, collection) == (path, "c1")
+    ((deleted, place),) = await catalogue.deleted_documents(now=NOW, limit=10)
+    assert (deleted.path, place) == (path, KB.place)
     blob = await catalogue.remove_document("default", "kb", deleted.id, now=NOW)
     assert blob == claim.document.blob
     assert await catalogue.mark_knowledge_base_deleted("default", "kb") is not None

@@ -14,6 +14,7 @@ from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.memory import MemoryStore
 from retrieval.adapters.migrate import migrate
+from retrieval.adapters.specs import SqlSpecs
 from retrieval.core.chunking import cut
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
@@ -117,6 +118,7 @@ class World:
         )
         self.knowledge_bases = KnowledgeBases(
             catalogue=self.catalogue,
+            specs=SqlSpecs(self.engine),
             store=self.store,
             embedder=self.embedder,
             blobs=self.blobs,

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from retrieval.adapters.milvus_rows import literal
 from retrieval.core.names import (
     check_path,
-    collection_alias,
     document_id,
     document_ids,
     knowledge_base_id,
 )
+from retrieval.core.places import collection_alias
 from retrieval.settings import Settings
 from servicekit.errors import InvalidArgument
 

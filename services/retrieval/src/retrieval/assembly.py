@@ -16,6 +16,7 @@ from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.adapters.parser_process import ParserProcesses
 from retrieval.adapters.rerank_client import RerankClient
+from retrieval.adapters.specs import SqlSpecs
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
@@ -83,6 +84,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     )
     knowledge_bases = KnowledgeBases(
         catalogue=catalogue,
+        specs=SqlSpecs(engine),
         store=store,
         embedder=embedder,
         blobs=blobs,

@@ -3,41 +3,19 @@
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from google.rpc import status_pb2
 
+from retrieval.convert_filter import value_to_pb
 from retrieval.core.model import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_OVERLAP_TOKENS,
     Chunking,
+    ChunkingStrategy,
     Document,
     DocumentError,
     SearchMode,
-    Snapshot,
 )
 from servicekit.errors import FailedPrecondition, InvalidArgument, status_from_error
 
 _MIN_TOKENS, _MAX_TOKENS = 16, 2000
-
-
-def knowledge_base_to_pb(snapshot: Snapshot, *, deployment: str) -> kb_pb.KnowledgeBase:
-    """With its counts."""
-    kb, counts = snapshot.knowledge_base, snapshot.counts
-    message = kb_pb.KnowledgeBase(
-        name=kb.name,
-        embedding_model=kb.spec.embedding_model,
-        chunking=kb_pb.Chunking(
-            max_tokens=kb.spec.chunking.max_tokens, overlap_tokens=kb.spec.chunking.overlap_tokens
-        ),
-        search_mode=kb_pb.SearchMode.ValueType(kb.spec.search_mode),
-        dimension=kb.dimension,
-        model_fingerprint=kb.model_fingerprint,
-        revision=kb.revision,
-        documents=kb_pb.DocumentCounts(
-            pending=counts.pending, indexing=counts.indexing, ready=counts.ready, failed=counts.failed
-        ),
-        chunk_count=counts.chunks,
-        deployment=deployment,
-    )
-    message.create_time.FromDatetime(kb.create_time)
-    return message
 
 
 def document_to_pb(document: Document) -> kb_pb.Document:
@@ -52,6 +30,8 @@ def document_to_pb(document: Document) -> kb_pb.Document:
         chunk_count=document.chunk_count,
         warnings=document.warnings,
     )
+    for name, value in document.metadata.items():
+        message.metadata[name].CopyFrom(value_to_pb(value))
     if document.error is not None:
         message.error.CopyFrom(_error_to_pb(document.path, document.error))
     message.create_time.FromDatetime(document.create_time)
@@ -77,7 +57,14 @@ def chunking_from_pb(message: kb_pb.Chunking) -> Chunking:
         raise InvalidArgument.field(
             f"{field}.overlap_tokens", f"must be 0 to {max_tokens - 1}, less than max_tokens", overlap
         )
-    return Chunking(max_tokens=max_tokens, overlap_tokens=overlap)
+    try:
+        strategy = ChunkingStrategy(message.strategy or ChunkingStrategy.AUTO)
+    except ValueError:
+        names = ", ".join(f"CHUNKING_STRATEGY_{known.name}" for known in ChunkingStrategy)
+        raise InvalidArgument.field(
+            f"{field}.strategy", f"must be one of {names}", message.strategy
+        ) from None
+    return Chunking(max_tokens=max_tokens, overlap_tokens=overlap, strategy=strategy)
 
 
 def mode_from_pb(value: int, *, field: str) -> SearchMode | None:

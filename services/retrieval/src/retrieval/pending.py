@@ -13,10 +13,6 @@ async def _not_yet(context: Context) -> None:
 class Pending(pb_grpc.RetrievalServiceServicer):
     """See the proto file."""
 
-    async def UpdateKnowledgeBase(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
     async def MoveDocument(self, request: object, context: Context) -> None:  # type: ignore[override]
         """See the proto file."""
         await _not_yet(context)

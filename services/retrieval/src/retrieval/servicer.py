@@ -8,15 +8,18 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
 from retrieval import convert, metrics
+from retrieval.convert_filter import values_from_pb
 from retrieval.convert_search import query_from_pb, result_to_pb
+from retrieval.convert_spec import knowledge_base_to_pb, spec_from_pb
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
-from retrieval.core.model import DocumentState, KnowledgeBaseSpec, SearchMode
-from retrieval.core.names import check_model, check_path, document_ids, knowledge_base_id
+from retrieval.core.model import DocumentState
+from retrieval.core.names import check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
 from retrieval.pending import Pending
 from retrieval.servicer_evaluation import EvaluationCalls
+from retrieval.servicer_knowledge_bases import KnowledgeBaseCalls
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.paging import PageTokens, page_size
@@ -26,7 +29,7 @@ Context = grpc.aio.ServicerContext[object, object]
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
-class RetrievalServicer(EvaluationCalls, Pending):
+class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, Pending):
     """See the proto file; its comments are the specification."""
 
     def __init__(
@@ -48,23 +51,16 @@ class RetrievalServicer(EvaluationCalls, Pending):
         self, request: pb.CreateKnowledgeBaseRequest, context: Context
     ) -> kb_pb.KnowledgeBase:
         """See the proto file."""
-        wanted = request.knowledge_base
-        id_ = knowledge_base_id(wanted.name, field="knowledge_base.name")
-        spec = KnowledgeBaseSpec(
-            embedding_model=check_model(wanted.embedding_model, field="knowledge_base.embedding_model"),
-            chunking=convert.chunking_from_pb(wanted.chunking),
-            search_mode=convert.mode_from_pb(wanted.search_mode, field="knowledge_base.search_mode")
-            or SearchMode.HYBRID,
-        )
-        snapshot = await self._knowledge_bases.create(id_, spec)
-        return convert.knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        id_ = knowledge_base_id(request.knowledge_base.name, field="knowledge_base.name")
+        snapshot = await self._knowledge_bases.create(id_, spec_from_pb(request.knowledge_base))
+        return knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
 
     async def GetKnowledgeBase(
         self, request: pb.GetKnowledgeBaseRequest, context: Context
     ) -> kb_pb.KnowledgeBase:
         """See the proto file."""
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
-        return convert.knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        return knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
 
     async def ListKnowledgeBases(
         self, request: pb.ListKnowledgeBasesRequest, context: Context
@@ -76,7 +72,7 @@ class RetrievalServicer(EvaluationCalls, Pending):
         found = await self._knowledge_bases.list(after=after, limit=size + 1)
         deployment = await self._knowledge_bases.deployment()
         response = pb.ListKnowledgeBasesResponse(
-            knowledge_bases=[convert.knowledge_base_to_pb(s, deployment=deployment) for s in found[:size]]
+            knowledge_bases=[knowledge_base_to_pb(s, deployment=deployment) for s in found[:size]]
         )
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)
@@ -96,7 +92,10 @@ class RetrievalServicer(EvaluationCalls, Pending):
             raise InvalidArgument.field("header", "must be the first message of the upload")
         knowledge_base = knowledge_base_id(first.header.parent, field="header.parent")
         path = check_path(first.header.path, field="header.path")
-        document = await self._documents.upload(knowledge_base, path, _content(request_iterator))
+        metadata = values_from_pb(first.header.metadata, field="header.metadata")
+        document = await self._documents.upload(
+            knowledge_base, path, _content(request_iterator), metadata=metadata
+        )
         return convert.document_to_pb(document)
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> kb_pb.Document:

@@ -117,11 +117,15 @@ class IndexPolicy(_message.Message):
     """No tuning by itself; TuneKnowledgeBase still does."""
     @_builtins.property
     def build_params(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """With `type` only: nlist, M, efConstruction. Empty: by rows per segment."""
+        """With `type` only: nlist (1 to 65,536) of IVF; M (4 to 64) and
+        efConstruction (8 to 512) of HNSW. Empty: by rows per segment.
+        """
 
     @_builtins.property
     def search_params(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """With `type` only: nprobe, ef. Empty: tuned by measurement."""
+        """With `type` only: nprobe (1 to 65,536) of IVF, ef (1 to 32,768) of HNSW.
+        Empty: tuned by measurement.
+        """
 
     def __init__(
         self,

@@ -266,7 +266,9 @@ class KnowledgeBase(_message.Message):
 
     @_builtins.property
     def index(self) -> _index_pb2.IndexPolicy:
-        """Optional. Its index of vectors. Can be updated."""
+        """Optional. Its index of vectors. Not with TENANCY_PARTITION_KEY. Can be
+        updated.
+        """
 
     @_builtins.property
     def index_status(self) -> _index_pb2.IndexStatus:

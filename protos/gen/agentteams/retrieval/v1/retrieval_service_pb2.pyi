@@ -69,7 +69,10 @@ class UpdateKnowledgeBaseRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Optional. Paths of fields; empty: all that can be updated."""
+        """Optional. Paths of fields, such as `search_defaults.top_k`; what they name
+        and the request lacks gets its default. Empty: search_mode,
+        search_defaults, index and sources, and metadata_fields if there are any.
+        """
 
     def __init__(
         self,

@@ -143,9 +143,11 @@ class RetrievalServiceServicer:
     """
 
     def CreateKnowledgeBase(self, request, context):
-        """Creates a knowledge base. Creating it again with the same fields returns
-        it as it is. Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it exists with other
-        fields), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
+        """Creates a knowledge base. If it is there, its fields become those of the
+        request, as a declaration is applied: what can be updated is, and what was
+        left out gets its default. With the same fields it is returned as it is.
+        Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it is there, and a field is another
+        that cannot be updated), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
         DEPENDENCY_UNAVAILABLE (retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,7 +170,8 @@ class RetrievalServiceServicer:
 
     def UpdateKnowledgeBase(self, request, context):
         """Updates the fields that can be updated. Reasons:
-        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE,
+        DEPENDENCY_UNAVAILABLE (retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

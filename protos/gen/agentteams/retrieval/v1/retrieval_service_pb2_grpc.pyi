@@ -40,9 +40,11 @@ class RetrievalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrievalServiceAsyncStub: ...
     CreateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]
-    """Creates a knowledge base. Creating it again with the same fields returns
-    it as it is. Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it exists with other
-    fields), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
+    """Creates a knowledge base. If it is there, its fields become those of the
+    request, as a declaration is applied: what can be updated is, and what was
+    left out gets its default. With the same fields it is returned as it is.
+    Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it is there, and a field is another
+    that cannot be updated), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
     DEPENDENCY_UNAVAILABLE (retry).
     """
     GetKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]
@@ -51,7 +53,8 @@ class RetrievalServiceStub:
     """Lists knowledge bases by name. Reasons: INVALID_FIELD."""
     UpdateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpdateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]
     """Updates the fields that can be updated. Reasons:
-    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE,
+    DEPENDENCY_UNAVAILABLE (retry).
     """
     DeleteKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteKnowledgeBaseRequest, _empty_pb2.Empty]
     """Deletes a knowledge base with its documents, originals and vectors.
@@ -137,9 +140,11 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CreateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]  # type: ignore[assignment]
-    """Creates a knowledge base. Creating it again with the same fields returns
-    it as it is. Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it exists with other
-    fields), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
+    """Creates a knowledge base. If it is there, its fields become those of the
+    request, as a declaration is applied: what can be updated is, and what was
+    left out gets its default. With the same fields it is returned as it is.
+    Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it is there, and a field is another
+    that cannot be updated), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
     DEPENDENCY_UNAVAILABLE (retry).
     """
     GetKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.GetKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]  # type: ignore[assignment]
@@ -148,7 +153,8 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Lists knowledge bases by name. Reasons: INVALID_FIELD."""
     UpdateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.UpdateKnowledgeBaseRequest, _knowledge_base_pb2.KnowledgeBase]  # type: ignore[assignment]
     """Updates the fields that can be updated. Reasons:
-    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+    KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE,
+    DEPENDENCY_UNAVAILABLE (retry).
     """
     DeleteKnowledgeBase: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.DeleteKnowledgeBaseRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a knowledge base with its documents, originals and vectors.
@@ -237,9 +243,11 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.CreateKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_knowledge_base_pb2.KnowledgeBase, _abc.Awaitable[_knowledge_base_pb2.KnowledgeBase]]:
-        """Creates a knowledge base. Creating it again with the same fields returns
-        it as it is. Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it exists with other
-        fields), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
+        """Creates a knowledge base. If it is there, its fields become those of the
+        request, as a declaration is applied: what can be updated is, and what was
+        left out gets its default. With the same fields it is returned as it is.
+        Reasons: INVALID_FIELD, FIELD_IMMUTABLE (it is there, and a field is another
+        that cannot be updated), MODEL_NOT_FOUND, MODEL_UNAVAILABLE (retry),
         DEPENDENCY_UNAVAILABLE (retry).
         """
 
@@ -266,7 +274,8 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_knowledge_base_pb2.KnowledgeBase, _abc.Awaitable[_knowledge_base_pb2.KnowledgeBase]]:
         """Updates the fields that can be updated. Reasons:
-        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE.
+        KNOWLEDGE_BASE_NOT_FOUND, INVALID_FIELD, FIELD_IMMUTABLE,
+        DEPENDENCY_UNAVAILABLE (retry).
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from retrieval.adapters.ingest_queue import SqlIngestQueue
+from retrieval.adapters.place_rows import PLACE_COLUMNS, doomed_place, doomed_values, place_from_row
 from retrieval.adapters.rows import (
     counts_of,
     document_from_row,
@@ -18,6 +19,7 @@ from retrieval.adapters.rows import (
     knowledge_base_values,
     ms,
     requeued,
+    same_bytes,
     upload_values,
 )
 from retrieval.adapters.statements import (
@@ -36,6 +38,7 @@ from retrieval.core.model import (
     Document,
     DocumentState,
     KnowledgeBase,
+    Place,
     Snapshot,
 )
 from servicekit.ids import new_id
@@ -101,16 +104,14 @@ class SqlCatalogue(SqlIngestQueue):
                 .where(of_kb(before.tenant, before.id), documents.c.delete_time_ms.is_(None))
                 .values(requeued(now) | {"chunk_count": 0, "error_reason": None, "error_message": None})
             )
-            await connection.execute(
-                insert(doomed_collections).values(collection=before.collection, tenant=before.tenant)
-            )
+            await connection.execute(insert(doomed_collections).values(doomed_values(before)))
         return True
 
-    async def doomed_collections(self) -> list[tuple[str, str]]:
+    async def doomed_collections(self) -> list[tuple[str, Place]]:
         """All of them; there are few."""
         async with self._begin() as connection:
             rows = await connection.execute(select(doomed_collections))
-            return [(row.tenant, row.collection) for row in rows]
+            return [(row.collection, doomed_place(row)) for row in rows]
 
     async def forget_collection(self, collection: str) -> None:
         """Removes the note."""
@@ -174,17 +175,20 @@ class SqlCatalogue(SqlIngestQueue):
                 return document_from_row(created.one()), None
             current = document_from_row(row)
             hidden = row.delete_time_ms is not None
-            if not hidden and current.sha256 == document.sha256 and current.state != DocumentState.FAILED:
+            same = not hidden and current.sha256 == document.sha256 and current.state != DocumentState.FAILED
+            if same and current.metadata == document.metadata:
                 return current, document.blob
             # A worker may still be at the former version: its lease holds until it lets go.
             kept = {"chunk_count": row.chunk_count, "lease_until_ms": row.lease_until_ms}
             if not hidden:
                 kept["create_time_ms"] = row.create_time_ms
+            if same:
+                kept |= same_bytes(current)
             values = upload_values(document) | kept
             changed = await connection.execute(
                 update(documents).where(is_document(document)).values(values).returning(documents)
             )
-            return document_from_row(changed.one()), current.blob
+            return document_from_row(changed.one()), document.blob if same else current.blob
 
     async def get_document(self, tenant: str, knowledge_base: str, document: str) -> Document | None:
         """By its key."""
@@ -234,12 +238,12 @@ class SqlCatalogue(SqlIngestQueue):
             )
         return busy
 
-    async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, str]]:
+    async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, Place]]:
         """Those that DeleteDocument could not finish, or that have moved. One caller gets each."""
         mover = documents.alias("mover")
         async with self._begin() as connection:
             rows = await connection.execute(
-                select(documents, knowledge_bases.c.collection)
+                select(documents, *PLACE_COLUMNS)
                 .join(knowledge_bases)
                 .where(
                     documents.c.delete_time_ms.is_not(None),
@@ -257,7 +261,7 @@ class SqlCatalogue(SqlIngestQueue):
                 .limit(limit)
                 .with_for_update(skip_locked=True, of=documents)
             )
-            found = [(document_from_row(row), row.collection) for row in rows]
+            found = [(document_from_row(row), place_from_row(row)) for row in rows]
             for document, _ in found:
                 await connection.execute(
                     update(documents).where(is_document(document)).values(_deletion_lease(now))

@@ -1,11 +1,13 @@
 """Rows of the catalogue to the domain and back."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row
 
+from retrieval.adapters.spec_rows import parts_of_spec, spec_to_text, strategy_of
 from retrieval.core.model import (
     Chunking,
     Counts,
@@ -14,6 +16,7 @@ from retrieval.core.model import (
     DocumentState,
     KnowledgeBase,
     KnowledgeBaseSpec,
+    Scalar,
     SearchMode,
 )
 
@@ -44,6 +47,8 @@ def knowledge_base_values(knowledge_base: KnowledgeBase) -> dict[str, Any]:
         "alias": knowledge_base.alias,
         "collection": knowledge_base.collection,
         "create_time_ms": ms(knowledge_base.create_time),
+        "generation": knowledge_base.generation,
+        "spec": spec_to_text(spec),
     }
 
 
@@ -54,8 +59,11 @@ def knowledge_base_from_row(row: Row[Any]) -> KnowledgeBase:
         id=row.id,
         spec=KnowledgeBaseSpec(
             embedding_model=row.embedding_model,
-            chunking=Chunking(max_tokens=row.max_tokens, overlap_tokens=row.overlap_tokens),
+            chunking=Chunking(
+                max_tokens=row.max_tokens, overlap_tokens=row.overlap_tokens, strategy=strategy_of(row.spec)
+            ),
             search_mode=SearchMode(row.search_mode),
+            **parts_of_spec(row.spec),
         ),
         dimension=row.dimension,
         model_fingerprint=row.model_fingerprint,
@@ -63,6 +71,7 @@ def knowledge_base_from_row(row: Row[Any]) -> KnowledgeBase:
         alias=row.alias,
         collection=row.collection,
         create_time=moment(row.create_time_ms),
+        generation=row.generation,
     )
 
 
@@ -87,9 +96,15 @@ def document_from_row(row: Row[Any]) -> Document:
         attempts=row.attempts,
         version=row.version or "",
         moved_from=row.moved_from or "",
+        metadata=json.loads(row.metadata) if row.metadata else {},
         create_time=moment(row.create_time_ms),
         update_time=moment(row.update_time_ms),
     )
+
+
+def metadata_to_text(metadata: Mapping[str, Scalar]) -> str:
+    """The same values give the same text."""
+    return json.dumps(dict(metadata), sort_keys=True)
 
 
 def requeued(now: datetime) -> dict[str, Any]:
@@ -126,10 +141,24 @@ def upload_values(document: Document) -> dict[str, Any]:
         "error_message": None,
         "chunk_count": 0,
         "warnings": "[]",
+        "metadata": metadata_to_text(document.metadata),
         "lease_until_ms": 0,
         "create_time_ms": ms(document.create_time),
         "delete_time_ms": None,
         "moved_from": None,
+    }
+
+
+def same_bytes(current: Document) -> dict[str, Any]:
+    """What an upload leaves as it is if only the metadata are others.
+
+    A READY document becomes one that moves to itself: its chunks are copied, not embedded anew.
+    """
+    ready = current.state == DocumentState.READY
+    return {
+        "blob": current.blob,
+        "warnings": json.dumps(current.warnings),
+        "moved_from": current.id if ready else current.moved_from or None,
     }
 
 

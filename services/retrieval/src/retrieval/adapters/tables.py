@@ -31,6 +31,10 @@ knowledge_bases = Table(
     Column("create_time_ms", BigInteger, nullable=False),
     # Set: it is being deleted and seen by nobody.
     Column("delete_time_ms", BigInteger),
+    # Grows with each change of the spec. Absent from rows that version 0001 wrote: 1.
+    Column("generation", BigInteger, nullable=False, server_default="1"),
+    # The rest of the spec, as JSON; absent: its defaults.
+    Column("spec", Text),
 )
 
 documents = Table(
@@ -66,6 +70,8 @@ documents = Table(
     Column("version", String(26)),
     # The document that it was before; its chunks can be copied while this one waits.
     Column("moved_from", String(26)),
+    # Values of metadata fields, as JSON; absent: none.
+    Column("metadata", Text),
     ForeignKeyConstraint(["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"]),
     Index("documents_queue", "state", "due_ms"),
     Index("documents_waiting", "tenant", "knowledge_base", "state", "due_ms"),
@@ -80,6 +86,10 @@ doomed_collections = Table(
     metadata,
     Column("collection", String(255), primary_key=True),
     Column("tenant", String(253), nullable=False),
+    # Where it is, unless it is a collection of the default database.
+    Column("database", String(255)),
+    # The shared collection that it is a scope of.
+    Column("shared", String(255)),
 )
 
 # How indexing of a knowledge base gets on. No row: nothing was done yet.

@@ -1,13 +1,15 @@
 """Uploading, reading and deleting documents."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 
 from retrieval.core import media
 from retrieval.core.directory import Directory
 from retrieval.core.errors import document_not_found, knowledge_base_not_found
-from retrieval.core.model import Document, DocumentState, Place
+from retrieval.core.metadata import checked_metadata
+from retrieval.core.model import Document, DocumentState, Place, Scalar
 from retrieval.core.names import document_id
 from retrieval.core.ports import BlobStore, Catalogue, VectorStore
 from servicekit.clock import Clock
@@ -46,16 +48,30 @@ class Documents:
         self._max_bytes = max_bytes
         self._uploaded = uploaded
 
-    async def upload(self, knowledge_base: str, path: str, content: AsyncIterator[bytes]) -> Document:
+    async def upload(
+        self,
+        knowledge_base: str,
+        path: str,
+        content: AsyncIterator[bytes],
+        *,
+        metadata: Mapping[str, Scalar] = MappingProxyType({}),
+    ) -> Document:
         """Stores the original and queues the document.
+
+        Args:
+            metadata: Values of the knowledge base's metadata fields, all that the document has.
 
         Raises:
             NotFound: There is no such knowledge base.
-            InvalidArgument: It is empty, too large, or of a kind that cannot be read.
+            InvalidArgument: It is empty, too large, or of a kind that cannot be read; a field of the
+                metadata is not the knowledge base's, or its value not of the field's type.
         """
         tenant = current_caller().tenant
-        if await self._catalogue.snapshot(tenant, knowledge_base) is None:
+        snapshot = await self._catalogue.snapshot(tenant, knowledge_base)
+        if snapshot is None:
             raise knowledge_base_not_found(knowledge_base)  # before its bytes are read
+        fields = snapshot.knowledge_base.spec.metadata_fields
+        values = checked_metadata(metadata, fields, field="header.metadata")
         async with self._blobs.writer(tenant) as writer:
             beginning = b""
             async for data in content:
@@ -84,6 +100,7 @@ class Documents:
                 sha256=writer.sha256,
                 blob=blob,
                 state=DocumentState.PENDING,
+                metadata=values,
                 create_time=now,
                 update_time=now,
             )
@@ -151,9 +168,9 @@ class Documents:
 
     async def sweep(self) -> None:
         """Finishes deletions whose worker has let go, or whose store did not answer."""
-        for document, collection in await self._catalogue.deleted_documents(now=self._clock.now(), limit=100):
+        for document, place in await self._catalogue.deleted_documents(now=self._clock.now(), limit=100):
             try:
-                await self._delete_chunks(Place(collection=collection), document.id)
+                await self._delete_chunks(place, document.id)
             except Unavailable as error:
                 log.warning("document_not_removed", document=document.id, reason=error.reason)
                 return

@@ -3,7 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from retrieval.core.model import IndexType, MetadataField, Place
+from retrieval.core.model import IndexPolicy, IndexType, MetadataField, Place
+
+__all__ = ["BUILD_PARAMS", "DEFAULT_INDEX", "SEARCH_PARAMS", "BuiltIndex", "CollectionSpec", "IndexPolicy"]
+
+_IVF = (IndexType.IVF_FLAT, IndexType.IVF_SQ8)
+_HNSW = (IndexType.HNSW, IndexType.HNSW_SQ)
+BUILD_PARAMS: Mapping[IndexType, Mapping[str, tuple[int, int]]] = (
+    {type_: {"nlist": (1, 65_536)} for type_ in _IVF}
+    | {type_: {"M": (4, 64), "efConstruction": (8, 512)} for type_ in _HNSW}
+    | {IndexType.FLAT: {}}
+)
+"""What an index can be built with: least and most, as every supported Milvus takes it."""
+SEARCH_PARAMS: Mapping[IndexType, Mapping[str, tuple[int, int]]] = (
+    {type_: {"nprobe": (1, 65_536)} for type_ in _IVF}
+    | {type_: {"ef": (1, 32_768)} for type_ in _HNSW}
+    | {IndexType.FLAT: {}}
+)
+"""What it can be searched with, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,22 +42,3 @@ class CollectionSpec:
     dimension: int
     fields: Sequence[MetadataField] = ()
     index: BuiltIndex = DEFAULT_INDEX
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexPolicy:
-    """What the index of a knowledge base should be.
-
-    Attributes:
-        type: None: chosen by size and by what the deployed Milvus has.
-        build_params: Only with a type; empty: by rows per segment.
-        search_params: Only with a type; empty: tuned by measurement.
-        target_recall_percent: Recall at 10 that tuning must reach.
-        tuning_off: No tuning by itself.
-    """
-
-    type: IndexType | None = None
-    build_params: Mapping[str, int] = field(default_factory=dict)
-    search_params: Mapping[str, int] = field(default_factory=dict)
-    target_recall_percent: int = 95
-    tuning_off: bool = False

@@ -227,4 +227,5 @@ def _record(claim: Claim, ordinal: int, draft: ChunkDraft) -> ChunkRecord:
         ordinal=ordinal,
         text=draft.text,
         location=draft.location,
+        metadata=claim.document.metadata,
     )

@@ -8,12 +8,13 @@ import structlog
 from retrieval.core.directory import Directory
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.index import CollectionSpec
-from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Place, Snapshot
-from retrieval.core.names import collection_alias
-from retrieval.core.ports import BlobStore, Catalogue, Embedder, VectorStore
+from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot
+from retrieval.core.places import collection_alias
+from retrieval.core.ports import BlobStore, Catalogue, Embedder, Specs, VectorStore
+from retrieval.core.spec_changes import refuse_changes
 from servicekit.clock import Clock
 from servicekit.context import current_caller
-from servicekit.errors import Conflict, FailedPrecondition, ServiceError
+from servicekit.errors import Conflict, InvalidArgument, ServiceError
 from servicekit.ids import new_id
 
 log = structlog.get_logger()
@@ -32,6 +33,7 @@ class KnowledgeBases:
         self,
         *,
         catalogue: Catalogue,
+        specs: Specs,
         store: VectorStore,
         embedder: Embedder,
         blobs: BlobStore,
@@ -40,6 +42,7 @@ class KnowledgeBases:
         queued: Callable[[], None],
     ) -> None:
         self._catalogue = catalogue
+        self._specs = specs
         self._store = store
         self._embedder = embedder
         self._blobs = blobs
@@ -48,7 +51,7 @@ class KnowledgeBases:
         self._queued = queued
 
     async def create(self, id_: str, spec: KnowledgeBaseSpec) -> Snapshot:
-        """Creates it, or returns it if it is there with the same fields.
+        """Creates it; if it is there, changes what is another and can be changed.
 
         If the model makes other vectors than before, or the collection is gone, all documents are
         indexed anew from their originals.
@@ -61,8 +64,8 @@ class KnowledgeBases:
         tenant = current_caller().tenant
         for _ in range(_ATTEMPTS):
             before = await self._catalogue.snapshot(tenant, id_)
-            if before is not None:
-                _refuse_changes(before.knowledge_base, spec)
+            if before is not None and not await self._replaced(before.knowledge_base, spec):
+                continue  # another call was first: look again
             model = await self._embedder.describe(spec.embedding_model)
             if before is None:
                 knowledge_base = await self._insert(tenant, id_, spec, model)
@@ -71,9 +74,13 @@ class KnowledgeBases:
             if knowledge_base is None:
                 continue  # another call was first: look again
             created = await self._store.ensure_collection(
-                CollectionSpec(place=knowledge_base.place, dimension=knowledge_base.dimension)
+                CollectionSpec(
+                    place=knowledge_base.place,
+                    dimension=knowledge_base.dimension,
+                    fields=spec.metadata_fields,
+                )
             )
-            if created and before is not None and before.counts.chunks:
+            if before is not None and before.counts.chunks and await self._lost(knowledge_base, created):
                 # The store has lost its data; the originals have not.
                 log.warning("collection_was_missing", knowledge_base=id_)
                 await self._reindex(knowledge_base, model)
@@ -82,11 +89,25 @@ class KnowledgeBases:
             self._queued()
             await self.sweep()
             return await self.get(id_)
-        raise Conflict(
-            f"knowledgeBases/{id_} is being changed by other calls; try again",
-            reason="DEPENDENCY_UNAVAILABLE",
-            retry_after=timedelta(seconds=1),
-        )
+        raise _changing(id_)
+
+    async def update(self, id_: str, change: Callable[[KnowledgeBaseSpec], KnowledgeBaseSpec]) -> Snapshot:
+        """Changes what can be changed.
+
+        Args:
+            change: Makes the wanted spec of the present one; called again if another call was first.
+
+        Raises:
+            NotFound: It is not there.
+            FailedPrecondition: A field is another that cannot be changed.
+            InvalidArgument: The store has no such index.
+            Unavailable: The store does not answer; retry.
+        """
+        for _ in range(_ATTEMPTS):
+            current = (await self.get(id_)).knowledge_base
+            if await self._replaced(current, change(current.spec)):
+                return await self.get(id_)
+        raise _changing(id_)
 
     async def get(self, id_: str) -> Snapshot:
         """As the catalogue has it now.
@@ -119,13 +140,13 @@ class KnowledgeBases:
 
     async def sweep(self) -> None:
         """Finishes what crashes and outages have left half done. Failures wait for the next time."""
-        for _, collection in await self._catalogue.doomed_collections():
+        for name, place in await self._catalogue.doomed_collections():
             try:
-                await self._store.drop(Place(collection=collection))
+                await self._store.drop(place)
             except ServiceError as error:
-                log.warning("collection_not_dropped", collection=collection, reason=error.reason)
+                log.warning("collection_not_dropped", collection=name, reason=error.reason)
                 return
-            await self._catalogue.forget_collection(collection)
+            await self._catalogue.forget_collection(name)
         for knowledge_base in await self._catalogue.deleted_knowledge_bases():
             try:
                 await self._remove(knowledge_base)
@@ -140,10 +161,43 @@ class KnowledgeBases:
         except ServiceError:
             return ""
 
+    async def _replaced(self, current: KnowledgeBase, wanted: KnowledgeBaseSpec) -> bool:
+        """False if another call was first."""
+        if current.spec == wanted:
+            return True
+        refuse_changes(current, wanted)
+        await self._check_index(wanted)
+        added = wanted.metadata_fields != current.spec.metadata_fields
+        if added:  # first: documents may have the fields as soon as the row says so
+            await self._store.add_fields(current.place, wanted.metadata_fields)
+        if not await self._specs.replace_spec(current, wanted, now=self._clock.now()):
+            return False
+        self._directory.forget(current.tenant, current.id)
+        log.info("knowledge_base_updated", tenant=current.tenant, id=current.id)
+        return True
+
+    async def _check_index(self, spec: KnowledgeBaseSpec) -> None:
+        if spec.index.type is None:
+            return
+        capabilities = await self._store.capabilities()
+        if spec.index.type not in capabilities.index_types:
+            has = ", ".join(sorted(type_.name for type_ in capabilities.index_types))
+            raise InvalidArgument.field(
+                "knowledge_base.index.type",
+                f"the deployed Milvus ({capabilities.deployment}) has no such index; it has {has}",
+                spec.index.type.name,
+            )
+
+    async def _lost(self, knowledge_base: KnowledgeBase, created: bool) -> bool:
+        """Whether the chunks of the catalogue are gone. Others may have made a shared collection."""
+        place = knowledge_base.place
+        return created or (bool(place.scope) and await self._store.count(place) == 0)
+
     async def _insert(
         self, tenant: str, id_: str, spec: KnowledgeBaseSpec, model: ModelInfo
     ) -> KnowledgeBase | None:
         """The row first: a collection that no row names would stay for ever."""
+        await self._check_index(spec)
         alias = collection_alias(tenant, id_)
         now = self._clock.now()
         knowledge_base = KnowledgeBase(
@@ -197,24 +251,9 @@ def _new_collection(alias: str) -> str:
     return f"{alias}_{new_id()}"
 
 
-def _refuse_changes(current: KnowledgeBase, wanted: KnowledgeBaseSpec) -> None:
-    if current.spec == wanted:
-        return
-    changed = {
-        field: (str(now), str(asked))
-        for field, now, asked in (
-            ("embedding_model", current.spec.embedding_model, wanted.embedding_model),
-            ("chunking.max_tokens", current.spec.chunking.max_tokens, wanted.chunking.max_tokens),
-            ("chunking.overlap_tokens", current.spec.chunking.overlap_tokens, wanted.chunking.overlap_tokens),
-            ("search_mode", current.spec.search_mode.name, wanted.search_mode.name),
-        )
-        if now != asked
-    }
-    shown = ", ".join(f"{field} is {now}, not {asked}" for field, (now, asked) in changed.items())
-    raise FailedPrecondition(
-        f"{current.name} exists with other fields ({shown}). They cannot be changed, since every document "
-        "would have to be indexed anew: use another name, or delete it and create it again.",
-        reason="FIELD_IMMUTABLE",
-        metadata={"knowledge_base": current.name}
-        | {field: f"{now} -> {asked}" for field, (now, asked) in changed.items()},
+def _changing(id_: str) -> Conflict:
+    return Conflict(
+        f"knowledgeBases/{id_} is being changed by other calls; try again",
+        reason="DEPENDENCY_UNAVAILABLE",
+        retry_after=timedelta(seconds=1),
     )

@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.core.places import shared_collection, tenant_database
 from retrieval.core.search_options import SearchDefaults
 
 Vectors = npt.NDArray[np.float32]
@@ -131,14 +132,68 @@ class Chunking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPolicy:
+    """What the index of a knowledge base should be.
+
+    Attributes:
+        type: None: chosen by size and by what the deployed Milvus has.
+        build_params: Only with a type; empty: by rows per segment.
+        search_params: Only with a type; empty: tuned by measurement.
+        target_recall_percent: Recall at 10 that tuning must reach.
+        tuning_off: No tuning by itself.
+    """
+
+    type: IndexType | None = None
+    build_params: Mapping[str, int] = field(default_factory=dict)
+    search_params: Mapping[str, int] = field(default_factory=dict)
+    target_recall_percent: int = 95
+    tuning_off: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSource:
+    """A folder that the worker looks through.
+
+    Attributes:
+        path: Relative to the folder that the worker's operator allows.
+        mirror_deletes: Documents whose files have gone are deleted too.
+    """
+
+    name: str
+    path: str
+    mirror_deletes: bool = False
+    interval_s: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnowledgeBaseSpec:
-    """What its creator chose; never changes."""
+    """What was asked for. What of it can be changed, `spec_changes` says."""
 
     embedding_model: str
     chunking: Chunking
     search_mode: SearchMode
     metadata_fields: tuple[MetadataField, ...] = ()
     search_defaults: SearchDefaults = field(default_factory=SearchDefaults)
+    tenancy: Tenancy = Tenancy.COLLECTION
+    index: IndexPolicy = field(default_factory=IndexPolicy)
+    sources: tuple[FolderSource, ...] = ()
+
+
+def place_of(
+    tenancy: Tenancy, *, tenant: str, collection: str, alias: str, model_fingerprint: str, dimension: int
+) -> Place:
+    """Where the knowledge base's rows are.
+
+    Args:
+        collection: Never used again for another set of chunks; the scope, if the collection is shared.
+    """
+    match tenancy:
+        case Tenancy.COLLECTION:
+            return Place(collection=collection, alias=alias)
+        case Tenancy.PARTITION_KEY:
+            return Place(collection=shared_collection(model_fingerprint, dimension), scope=collection)
+        case Tenancy.DATABASE:
+            return Place(database=tenant_database(tenant), collection=collection, alias=alias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +202,10 @@ class KnowledgeBase:
 
     Attributes:
         alias: The store's name for whatever collection serves it now.
-        collection: The collection that serves it now; a re-index makes another.
+        collection: Names the set of chunks that serves it now; a re-index makes another. With
+            Tenancy.PARTITION_KEY it is not a collection but a scope of a shared one.
         revision: Grows whenever a search could find something else.
+        generation: Grows whenever its spec changes.
     """
 
     tenant: str
@@ -160,6 +217,7 @@ class KnowledgeBase:
     alias: str
     collection: str
     create_time: datetime
+    generation: int = 1
 
     @property
     def name(self) -> str:
@@ -169,7 +227,14 @@ class KnowledgeBase:
     @property
     def place(self) -> Place:
         """Where its rows are."""
-        return Place(collection=self.collection, alias=self.alias)
+        return place_of(
+            self.spec.tenancy,
+            tenant=self.tenant,
+            collection=self.collection,
+            alias=self.alias,
+            model_fingerprint=self.model_fingerprint,
+            dimension=self.dimension,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +288,7 @@ class Document:
     attempts: int = 0
     version: str = ""
     moved_from: str = ""
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     create_time: datetime
     update_time: datetime
 

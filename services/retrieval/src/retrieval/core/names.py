@@ -68,13 +68,6 @@ def document_id(path: str) -> str:
     return "".join(_BASE32HEX[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-def collection_alias(tenant: str, knowledge_base: str) -> str:
-    """Readable, and unique by its hash: stores allow only letters, digits and underscores."""
-    digest = hashlib.sha256(f"{tenant}\0{knowledge_base}".encode()).hexdigest()[:16]
-    readable = re.sub(r"[^a-z0-9]+", "_", f"{tenant[:40]}_{knowledge_base}".lower())
-    return f"kb_{readable}_{digest}"
-
-
 def chunk_id(document: str, ordinal: int, text: str) -> str:
     """Derived, so that indexing the same text again replaces and never doubles."""
     return f"{document}-{ordinal:05d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -20,6 +20,7 @@ from retrieval.core.model import (
     Embedded,
     Hit,
     KnowledgeBase,
+    KnowledgeBaseSpec,
     MetadataField,
     ModelInfo,
     ParsedDocument,
@@ -215,8 +216,8 @@ class Catalogue(IngestQueue, Protocol):
         """
         ...
 
-    async def doomed_collections(self) -> list[tuple[str, str]]:
-        """(tenant, collection) of collections to drop."""
+    async def doomed_collections(self) -> list[tuple[str, Place]]:
+        """What a re-index has left, by the name to forget it by, and where it is."""
         ...
 
     async def forget_collection(self, collection: str) -> None:
@@ -263,14 +264,22 @@ class Catalogue(IngestQueue, Protocol):
         """Hides it. None: it is not there. True: a worker may still be writing its chunks."""
         ...
 
-    async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, str]]:
-        """Those marked as deleted that no worker and no other caller holds, with their collection."""
+    async def deleted_documents(self, *, now: datetime, limit: int) -> list[tuple[Document, Place]]:
+        """Those marked as deleted that no worker and no other caller holds, with where their chunks are."""
         ...
 
     async def remove_document(
         self, tenant: str, knowledge_base: str, document: str, *, now: datetime
     ) -> str | None:
         """Its chunks are gone: removes the row if it is still marked as deleted; returns its original."""
+        ...
+
+
+class Specs(Protocol):
+    """What knowledge bases were asked to be."""
+
+    async def replace_spec(self, before: KnowledgeBase, spec: KnowledgeBaseSpec, *, now: datetime) -> bool:
+        """The next generation, and the revision grows; False if it is another generation by now, or gone."""
         ...
 
 
