@@ -7,9 +7,9 @@ from agentteams.retrieval.v1.retrieval_service_pb2 import DESCRIPTOR
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
 
 from retrieval import metrics
-from retrieval.adapters.blobs import LocalBlobs
 from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
+from retrieval.adapters.doomed_blobs import SqlDoomedBlobs
 from retrieval.adapters.embedding_client import EmbeddingClient
 from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.migrate import migrate
@@ -23,6 +23,7 @@ from retrieval.core.evaluation import Evaluations
 from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.lookup import Lookup
+from retrieval.core.originals import Originals
 from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
 from retrieval.core.tokens import token_counter
@@ -61,7 +62,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         channel, issuer=TokenIssuer(key, service="retrieval"), default_timeout=timedelta(seconds=10)
     )
     embedder = EmbeddingClient(rpc)
-    blobs = LocalBlobs(settings.blob_dir)
+    blobs = Originals(blobs=settings.blobs(), doomed=SqlDoomedBlobs(engine))
     parser = ParserProcesses(
         timeout=timedelta(seconds=settings.parse_timeout_s),
         memory_mb=settings.parse_memory_mb,
@@ -129,7 +130,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         await store.connect()
 
     async def ingest() -> None:
-        await worker.run(sweeps=[knowledge_bases.sweep, documents.sweep])
+        await worker.run(sweeps=[knowledge_bases.sweep, documents.sweep, blobs.sweep])
 
     async def drain() -> None:
         await worker.drain(within=timedelta(seconds=settings.grace_s / 2))

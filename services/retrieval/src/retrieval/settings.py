@@ -5,7 +5,9 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
+from retrieval.adapters.originals import S3Access, check_address, open_blobs
 from retrieval.core.ingest_limits import IngestLimits
+from retrieval.core.ports import BlobStore
 from servicekit.config import ServerSettings
 
 
@@ -28,7 +30,20 @@ class Settings(ServerSettings):
     auto_migrate: bool = Field(
         False, description="Migrate the catalogue at start; on a cluster run `python -m retrieval migrate`."
     )
-    blob_dir: Path = Field(Path("originals"), description="Folder of the uploaded originals.")
+    originals: str = Field(
+        "", description="file:///folder or s3://bucket/prefix of the uploads; empty: the folder blob_dir."
+    )
+    blob_dir: Path = Field(Path("originals"), description="Folder of the uploads if originals is empty.")
+    s3_endpoint: str = Field("", description="http(s)://host:port of an S3 server; empty: Amazon's.")
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = Field("", description="Empty: from s3_credentials_file, else the machine's role.")
+    s3_secret_access_key: SecretStr = SecretStr("")
+    s3_credentials_file: Path | None = Field(
+        None, description="As Amazon's tools write it, section [default]; read again every 5 minutes."
+    )
+    scratch_dir: Path | None = Field(
+        None, description="Where originals from S3 are put to be parsed; none: the system's temporary folder."
+    )
     tokenizer_file: Path | None = Field(
         None, description="tokenizer.json of the embedding model; none: tokens are estimated."
     )
@@ -58,6 +73,28 @@ class Settings(ServerSettings):
                 "`milvus-lite server --data-dir FOLDER --host 127.0.0.1 --port 19530 --max-workers 1`"
             )
         return value
+
+    @field_validator("originals")
+    @classmethod
+    def _check_originals(cls, value: str) -> str:
+        if value:
+            check_address(value)
+        return value
+
+    def blobs(self) -> BlobStore:
+        """Where originals are kept."""
+        return open_blobs(
+            self.originals,
+            folder=self.blob_dir,
+            s3=S3Access(
+                endpoint=self.s3_endpoint,
+                region=self.s3_region,
+                access_key_id=self.s3_access_key_id,
+                secret_access_key=self.s3_secret_access_key.get_secret_value(),
+                credentials_file=self.s3_credentials_file,
+            ),
+            scratch=self.scratch_dir,
+        )
 
     def ingest_limits(self) -> IngestLimits:
         """As the worker wants them."""

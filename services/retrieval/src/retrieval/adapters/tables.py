@@ -110,3 +110,6 @@ ingest_state = Table(
         ondelete="CASCADE",
     ),
 )
+
+# Originals that nobody needs and whose store was away.
+doomed_blobs = Table("doomed_blobs", metadata, Column("blob", String(500), primary_key=True))
