@@ -81,6 +81,12 @@ async def test_a_walk_meets_every_chunk_once(store: VectorStore, place: Place) -
     assert await walked(store, place) == []
 
 
+async def test_a_walk_over_hostile_ids_misses_none(store: VectorStore, place: Place) -> None:
+    await put(store, place, [record(n, id_=id_) for n, id_ in enumerate(HOSTILE)])
+    met = [chunk.record.id async for chunks in store.iterate(place, batch=1) for chunk in chunks]
+    assert met == sorted(HOSTILE)
+
+
 async def test_chunks_are_deleted_by_id(store: VectorStore, place: Place) -> None:
     await put(store, place, [record(0), record(1), record(2, id_=HOSTILE[0])])
     await store.delete_chunks(place, ["d1-0", HOSTILE[0], "never there"])

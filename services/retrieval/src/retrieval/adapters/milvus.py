@@ -3,11 +3,10 @@
 What differs between them is learnt at connect, not configured.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from pymilvus import AsyncMilvusClient, MilvusClient
+from pymilvus import AsyncMilvusClient
 
 from retrieval.adapters import milvus_schema as schema
 from retrieval.adapters.milvus_connection import Connection, Settling
@@ -43,6 +42,7 @@ from retrieval.core.words import query_words
 from servicekit.errors import FailedPrecondition, NotFound
 
 _WRITE_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
+_ANY_TIME = 1  # a timestamp that everything is newer than
 _MAX_WINDOW = 16_384  # Milvus' own bound of rows in one answer
 
 
@@ -223,7 +223,11 @@ class MilvusStore:
         if not parts:
             return []
         rows = await self._query(
-            place, place.searched, within(place, " or ".join(parts)), ["id", *HIT_FIELDS], level="Eventually"
+            place,
+            place.searched,
+            within(place, " or ".join(parts)),
+            ["id", *HIT_FIELDS],
+            consistency_level="Eventually",
         )
         rows.sort(key=lambda row: (row["document"], row["ordinal"], row["id"]))
         return [to_hit(place, row["id"], row, 0.0) for row in rows]
@@ -231,29 +235,31 @@ class MilvusStore:
     async def iterate(
         self, place: Place, *, filter: Filter | None = None, with_vectors: bool = False, batch: int = 500
     ) -> AsyncIterator[list[StoredChunk]]:
-        """By Milvus' iterator. A blip is bridged; a longer outage raises."""
-        fields = [*RECORD_FIELDS, VECTOR] if with_vectors else RECORD_FIELDS
-        chosen = await self._chosen(place, filter)
+        """By pages in the order of ids. A blip is bridged; a longer outage raises.
 
+        As pymilvus' own iterator does it, which blocks, does not escape ids and waits twice a walk.
+        """
         await self.settle(place)
-
-        def begin(client: MilvusClient) -> Any:
-            return client.query_iterator(
+        fields = [*RECORD_FIELDS, VECTOR] if with_vectors else RECORD_FIELDS
+        last = ""
+        while True:
+            page = await self._chosen(place, filter, f"id > {literal(last)}")
+            # Without `iterator` Lite's pages are in no order; without the other, servers may end early.
+            rows = await self._query(
+                place,
                 place.collection,
-                batch_size=batch,
-                filter=chosen or 'id != ""',
-                output_fields=fields,
-                timeout=self._timeout_s,
+                page,
+                fields,
+                limit=batch,
+                iterator="True",
+                reduce_stop_for_best="True",
+                guarantee_timestamp=_ANY_TIME,
             )
-
-        walk = await self._connection.read("iterate", place.database, place.collection, begin)
-        try:
-            while rows := await self._connection.read(
-                "iterate", place.database, place.collection, lambda _: walk.next()
-            ):
-                yield [to_stored(place, row) for row in rows]
-        finally:
-            await asyncio.to_thread(walk.close)
+            if not rows:
+                return
+            rows = rows[:batch]  # servers may send what came along
+            yield [to_stored(place, row) for row in rows]
+            last = str(rows[-1]["id"])
 
     async def count(self, place: Place) -> int:
         """Exact."""
@@ -350,11 +356,10 @@ class MilvusStore:
         )
         return list(answers)
 
-    async def _chosen(self, place: Place, filter: Filter | None) -> str:
+    async def _chosen(self, place: Place, filter: Filter | None, *more: str) -> str:
         if filter is None:
-            return within(place)
-        capabilities = await self.capabilities()
-        return within(place, expression(filter, json_in=not capabilities.deployment.startswith("Lite")))
+            return within(place, *more)
+        return within(place, *more, expression(filter, json_in=(await self._known()).json_in))
 
     async def _query(
         self,
@@ -364,16 +369,17 @@ class MilvusStore:
         fields: list[str],
         *,
         limit: int | None = _MAX_WINDOW,
-        level: str = "Strong",
+        **options: str | int,
     ) -> list[dict[str, Any]]:
-        window = {} if limit is None else {"limit": limit}
+        """Strong unless the options say otherwise."""
+        options = options or {"consistency_level": "Strong"}
+        if limit is not None:
+            options["limit"] = limit
         rows = await self._connection.call(
             "query",
             place.database,
             name,
-            lambda c, t: c.query(
-                name, filter=chosen, output_fields=fields, consistency_level=level, timeout=t, **window
-            ),
+            lambda c, t: c.query(name, filter=chosen, output_fields=fields, timeout=t, **options),
         )
         return list(rows)
 
