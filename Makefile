@@ -10,9 +10,9 @@ MINUTES ?= 2
 STORE ?= postgres
 
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
-  services/embedding services/retrieval services/session services/orchestrator services/gateway
+  services/embedding services/retrieval services/session services/orchestrator services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
-SOURCES := libs services tests bench protos/generate.py requirements/compile.py
+SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos check clean

@@ -20,6 +20,7 @@ def third_party() -> list[str]:
         ROOT / "protos/pyproject.toml",
         *ROOT.glob("libs/*/pyproject.toml"),
         *ROOT.glob("services/*/pyproject.toml"),
+        ROOT / "operator/pyproject.toml",
     ]:
         project = tomllib.loads(file.read_text())["project"]
         names.update(d for d in project["dependencies"] if not d.startswith("agentteams-"))

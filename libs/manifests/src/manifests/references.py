@@ -16,13 +16,14 @@ def check_references(objects: Mapping[Key, LoadedObject]) -> dict[Key, list[Prob
     """The problems of each object that refers to something missing or of the wrong type."""
     found: dict[Key, list[Problem]] = {}
     for key, loaded in objects.items():
-        problems = list(_problems_of(loaded, objects))
+        problems = list(reference_problems(loaded, objects))
         if problems:
             found[key] = problems
     return found
 
 
-def _problems_of(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> Iterator[Problem]:
+def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> Iterator[Problem]:
+    """What is wrong with what one object refers to."""
     check = _Check(loaded, objects)
     resource = loaded.resource
     if isinstance(resource, KnowledgeBase):

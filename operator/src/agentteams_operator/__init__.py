@@ -1,0 +1,1 @@
+"""Reconciles AgentTeams, KnowledgeBases and ModelConfigs."""

@@ -1,0 +1,1 @@
+"""The world: the API server, endpoints, services."""

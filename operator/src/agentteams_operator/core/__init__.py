@@ -1,0 +1,1 @@
+"""What is decided and remembered; knows nothing of Kubernetes clients, kopf or gRPC."""

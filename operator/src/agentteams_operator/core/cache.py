@@ -1,0 +1,114 @@
+"""What the API server has, as the watches last told, and who must look again when it changes."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from agentteams_operator.core.objects import OURS, POOL, TEAM, Key, Stored, owner_of, stored
+from agentteams_operator.core.references import references
+
+
+class Cache:
+    """Used from one event loop.
+
+    Args:
+        changed: Told each key that must be looked at again.
+    """
+
+    def __init__(self, changed: Callable[[Key], None]) -> None:
+        self._changed = changed
+        self._objects: dict[Key, Stored] = {}
+        self._names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._named_by: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._owned: defaultdict[Key, set[Key]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, key: Key) -> Stored | None:
+        return self._objects.get(key)
+
+    def names(self, kind: str, namespace: str) -> list[str]:
+        """The names of that kind in that namespace, in order."""
+        return sorted(self._names.get((kind, namespace), ()))
+
+    def keys(self, *kinds: str) -> Iterator[Key]:
+        """All objects of these kinds."""
+        return (key for key in list(self._objects) if key.kind in kinds)
+
+    def users(self, key: Key) -> set[Key]:
+        """Who names it."""
+        return set(self._named_by.get(key, ()))
+
+    def owned(self, owner: Key) -> list[Stored]:
+        """What the operator made for it, by its label."""
+        return [self._objects[key] for key in sorted(self._owned.get(owner, ())) if key in self._objects]
+
+    def put(self, body: Mapping[str, Any]) -> None:
+        """An object as it is now."""
+        new = stored(body)
+        old = self._objects.get(new.key)
+        if old is not None and old.version == new.version:
+            return
+        self._objects[new.key] = new
+        self._names[new.key.kind, new.key.namespace].add(new.key.name)
+        self._index(new.key, old, new)
+        self._tell(new.key, old, new)
+
+    def remove(self, key: Key) -> None:
+        """An object that is no longer there."""
+        old = self._objects.pop(key, None)
+        if old is None:
+            return
+        self._names[key.kind, key.namespace].discard(key.name)
+        self._index(key, old, None)
+        self._tell(key, old, None)
+
+    def _index(self, key: Key, old: Stored | None, new: Stored | None) -> None:
+        if key.kind in OURS:
+            before = references(key.namespace, old.spec) if old else set()
+            after = references(key.namespace, new.spec) if new else set()
+            for gone in before - after:
+                self._named_by[gone].discard(key)
+                if not self._named_by[gone]:
+                    del self._named_by[gone]
+            for come in after - before:
+                self._named_by[come].add(key)
+            return
+        for one, owner in ((old, owner_of(old)), (new, owner_of(new))):
+            if owner is not None and one is not None:
+                (self._owned[owner].add if one is new else self._owned[owner].discard)(key)
+                if not self._owned[owner]:
+                    del self._owned[owner]
+
+    def _tell(self, key: Key, old: Stored | None, new: Stored | None) -> None:
+        if key.kind in OURS:
+            self._changed(key)
+            if key.kind == TEAM:
+                self._changed(Key(POOL, key.namespace, ""))
+        owner = owner_of(new) or owner_of(old)
+        if owner is not None:
+            self._changed(owner)
+        if matters(old, new):
+            for user in self._named_by.get(key, ()):
+                self._changed(user)
+                if user.kind == TEAM:
+                    self._changed(Key(POOL, user.namespace, ""))
+
+
+def matters(old: Stored | None, new: Stored | None) -> bool:
+    """Whether those that name it must look again. A count in a status is none of their business."""
+    if old is None or new is None:
+        return True
+    return (
+        old.generation != new.generation
+        or old.uid != new.uid
+        or dict(old.hashes) != dict(new.hashes)
+        or old.deleted_at != new.deleted_at
+        or _ready(old) != _ready(new)
+    )
+
+
+def _ready(one: Stored) -> tuple[Any, ...]:
+    ready = one.condition("Ready")
+    return tuple(ready.get(field) for field in ("status", "reason", "message", "observedGeneration"))

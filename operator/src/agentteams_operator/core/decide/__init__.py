@@ -1,0 +1,1 @@
+"""Pure: what was observed -> what is wanted."""

@@ -1,0 +1,113 @@
+"""Objects of the API server as the operator keeps them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+MODEL = "ModelConfig"
+KNOWLEDGE = "KnowledgeBase"
+TEAM = "AgentTeam"
+SECRET = "Secret"
+OURS = (MODEL, KNOWLEDGE, TEAM)
+POOL = "Pool"
+"""A key that is no object: the orchestrators that the teams of a namespace share."""
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "agentteams-operator"
+TEAM_LABEL = "agentteams.dev/team"
+"""On what the operator makes for one team: its name. On what it makes for a pool: POOL_LABEL."""
+POOL_LABEL = "agentteams.dev/pool"
+SHARED = "shared"
+
+
+class Key(NamedTuple):
+    """Which object."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What is kept of an object. Of Secrets only a hash of each value.
+
+    Attributes:
+        version: resourceVersion: equal means unchanged.
+        content: spec and status of our own kinds, status of others; nothing of Secrets.
+        hashes: Of a Secret: 16 hex digits by key, salted with its uid.
+    """
+
+    key: Key
+    uid: str
+    version: str
+    generation: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
+    deleted_at: str | None = None
+    content: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.content.get("spec") or {}
+        return found
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.content.get("status") or {}
+        return found
+
+    def condition(self, kind: str) -> Mapping[str, Any]:
+        """A condition, or nothing, as it stands in the status."""
+        return next((c for c in self.status.get("conditions", ()) if c.get("type") == kind), {})
+
+
+def owner_of(one: Stored | None) -> Key | None:
+    """For whom the operator made it; None: it is somebody else's."""
+    if one is None or one.labels.get(MANAGED_BY) != MANAGER:
+        return None
+    if TEAM_LABEL in one.labels:
+        return Key(TEAM, one.key.namespace, one.labels[TEAM_LABEL])
+    return Key(POOL, one.key.namespace, "") if POOL_LABEL in one.labels else None
+
+
+def stored(body: Mapping[str, Any]) -> Stored:
+    """What is kept of an object as the API server has it."""
+    metadata = body["metadata"]
+    kind = str(body["kind"])
+    uid = str(metadata["uid"])
+    hashes: dict[str, str] = {}
+    content: dict[str, Any] = {}
+    if kind == SECRET:
+        hashes = {key: _hash(uid, key, value) for key, value in (body.get("data") or {}).items()}
+    elif kind in OURS:
+        content = {part: body[part] for part in ("spec", "status") if part in body}
+    elif kind == "Deployment":
+        content = {"status": body.get("status") or {}}
+    elif kind == "ControllerRevision":
+        content = {"revision": body.get("revision", 0)}
+    return Stored(
+        key=Key(kind, str(metadata.get("namespace", "")), str(metadata["name"])),
+        uid=uid,
+        version=str(metadata["resourceVersion"]),
+        generation=int(metadata.get("generation", 0)),
+        labels=metadata.get("labels") or {},
+        annotations={
+            name: value
+            for name, value in (metadata.get("annotations") or {}).items()
+            if name.startswith("agentteams.dev/")
+        },
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        deleted_at=metadata.get("deletionTimestamp"),
+        content=content,
+        hashes=hashes,
+    )
+
+
+def _hash(uid: str, key: str, value: str) -> str:
+    return hashlib.sha256(f"{uid}/{key}/{value}".encode()).hexdigest()[:16]

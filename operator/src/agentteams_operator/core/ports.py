@@ -1,0 +1,113 @@
+"""What the core needs of the world."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from agentteams_operator.core.objects import Key, Stored
+from agentteams_operator.core.outcome import Event
+from manifests import KnowledgeBase, ModelConfig
+
+
+class ApiServer(Protocol):
+    """The API server, for writing. Reading is the cache's. All raise ApiFailure."""
+
+    async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Server-side apply, with force; the object as it is then."""
+        ...
+
+    async def apply_status(self, one: Stored, status: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The whole status; the object as it is then."""
+        ...
+
+    async def set_finalizers(self, one: Stored, ours: tuple[str, ...]) -> None:
+        """Ours, beside those of others."""
+        ...
+
+    async def delete(self, key: Key) -> None:
+        """That object and what it owns; nothing if it is gone."""
+        ...
+
+    async def tell(self, one: Stored, event: Event) -> None:
+        """An event about it. Never raises: an event is not worth a failure."""
+        ...
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        """The values of a Secret, for one use."""
+        ...
+
+
+class ApiFailure(Exception):
+    """The API server did not do it.
+
+    Attributes:
+        code: HTTP's; 0: it was not reached.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+ProbeReason = Literal["Answered", "BuiltIn", "Refused", "NoAnswer", "ModelNotServed", "BadAnswer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How an endpoint answered.
+
+    Attributes:
+        message: What was asked and what came, without a word of the answer.
+        dimensions: Of a vector.
+    """
+
+    reason: ProbeReason
+    message: str
+    dimensions: int | None = None
+
+    @property
+    def reached(self) -> bool:
+        return self.reason in ("Answered", "BuiltIn")
+
+
+class Endpoints(Protocol):
+    """Model endpoints."""
+
+    async def probe(self, config: ModelConfig, secrets: Mapping[tuple[str, str], bytes]) -> Probe:
+        """Asks the endpoint; `secrets` by name and key. Never raises for what it answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnowledgeState:
+    """What the retrieval service says of a knowledge base."""
+
+    model: str
+    dimensions: int
+    fingerprint: str
+    deployment: str
+    documents: int
+    chunks: int
+    pending: int
+    failed: int
+    last_error: str = ""
+
+
+class KnowledgeRefused(Exception):
+    """The retrieval service refuses the spec; the text says why."""
+
+
+class KnowledgeUnavailable(Exception):
+    """The retrieval service, or what it needs, does not answer; the text says which."""
+
+
+class Knowledge(Protocol):
+    """The retrieval service. All raise KnowledgeUnavailable."""
+
+    async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
+        """Creates or updates it. Raises KnowledgeRefused too."""
+        ...
+
+    async def delete(self, namespace: str, name: str) -> None:
+        """Deletes it with all its documents; nothing if it is not there."""
+        ...

@@ -1,0 +1,94 @@
+"""The loop: observe, decide, apply."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from agentteams_operator.core.apply import Applier
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.objects import Key, Stored
+from agentteams_operator.core.outcome import Outcome
+from agentteams_operator.core.ports import ApiFailure
+from agentteams_operator.core.queue import WorkQueue
+
+Look = Callable[[Stored], Awaitable[Outcome]]
+"""Observes and decides about one object."""
+_GONE = (404, 403)
+_SOON = (0, 409, 429, 500, 503, 504)
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Works off the queue.
+
+    Args:
+        looks: By kind. A kind that is no object (a pool) is asked with an object that has only its key.
+    """
+
+    def __init__(
+        self, *, cache: Cache, queue: WorkQueue, applier: Applier, looks: Mapping[str, Look], workers: int
+    ) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._applier = applier
+        self._looks = looks
+        self._workers = workers
+
+    async def work(self) -> None:
+        """Until it is cancelled."""
+        for key in self._cache.keys(*self._looks):
+            self._queue.add(key)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._worker())
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                await self.reconcile(key)
+            finally:
+                self._queue.done(key)
+
+    async def reconcile(self, key: Key) -> None:
+        """One turn of one object. Never raises but for a cancellation: a failure is another turn later."""
+        look = self._looks.get(key.kind)
+        one = self._cache.get(key) or (_nothing(key) if not key.name else None)
+        if look is None or one is None:
+            self._queue.forget(key)
+            self._applier.forget(key)
+            return
+        try:
+            outcome = await look(one)
+            await self._applier.apply(one, outcome)
+        except ApiFailure as error:
+            if error.code in _GONE and self._leaving(key):
+                self._queue.forget(key)
+                return
+            seconds = self._queue.retry(key)
+            if error.code not in _SOON:
+                log.warning("object_not_applied", object=str(key), error=str(error), again_s=round(seconds))
+        except Exception:
+            seconds = self._queue.retry(key)
+            log.exception("object_failed", object=str(key), again_s=round(seconds))
+        else:
+            self._queue.succeeded(key)
+            self._queue.add_after(key, outcome.again_s)
+
+    def _leaving(self, key: Key) -> bool:
+        """Whether the object, or its namespace, is being deleted."""
+        one = self._cache.get(key)
+        namespace = self._cache.get(Key("Namespace", "", key.namespace))
+        return (
+            one is None
+            or one.deleted_at is not None
+            or (namespace is not None and namespace.deleted_at is not None)
+        )
+
+
+def _nothing(key: Key) -> Stored:
+    content: dict[str, Any] = {}
+    return Stored(key=key, uid="", version="", content=content)

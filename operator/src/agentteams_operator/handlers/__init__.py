@@ -1,0 +1,1 @@
+"""kopf: watches into the cache."""

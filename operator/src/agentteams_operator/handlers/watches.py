@@ -1,0 +1,136 @@
+"""kopf watches, and tells the cache. In a thread of its own: in the main one it would take SIGTERM."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import kopf
+import structlog
+
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.objects import MANAGED_BY, MANAGER, Key
+
+log = structlog.get_logger()
+
+_GROUP = ("agentteams.dev", "v1alpha1")
+WATCHED: Sequence[tuple[str, ...]] = (
+    (*_GROUP, "modelconfigs"),
+    (*_GROUP, "knowledgebases"),
+    (*_GROUP, "agentteams"),
+    ("v1", "secrets"),
+    ("v1", "namespaces"),
+)
+OWNED: Sequence[tuple[str, ...]] = (
+    ("apps", "v1", "deployments"),
+    ("apps", "v1", "controllerrevisions"),
+    ("v1", "services"),
+    ("v1", "serviceaccounts"),
+    ("rbac.authorization.k8s.io", "v1", "roles"),
+    ("rbac.authorization.k8s.io", "v1", "rolebindings"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
+    ("policy", "v1", "poddisruptionbudgets"),
+    ("autoscaling", "v2", "horizontalpodautoscalers"),
+)
+"""Only those with our label."""
+_STOP_S = 10.0
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf watches; docs/operator.md has the reasons."""
+    made = kopf.OperatorSettings()
+    made.watching.server_timeout = 240
+    made.watching.client_timeout = 300
+    made.watching.connect_timeout = 10
+    made.watching.inactivity_timeout = 70
+    made.posting.enabled = False
+    made.peering.standalone = True
+    for resource in OWNED:
+        made.watching.label_selectors[resource[-1]] = f"{MANAGED_BY}={MANAGER}"
+    return made
+
+
+class Watches:
+    """Fills the cache, in the event loop that began it.
+
+    Args:
+        namespaces: Which to watch; none: all.
+    """
+
+    def __init__(self, *, cache: Cache, namespaces: Sequence[str] = ()) -> None:
+        self._cache = cache
+        self._namespaces = namespaces
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._synced = asyncio.Event()
+
+    async def synced(self) -> None:
+        """Waits until the cache has all that there was at the start."""
+        await self._synced.wait()
+
+    async def run(self) -> None:
+        """Until it is cancelled.
+
+        Raises:
+            RuntimeError: kopf ended by itself.
+        """
+        self._loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = self._loop.create_future()
+        stop = threading.Event()
+
+        def finish(error: BaseException | None) -> None:
+            if not ended.done():
+                ended.set_exception(error or RuntimeError("kopf ended"))
+
+        def body() -> None:
+            error: BaseException | None = None
+            try:
+                asyncio.run(self._operate(stop))
+            except BaseException as raised:  # noqa: BLE001  handed to the main loop
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._call(finish, error)
+
+        thread = threading.Thread(target=body, name="kopf", daemon=True)
+        thread.start()
+        try:
+            await ended
+        finally:
+            stop.set()
+            await asyncio.to_thread(thread.join, _STOP_S)
+
+    async def _operate(self, stop: threading.Event) -> None:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(_login)
+        for resource in (*WATCHED, *OWNED):
+            kopf.index(*resource, id=f"see-{resource[-1]}", registry=registry)(self._seen)
+            kopf.on.event(*resource, id=f"hear-{resource[-1]}", registry=registry)(self._heard)
+        await kopf.operator(
+            registry=registry,
+            settings=settings(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=stop,
+        )
+
+    def _seen(self, body: Mapping[str, Any], **_: Any) -> None:
+        """Called for each object as it is; at the start for all of them before `_heard` for any."""
+        plain = dict(body)
+        self._call(self._cache.put, plain)
+
+    def _heard(self, type: str | None, body: Mapping[str, Any], **_: Any) -> None:
+        self._call(self._synced.set)
+        if type == "DELETED":
+            metadata = body["metadata"]
+            key = Key(str(body["kind"]), str(metadata.get("namespace", "")), str(metadata["name"]))
+            self._call(self._cache.remove, key)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
+    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
