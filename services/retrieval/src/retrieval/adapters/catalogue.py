@@ -33,6 +33,8 @@ from retrieval.adapters.statements import (
     of_kb,
 )
 from retrieval.adapters.tables import documents, doomed_collections, knowledge_bases
+from retrieval.adapters.tuning_rows import params_from_text
+from retrieval.adapters.tuning_tables import of_serving_collection, tuned_params, tunings
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.model import (
     Document,
@@ -291,12 +293,16 @@ class SqlCatalogue(SqlIngestQueue):
         self, connection: AsyncConnection, tenant: str, which: ColumnElement[bool], *, limit: int
     ) -> list[Snapshot]:
         rows = await connection.execute(
-            select(knowledge_bases)
+            select(knowledge_bases, tuned_params)
+            .outerjoin(tunings, of_serving_collection)
             .where(knowledge_bases.c.tenant == tenant, which, knowledge_bases.c.delete_time_ms.is_(None))
             .order_by(knowledge_bases.c.id)
             .limit(limit)
         )
-        found = [knowledge_base_from_row(row) for row in rows]
+        found, tuned = [], {}
+        for row in rows:
+            found.append(knowledge_base_from_row(row))
+            tuned[row.id] = params_from_text(row.tuned_params)
         counted = await connection.execute(
             select(
                 documents.c.knowledge_base,
@@ -316,7 +322,14 @@ class SqlCatalogue(SqlIngestQueue):
         for row in counted:
             by_state[row.knowledge_base][row.state] = row.documents
             chunks[row.knowledge_base] += int(row.chunks)
-        return [Snapshot(knowledge_base=kb, counts=counts_of(by_state[kb.id], chunks[kb.id])) for kb in found]
+        return [
+            Snapshot(
+                knowledge_base=kb,
+                counts=counts_of(by_state[kb.id], chunks[kb.id]),
+                search_params=tuned[kb.id],
+            )
+            for kb in found
+        ]
 
 
 def _deletion_lease(now: datetime) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from retrieval.adapters.statements import (
     update_claimed,
 )
 from retrieval.adapters.tables import documents, ingest_state, knowledge_bases
+from retrieval.adapters.tuning_tables import paused
 from retrieval.core.model import Claim, Counts, DocumentError, DocumentState
 from servicekit.ids import new_id
 
@@ -223,4 +224,5 @@ def _claimable(now: datetime) -> ColumnElement[bool]:
         documents.c.state.in_([_PENDING, _INDEXING]),
         documents.c.due_ms <= ms(now),
         documents.c.lease_until_ms <= ms(now),
+        ~paused(now),
     )

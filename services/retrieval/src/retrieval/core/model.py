@@ -254,6 +254,8 @@ class Snapshot:
 
     knowledge_base: KnowledgeBase
     counts: Counts
+    search_params: Mapping[str, int] = field(default_factory=dict)
+    """Tuned for the collection that serves it; empty: never tuned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

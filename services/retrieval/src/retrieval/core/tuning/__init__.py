@@ -1,0 +1,1 @@
+"""Tuning an index by measurement: docs/tuning.md."""

@@ -1,0 +1,122 @@
+"""Exact neighbours, in bounded memory, and the recall of an approximate answer."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.core.model import Hit, StoredChunk, Vectors
+from retrieval.core.tuning.model import K
+
+_BLOCK_ROWS = 4_096
+_SPARE = 10  # beyond the tenth: chunks that are as near
+_TIE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What each query should find.
+
+    Attributes:
+        accepted: For each query, ids that are at least as near as its tenth.
+        wanted: How many of them an answer should have: 10, or all there are.
+        rows: How many were compared.
+    """
+
+    accepted: tuple[frozenset[str], ...]
+    wanted: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The mean over queries, and how far chance may have moved it."""
+
+    mean: float
+    error: float
+
+    def surely(self, target: float) -> bool:
+        """Whether it reaches the target with a margin: one chance in twenty to be wrong."""
+        return self.mean - 1.64 * self.error >= target
+
+
+class _Nearest:
+    """The best so far of every query."""
+
+    def __init__(self, queries: Vectors) -> None:
+        self._queries = unit(queries)
+        self._keep = K + _SPARE
+        self._scores = np.full((len(queries), 0), -np.inf, dtype=np.float32)
+        self._ids: npt.NDArray[np.object_] = np.empty((len(queries), 0), dtype=object)
+        self.rows = 0
+
+    def add(self, ids: Sequence[str], vectors: Vectors) -> None:
+        """Blocks; runs in a thread."""
+        self.rows += len(ids)
+        scores = self._queries @ unit(vectors).T
+        merged = np.concatenate([self._scores, scores], axis=1)
+        block: npt.NDArray[np.object_] = np.empty(len(ids), dtype=object)
+        block[:] = ids
+        names = np.concatenate([self._ids, np.broadcast_to(block, scores.shape)], axis=1)
+        keep = min(self._keep, merged.shape[1])
+        best = np.argpartition(-merged, keep - 1, axis=1)[:, :keep]
+        self._scores = np.take_along_axis(merged, best, axis=1)
+        self._ids = np.take_along_axis(names, best, axis=1)
+
+    def truth(self) -> Truth:
+        """After the last block."""
+        wanted = min(K, self.rows)
+        accepted = []
+        for scores, ids in zip(self._scores, self._ids, strict=True):
+            tenth = np.sort(scores)[-wanted] if wanted else np.inf
+            accepted.append(frozenset(ids[scores >= tenth - _TIE]))
+        return Truth(tuple(accepted), wanted, self.rows)
+
+
+async def exact(queries: Vectors, chunks: AsyncIterator[list[StoredChunk]]) -> Truth:
+    """Compares every query with every chunk that has a vector."""
+    nearest = _Nearest(queries)
+    ids: list[str] = []
+    vectors: list[Vectors] = []
+    async for batch in chunks:
+        for chunk in batch:
+            if chunk.vector is not None:
+                ids.append(chunk.record.id)
+                vectors.append(chunk.vector)
+        if len(ids) >= _BLOCK_ROWS:
+            await asyncio.to_thread(nearest.add, ids, np.asarray(vectors, dtype=np.float32))
+            ids, vectors = [], []
+    if ids:
+        await asyncio.to_thread(nearest.add, ids, np.asarray(vectors, dtype=np.float32))
+    return await asyncio.to_thread(nearest.truth)
+
+
+def recall(truth: Truth, answers: Sequence[Sequence[Hit]]) -> Recall:
+    """Of answers to the same queries, in their order."""
+    if not truth.wanted:
+        return Recall(1.0, 0.0)
+    found = np.array(
+        [
+            min(truth.wanted, len({hit.id for hit in hits} & accepted)) / truth.wanted
+            for hits, accepted in zip(answers, truth.accepted, strict=True)
+        ]
+    )
+    return Recall(float(found.mean()), float(found.std()) / math.sqrt(len(found)))
+
+
+def halves(truth: Truth) -> tuple[Truth, Truth]:
+    """The even queries and the odd ones."""
+    return (
+        Truth(truth.accepted[0::2], truth.wanted, truth.rows),
+        Truth(truth.accepted[1::2], truth.wanted, truth.rows),
+    )
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Of length 1; what has none stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: Vectors = np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
+    return result
