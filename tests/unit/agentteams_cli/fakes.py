@@ -69,6 +69,7 @@ class Scenario:
     knowledge_bases: dict[str, kb_pb.KnowledgeBase] = field(default_factory=dict)
     documents: dict[str, kb_pb.Document] = field(default_factory=dict)
     search: retrieval_pb.SearchResponse = field(default_factory=retrieval_pb.SearchResponse)
+    searched: list[retrieval_pb.SearchRequest] = field(default_factory=list)
     stream: Sequence[orchestrator_pb.RunItem | str] = ()
     events: Sequence[run_pb2.RunEvent] = ()
     runs: Sequence[run_pb2.Run] = ()
@@ -211,6 +212,7 @@ class Retrieval(RetrievalServiceServicer):
         return retrieval_pb.ListDocumentsResponse(documents=everything[:middle], next_page_token="2")
 
     def Search(self, request: Any, context: Any) -> retrieval_pb.SearchResponse:
+        self._scenario.searched.append(request)
         return self._scenario.search
 
     def SetGoldenSet(self, request: Any, context: Any) -> evaluation_pb.GoldenSet:

@@ -95,6 +95,24 @@ async def test_what_hardly_fits_is_looked_for_once_more_in_other_words() -> None
     assert steps[-1].summary.usage.searches == 2
 
 
+async def test_a_team_says_how_its_knowledge_is_searched() -> None:
+    bench = Bench()
+    bench.knowledge.results = [results(PUMP)]
+    use = knowledge(search="Always", neighbours=2, maxPerDocument=3, topK=5, filter="year > 2020")
+    await play(bench, team(READER, knowledge=use), says("Two years [1]."))
+    (query,) = bench.knowledge.queries
+    assert (query.neighbours, query.max_per_document, query.top_k) == (2, 3, 5)
+    assert query.filter == "year > 2020"
+
+
+@pytest.mark.parametrize(("similarity", "searches_"), [(0.6, 1), (0.2, 2), (None, 2)])
+async def test_a_near_chunk_fits_whatever_its_words(similarity: float | None, searches_: int) -> None:
+    bench = Bench()
+    bench.knowledge.results = [results(replace(BESIDE, similarity=similarity))]
+    await play(bench, team(READER, knowledge=knowledge(search="Always")), says("Two years [1]."))
+    assert len(bench.knowledge.queries) == searches_
+
+
 PAIR = ({"name": "ann", "knowledge": ["docs"]}, {"name": "ben", "knowledge": ["docs"]})
 
 

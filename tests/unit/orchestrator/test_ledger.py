@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from orchestrator.core.ledger import UNKNOWN_REVISION, Found, Ledger
 from orchestrator.core.model import Embedding, SearchQuery, SearchResult
 from servicekit.errors import Unavailable
-from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge, ok
+from tests.support.fake_knowledge import FakeEmbedder, FakeKnowledge, chunk, ok
 from tests.support.fake_store import DOWN
 
 pytestmark = pytest.mark.looptime
@@ -26,8 +27,8 @@ class Asking:
             "m", text
         )
 
-    async def find(self, text: str, *, base: str = "docs", top_k: int = 2) -> Found:
-        query = SearchQuery(knowledge_base=base, text=text, top_k=top_k)
+    async def find(self, text: str, *, base: str = "docs", top_k: int = 2, **fields: Any) -> Found:
+        query = SearchQuery(knowledge_base=base, text=text, top_k=top_k, **fields)
         return await self.ledger.find(
             query,
             embed=self.embed,
@@ -131,6 +132,38 @@ async def test_of_two_close_queries_at_once_one_waits_for_the_other(slow: str) -
         both = await asyncio.gather(asking.find("warranty?"), asking.find("guarantee?"))
     assert sorted(found.source for found in both) == ["LEDGER_SEMANTIC", "SEARCH"]
     assert asking.searches == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"filter": "year > 1"},
+        {"neighbours": 1},
+        {"max_per_document": 2},
+        {"mode": "Dense"},
+        {"min_similarity": 0.5},
+    ],
+)
+async def test_a_search_in_another_way_is_made(other: dict[str, Any]) -> None:
+    asking = Asking(angles={"warranty?": 0.0, "guarantee?": 0.1})
+    await asking.find("warranty?")
+    assert (await asking.find("warranty?", **other)).source == "SEARCH"
+    assert (await asking.find("guarantee?")).source == "LEDGER_SEMANTIC"
+    assert (await asking.find("guarantee?", **other)).source == "LEDGER_SEMANTIC"
+    assert asking.searches == 2
+
+
+async def test_a_chunk_keeps_its_number_when_other_neighbours_come_along() -> None:
+    asking = Asking()
+    alone, wide = replace(chunk("a"), text="a"), replace(chunk("a"), text="before a after")
+    asking.knowledge.results = [replace(ok(), chunks=(found,)) for found in (alone, wide, alone)]
+    shown = [await asking.find(text, neighbours=n) for n, text in enumerate(["x", "y", "z"])]
+    assert [[(e.number, e.chunk.text) for e in found.evidence] for found in shown] == [
+        [(1, "a")],
+        [(1, "before a after")],
+        [(1, "a")],
+    ]
+    assert [e.chunk.text for e in asking.ledger.evidence] == ["before a after"]
 
 
 @pytest.mark.parametrize("outcome", ["EMPTY", "DEGRADED", "FAILED"])

@@ -221,16 +221,8 @@ class Client:
                 self._knowledge.UploadDocument, requests(), timeout=UPLOAD_TIMEOUT
             )
 
-    async def search(
-        self, knowledge_base: str, query: str, *, top_k: int = 0, mode: str = ""
-    ) -> retrieval_pb.SearchResponse:
-        """Searches as an agent does. `mode`: Dense, Sparse, Hybrid, or empty for the knowledge base's."""
-        request = retrieval_pb.SearchRequest(
-            knowledge_base=f"knowledgeBases/{knowledge_base}",
-            query=query,
-            top_k=top_k,
-            mode=kb_pb.SearchMode.Value(f"SEARCH_MODE_{mode.upper() or 'UNSPECIFIED'}"),
-        )
+    async def search(self, request: retrieval_pb.SearchRequest) -> retrieval_pb.SearchResponse:
+        """Searches as an agent does."""
         return await self._retrieval.unary(self._knowledge.Search, request)
 
 

@@ -23,6 +23,7 @@ from manifests.base import (
     refuse,
 )
 from manifests.cel import BY_NAME, SET
+from manifests.filters import FilterError, parse_filter
 from manifests.guardrails import Guardrails
 from manifests.knowledge import SearchModeName
 from manifests.runtime import Runtime
@@ -128,6 +129,20 @@ class Knowledge(Model):
         default=None,
         description="Chunks below this cosine similarity to the query are left out of dense and hybrid "
         'searches. Decimal in quotes, "-1" to "1". Default: none are.',
+    )
+    filter: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        default="",
+        description="Only chunks of documents whose metadata it allows, such as "
+        '`year >= 2020 and (lang == "en" or not has draft)`. Default: all.',
+    )
+    max_per_document: int | None = Field(
+        default=None, ge=1, le=100, description="Most chunks of one document. Default: no bound."
+    )
+    neighbours: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="Chunks before and after each one that is found that are shown with it, as its context.",
     )
     search: Literal["Always", "OnDemand"] = Field(
         default="OnDemand",
@@ -235,6 +250,16 @@ class AgentTeamSpec(Model):
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
         yield from tool_violations(self.tools, [m.tools for m in self.members])
         yield from team_member_rules(self.members)
+        for index, use in enumerate(self.knowledge):
+            if use.filter:
+                try:
+                    parse_filter(use.filter)
+                except FilterError as error:
+                    yield Violation(
+                        ("knowledge", index, "filter"),
+                        str(error),
+                        'write comparisons such as lang == "en", joined by and, or, not',
+                    )
         known = [k.name for k in self.knowledge]
         for index, member in enumerate(self.members):
             for position, name in enumerate(member.knowledge):

@@ -1,11 +1,15 @@
 """The retrieval and embedding services as the core's Knowledge and Embedder."""
 
+from functools import lru_cache
+
 import numpy as np
 from agentteams.embedding.v1 import embedding_service_pb2 as embedding_pb
 from agentteams.embedding.v1 import embedding_service_pb2_grpc
-from agentteams.retrieval.v1 import knowledge_base_pb2, retrieval_service_pb2_grpc
+from agentteams.retrieval.v1 import filter_pb2, knowledge_base_pb2, retrieval_service_pb2_grpc
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from google.protobuf.json_format import ParseDict
 
+from manifests.filters import parse_filter
 from orchestrator.core.model import Chunk, Embedding, Outcome, SearchQuery, SearchResult
 from servicekit.client import RpcClient
 from servicekit.errors import Internal
@@ -17,6 +21,40 @@ _OUTCOMES: dict[int, Outcome] = {
     retrieval_pb.SEARCH_OUTCOME_DEGRADED: "DEGRADED",
     retrieval_pb.SEARCH_OUTCOME_FAILED: "FAILED",
 }
+
+
+# Of what neighbours share: shorter beginnings may be there by chance, and nobody cuts with longer overlaps.
+_LEAST_OVERLAP, _MOST_OVERLAP = 12, 4000
+
+
+@lru_cache(maxsize=256)  # a team's searches have the same one
+def _filter(text: str) -> filter_pb2.Filter:
+    """The manifest was refused if it is none."""
+    return ParseDict(parse_filter(text), filter_pb2.Filter())
+
+
+def _with_neighbours(chunk: retrieval_pb.Chunk) -> str:
+    """The chunk's text between those of its neighbours, what they share only once."""
+    if not chunk.neighbours:
+        return chunk.text
+    pieces = sorted([(chunk.ordinal, chunk.text), *((n.ordinal, n.text) for n in chunk.neighbours)])
+    text, before = pieces[0][1], pieces[0][0]
+    for ordinal, piece in pieces[1:]:
+        rest = without_overlap(text, piece) if ordinal == before + 1 else piece
+        text = f"{text}\n{rest}" if rest else text
+        before = ordinal
+    return text
+
+
+def without_overlap(before: str, after: str) -> str:
+    """`after` without the beginning that `before` ends with."""
+    head = after[:_LEAST_OVERLAP]
+    at = before.find(head, max(0, len(before) - _MOST_OVERLAP))
+    while at >= 0:
+        if after.startswith(before[at:]):
+            return after[len(before) - at :].lstrip()
+        at = before.find(head, at + 1)
+    return after
 
 
 class KnowledgeClient:
@@ -33,7 +71,11 @@ class KnowledgeClient:
             query=query.text[:8192],
             top_k=query.top_k,
             model_fingerprint=query.model_fingerprint,
+            max_per_document=query.max_per_document,
+            neighbours=query.neighbours,
         )
+        if query.filter:
+            request.filter.CopyFrom(_filter(query.filter))
         if query.mode is not None:
             request.mode = knowledge_base_pb2.SearchMode.Value(f"SEARCH_MODE_{query.mode.upper()}")
         if query.min_similarity is not None:
@@ -45,7 +87,14 @@ class KnowledgeClient:
             outcome=_OUTCOMES[answer.outcome],
             reasons=tuple(reason.message for reason in answer.reasons),
             chunks=tuple(
-                Chunk(id=c.id, document=c.document, title=c.document_title, text=c.text, score=c.score)
+                Chunk(
+                    id=c.id,
+                    document=c.document,
+                    title=c.document_title,
+                    text=_with_neighbours(c),
+                    score=c.score,
+                    similarity=c.similarity if c.HasField("similarity") else None,
+                )
                 for c in answer.chunks
             ),
             ready_documents=answer.ready_documents,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -190,13 +190,20 @@ class Ledger:
             self._weak -= numbers
 
     def number(self, chunks: tuple[Chunk, ...], knowledge_base: str) -> tuple[Evidence, ...]:
-        """Gives chunks their numbers; a chunk seen before keeps its own."""
+        """Gives chunks their numbers; a chunk seen before keeps its own.
+
+        With other neighbours it has another text; of all its texts the longest is kept.
+        """
         numbered = []
         for chunk in chunks:
             key = (knowledge_base, chunk.id)
             known = self._numbers.get(key)
-            if known is None:
-                known = self._numbers[key] = Evidence(number=self._next_number(), chunk=chunk)
+            if known is None or known.chunk.text != chunk.text:
+                number = self._next_number() if known is None else known.number
+                now = Evidence(number=number, chunk=chunk)
+                if known is None or len(known.chunk.text) < len(chunk.text):
+                    self._numbers[key] = now
+                known = now
             numbered.append(known)
         return tuple(numbered)
 
@@ -291,12 +298,12 @@ def _is_shared(result: SearchResult) -> bool:
 
 
 def _same_scope(one: SearchQuery, other: SearchQuery) -> bool:
-    return (one.knowledge_base, one.mode, one.top_k, one.min_similarity) == (
-        other.knowledge_base,
-        other.mode,
-        other.top_k,
-        other.min_similarity,
-    )
+    """Whether they look in the same place in the same way, whatever for."""
+    return _scope(one) == _scope(other)
+
+
+def _scope(query: SearchQuery) -> SearchQuery:
+    return replace(query, text="", vector=None, model_fingerprint="")
 
 
 def _normal(text: str) -> str:
@@ -304,12 +311,4 @@ def _normal(text: str) -> str:
 
 
 def _with_vector(query: SearchQuery, embedding: Embedding) -> SearchQuery:
-    return SearchQuery(
-        knowledge_base=query.knowledge_base,
-        text=query.text,
-        top_k=query.top_k,
-        mode=query.mode,
-        min_similarity=query.min_similarity,
-        vector=embedding.vector,
-        model_fingerprint=embedding.model_fingerprint,
-    )
+    return replace(query, vector=embedding.vector, model_fingerprint=embedding.model_fingerprint)

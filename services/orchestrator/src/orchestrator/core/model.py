@@ -48,13 +48,20 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A piece of a document. `score` compares only within one search."""
+    """A piece of a document.
+
+    Attributes:
+        text: With that of its neighbours, where the team wants them.
+        score: Compares only within one search.
+        similarity: Its cosine to the query, where vectors were compared; not logged.
+    """
 
     id: str
     document: str
     title: str
     text: str
     score: float
+    similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +74,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:
-    """What to look for, and where. `vector` spares the service the embedding."""
+    """What to look for, where and how. `vector` spares the service the embedding."""
 
     knowledge_base: str
     text: str
     top_k: int
     mode: str | None = None
     min_similarity: float | None = None
+    filter: str = ""
+    max_per_document: int = 0
+    neighbours: int = 0
     vector: Vector | None = None
     model_fingerprint: str = ""
 

@@ -141,10 +141,10 @@ async def _graded(
 
 def _least_similarity(turn: Turn, use: KnowledgeUse, result: SearchResult) -> float | None:
     """The cosine that the best chunk has at least; None: it is not known."""
+    if result.chunks and result.chunks[0].similarity is not None:
+        return result.chunks[0].similarity
     manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, use.knowledge_base_ref.name)
     mode = use.search_mode or (manifest.spec.retrieval.search_mode if manifest else "")
-    if mode == "Dense" and result.chunks:
-        return result.chunks[0].score
     return float(use.min_score) if use.min_score is not None and mode == "Hybrid" else None
 
 
@@ -202,6 +202,9 @@ def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
         top_k=use.top_k or default_top_k,
         mode=use.search_mode,
         min_similarity=None if use.min_score is None else float(use.min_score),
+        filter=use.filter,
+        max_per_document=use.max_per_document or 0,
+        neighbours=use.neighbours,
     )
 
 
