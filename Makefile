@@ -8,14 +8,30 @@ ASK ?=
 SEED ?= 1
 MINUTES ?= 2
 STORE ?= postgres
+ENGINE ?= docker
+BASE_IMAGE ?= python:3.11-slim-bookworm
+IMAGE_PREFIX ?= agentteams/
+VERSION ?= dev
 
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py
 
+IMAGES := session retrieval embedding orchestrator gateway $(if $(wildcard operator/pyproject.toml),operator)
+FOLDER_operator := operator
+MODULE_operator := agentteams_operator
+PORT_embedding := 50051
+PORT_retrieval := 50052
+PORT_session := 50053
+PORT_orchestrator := 50054
+PORT_gateway := 8080
+HEALTH_URL_gateway := http://127.0.0.1:8080/healthz
+# buildah needs no daemon; in a container of its own it can only change the root.
+BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
+
 .DEFAULT_GOAL := help
-.PHONY: help run demo setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos check clean
+.PHONY: help run demo images wheels setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -80,6 +96,18 @@ bench: $(VENV)/.dev ## Everything in bench/ that needs no running stack, in shor
 	@$(BIN)/python bench/embedding.py --texts 320
 	@$(BIN)/python bench/following.py
 	@$(BIN)/python bench/session_calls.py
+
+# Offline: BASE_IMAGE=local-base, and the packages in build/wheels (make wheels).
+images: $(addprefix image-,$(IMAGES)) ## One image a deployable: ENGINE=docker|podman|buildah BASE_IMAGE=... IMAGE_PREFIX=... VERSION=...
+
+image-%:
+	@$(BUILD) -f services/Dockerfile -t $(IMAGE_PREFIX)$*:$(VERSION) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  --build-arg DEPLOYABLE=$* --build-arg FOLDER=$(or $(FOLDER_$*),services/$*) \
+	  --build-arg MODULE=$(or $(MODULE_$*),$*) --build-arg PORT=$(PORT_$*) --build-arg HEALTH_URL=$(HEALTH_URL_$*) .
+
+wheels: $(VENV)/.dev ## All packages of the images into build/wheels, for builds without a network
+	@for lock in $(IMAGES); do $(BIN)/python -m pip download -qq --disable-pip-version-check --require-hashes \
+	  --only-binary :all: -d build/wheels -r requirements/$$lock.lock || exit 1; done
 
 chaos: $(VENV)/.dev ## Kill services under traffic and check what is left: SEED=1 MINUTES=2 STORE=postgres|sqlite
 	@$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)
