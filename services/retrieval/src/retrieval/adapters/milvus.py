@@ -3,6 +3,7 @@
 What differs between them is learnt at connect, not configured.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pymilvus import AsyncMilvusClient
 
 from retrieval.adapters import milvus_schema as schema
 from retrieval.adapters.milvus_connection import Connection, Settling
+from retrieval.adapters.milvus_errors import Missing, MissingDatabase
 from retrieval.adapters.milvus_filter import expression
 from retrieval.adapters.milvus_probe import Server, probe
 from retrieval.adapters.milvus_rows import (
@@ -39,7 +41,7 @@ from retrieval.core.model import (
 )
 from retrieval.core.ports import NO_PARAMS
 from retrieval.core.words import query_words
-from servicekit.errors import FailedPrecondition, NotFound
+from servicekit.errors import FailedPrecondition
 
 _WRITE_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
 _ANY_TIME = 1  # a timestamp that everything is newer than
@@ -100,19 +102,23 @@ class MilvusStore:
         """Nothing to do: the metadata column holds any field."""
 
     async def drop(self, place: Place) -> None:
-        """Of a shared collection only the scope's rows."""
+        """Of a shared collection only the scope's rows; of a database also itself when it is empty then."""
         if place.scope:
-            try:
+            with contextlib.suppress(Missing):
                 await self._delete(place, within(place))
-            except NotFound as error:
-                if not missing(error):
-                    raise
             return
-        await self._connection.ddl(
-            "drop_collection",
-            place.database,
-            lambda c: schema.drop(c, place.collection, alias=place.alias, timeout_s=self._ddl_timeout_s),
-        )
+        with contextlib.suppress(MissingDatabase):
+            await self._connection.ddl(
+                "drop_collection",
+                place.database,
+                lambda c: schema.drop(c, place.collection, alias=place.alias, timeout_s=self._ddl_timeout_s),
+            )
+            if place.database:
+                await self._connection.ddl(
+                    "drop_database",
+                    place.database,
+                    lambda c: schema.drop_empty_database(c, place.database, self._ddl_timeout_s),
+                )
 
     async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """Never a plain insert: servers keep both rows of a repeated id."""
@@ -382,8 +388,3 @@ class MilvusStore:
             lambda c, t: c.query(name, filter=chosen, output_fields=fields, timeout=t, **options),
         )
         return list(rows)
-
-
-def missing(error: NotFound) -> bool:
-    """Whether the error says that the collection is not there."""
-    return error.reason == "COLLECTION_NOT_FOUND"

@@ -6,6 +6,7 @@ UNIMPLEMENTED and their like.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +17,19 @@ from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavaila
 
 COLLECTION_NOT_FOUND = 100
 _NOT_LOADED = 101
+_DATABASE_NOT_FOUND = 800
 
 
 class NotLoaded(Exception):
     """The collection is released; load it and ask again."""
+
+
+class Missing(NotFound):
+    """The collection is not there."""
+
+
+class MissingDatabase(Missing):
+    """Nor is its database."""
 
 
 class TimedOut(Unavailable):
@@ -40,8 +50,12 @@ def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None
     except ServiceError:
         raise
     except MilvusException as error:
+        if error.code == _DATABASE_NOT_FOUND or _no_database(error):
+            raise MissingDatabase(
+                f"Milvus has no such database: {error.message}", reason="COLLECTION_NOT_FOUND"
+            ) from error
         if error.code == COLLECTION_NOT_FOUND:
-            raise NotFound(
+            raise Missing(
                 f"Milvus has no such collection: {error.message}", reason="COLLECTION_NOT_FOUND"
             ) from error
         if error.code == _NOT_LOADED or "not loaded" in error.message:
@@ -61,6 +75,11 @@ def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None
 def silence_client_log() -> None:
     """pymilvus logs a traceback for each error that it also raises; ours are logged once."""
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+
+
+def _no_database(error: MilvusException) -> bool:
+    """Lite's code is that of many other errors."""
+    return re.match(r"database '.*' does not exist", error.message) is not None
 
 
 def _timed_out(error: MilvusException) -> bool:

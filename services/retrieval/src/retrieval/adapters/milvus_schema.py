@@ -10,6 +10,7 @@ from typing import Any
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from retrieval.adapters.milvus_errors import COLLECTION_NOT_FOUND
 from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType, Segments
@@ -124,11 +125,11 @@ def point_alias(client: MilvusClient, alias: str, collection: str, *, timeout_s:
 
 def drop(client: MilvusClient, collection: str, *, alias: str, timeout_s: float) -> None:
     """Removes what is there of both. Alias first: Standalone keeps a dangling one otherwise."""
-    there = client.has_collection(collection, timeout=timeout_s)
-    if there and alias and alias in _aliases(client, collection, timeout_s=timeout_s):
+    if not client.has_collection(collection, timeout=timeout_s):
+        return
+    if alias and _target(client, alias, timeout_s=timeout_s) == collection:
         client.drop_alias(alias, timeout=timeout_s)
-    if there:
-        client.drop_collection(collection, timeout=timeout_s)
+    client.drop_collection(collection, timeout=timeout_s)
 
 
 def dense_search_params(limit: int, wanted: Mapping[str, int]) -> dict[str, Any]:
@@ -138,8 +139,14 @@ def dense_search_params(limit: int, wanted: Mapping[str, int]) -> dict[str, Any]
     return {"metric_type": "COSINE", "params": params}
 
 
-def _aliases(client: MilvusClient, collection: str, *, timeout_s: float) -> list[str]:
-    return list(client.list_aliases(collection, timeout=timeout_s)["aliases"])
+def _target(client: MilvusClient, alias: str, *, timeout_s: float) -> str:
+    """What the alias points at. 2.3 cannot list the aliases of a collection in a database."""
+    try:
+        return str(client.describe_collection(alias, timeout=timeout_s)["collection_name"])
+    except MilvusException as error:
+        if error.code == COLLECTION_NOT_FOUND:
+            return ""
+        raise
 
 
 def ensure_database(client: MilvusClient, database: str, timeout_s: float) -> None:
@@ -150,4 +157,15 @@ def ensure_database(client: MilvusClient, database: str, timeout_s: float) -> No
         client.create_database(database, timeout=timeout_s)
     except MilvusException:
         if database not in client.list_databases(timeout=timeout_s):
+            raise
+
+
+def drop_empty_database(client: MilvusClient, database: str, timeout_s: float) -> None:
+    """Milvus refuses to drop one that another process has just put a collection into."""
+    if client.list_collections(timeout=timeout_s):
+        return
+    try:
+        client.drop_database(database, timeout=timeout_s)
+    except MilvusException:
+        if not client.list_collections(timeout=timeout_s):
             raise
