@@ -75,18 +75,32 @@ class Fused:
         method = getattr(self._inner, name)
         if name == "local_path":
             return method
+        if name == "iterate":
+            return self._walk
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self._fuse.calls += 1
-            blown = self._fuse.calls == self._fuse.at
-            if blown and not self._fuse.after:
-                raise self._fuse.error
+            blown = self._count()
             result = await method(*args, **kwargs)
             if blown:
                 raise self._fuse.error
             return result
 
         return call
+
+    def _count(self) -> bool:
+        """Whether this call is the last one, after it was made."""
+        self._fuse.calls += 1
+        blown = self._fuse.calls == self._fuse.at
+        if blown and not self._fuse.after:
+            raise self._fuse.error
+        return blown
+
+    async def _walk(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        blown = self._count()
+        async for batch in self._inner.iterate(*args, **kwargs):
+            yield batch
+        if blown:
+            raise self._fuse.error
 
 
 class DirectParser:

@@ -24,9 +24,11 @@ from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.lookup import Lookup
 from retrieval.core.originals import Originals
+from retrieval.core.reconciling import Reconciler
 from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
 from retrieval.core.tokens import token_counter
+from retrieval.core.upkeep import DocumentUpkeep
 from retrieval.servicer import RetrievalServicer
 from retrieval.settings import Settings
 from servicekit.client import RpcClient, open_channel
@@ -102,6 +104,14 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         max_bytes=settings.max_document_bytes,
         uploaded=worker.wake,
     )
+    reconciler = Reconciler(
+        catalogue=catalogue,
+        store=store,
+        ensure_collection=knowledge_bases.ensure_collection,
+        directory=directory,
+        clock=clock,
+        interval=timedelta(hours=settings.reconcile_hours),
+    )
     search = Search(
         directory=directory,
         store=store,
@@ -121,6 +131,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         search=search,
         evaluations=Evaluations(
             catalogue=catalogue, golden_sets=SqlGoldenSets(engine), search=search, clock=clock
+        ),
+        upkeep=DocumentUpkeep(
+            catalogue=catalogue,
+            reconciler=reconciler,
+            directory=directory,
+            clock=clock,
+            queued=worker.wake,
         ),
         page_tokens=PageTokens(key),
     )
@@ -145,6 +162,6 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     return Assembly(
         services=[service] if serve else [],
         ready=ready,
-        tasks=[ingest, queue] if settings.ingest else [queue],
+        tasks=[ingest, reconciler.run, queue] if settings.ingest else [queue],
         drain=drain,
     )

@@ -8,6 +8,7 @@ from typing import Literal
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from retrieval.core.ingest_model import Reconciled
 from retrieval.core.ingest_ports import IngestQueue
 from retrieval.core.model import DocumentState
 from servicekit.clock import Clock
@@ -43,6 +44,10 @@ INGEST_STAGES = Histogram(
     buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 
+RECONCILED = Counter(
+    "agentteams_retrieval_reconciled_total", "What comparisons of catalogue and store have mended", ["what"]
+)
+
 IngestStage = Literal["parse", "embed", "insert", "flush", "catalogue"]
 
 
@@ -51,6 +56,12 @@ def ingest_stage(stage: IngestStage) -> Iterator[None]:
     """Times one step of indexing."""
     with INGEST_STAGES.labels(stage).time():
         yield
+
+
+def reconciled(outcome: Reconciled) -> None:
+    """What one comparison has mended."""
+    RECONCILED.labels("stray_chunks_removed").inc(outcome.stray_chunks_removed)
+    RECONCILED.labels("documents_requeued").inc(outcome.documents_requeued)
 
 
 def ingested(state: DocumentState) -> None:

@@ -13,18 +13,6 @@ async def _not_yet(context: Context) -> None:
 class Pending(pb_grpc.RetrievalServiceServicer):
     """See the proto file."""
 
-    async def MoveDocument(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
-    async def RetryDocuments(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
-    async def ReconcileKnowledgeBase(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)
-
     async def ExportChunks(self, request: object, context: Context) -> None:  # type: ignore[override]
         """See the proto file."""
         await _not_yet(context)

@@ -17,9 +17,11 @@ from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.model import DocumentState
 from retrieval.core.names import check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
+from retrieval.core.upkeep import DocumentUpkeep
 from retrieval.pending import Pending
 from retrieval.servicer_evaluation import EvaluationCalls
 from retrieval.servicer_knowledge_bases import KnowledgeBaseCalls
+from retrieval.servicer_upkeep import UpkeepCalls
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.paging import PageTokens, page_size
@@ -29,7 +31,7 @@ Context = grpc.aio.ServicerContext[object, object]
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
-class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, Pending):
+class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pending):
     """See the proto file; its comments are the specification."""
 
     def __init__(
@@ -39,12 +41,14 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, Pending):
         documents: Documents,
         search: Search,
         evaluations: Evaluations,
+        upkeep: DocumentUpkeep,
         page_tokens: PageTokens,
     ) -> None:
         self._knowledge_bases = knowledge_bases
         self._documents = documents
         self._search = search
         self._evaluations = evaluations
+        self._upkeep = upkeep
         self._page_tokens = page_tokens
 
     async def CreateKnowledgeBase(
@@ -60,7 +64,9 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, Pending):
     ) -> kb_pb.KnowledgeBase:
         """See the proto file."""
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
-        return knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        message = knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        await self._add_ingest_status([message])
+        return message
 
     async def ListKnowledgeBases(
         self, request: pb.ListKnowledgeBasesRequest, context: Context
@@ -74,6 +80,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, Pending):
         response = pb.ListKnowledgeBasesResponse(
             knowledge_bases=[knowledge_base_to_pb(s, deployment=deployment) for s in found[:size]]
         )
+        await self._add_ingest_status(response.knowledge_bases)
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)
         return response

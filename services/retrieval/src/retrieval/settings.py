@@ -61,6 +61,9 @@ class Settings(ServerSettings):
     ingest_batch_tokens: int = Field(4096, ge=64, le=1_000_000)
     ingest_lease_s: float = Field(60.0, ge=3)
     ingest_patience_s: float = Field(600.0, ge=0, description="Outages that last longer fail documents.")
+    reconcile_hours: float = Field(
+        6.0, gt=0, description="Between two comparisons of a knowledge base's catalogue with Milvus."
+    )
     parse_timeout_s: float = Field(60.0, gt=0)
     parse_memory_mb: int = Field(1024, ge=256)
 

@@ -35,6 +35,7 @@ from retrieval.adapters.statements import (
 from retrieval.adapters.tables import documents, doomed_collections, knowledge_bases
 from retrieval.adapters.tuning_rows import params_from_text
 from retrieval.adapters.tuning_tables import of_serving_collection, tuned_params, tunings
+from retrieval.adapters.upkeep import SqlUpkeep
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.model import (
     Document,
@@ -50,7 +51,7 @@ _PENDING, _INDEXING, _READY, _FAILED = DocumentState
 _DELETION_LEASE = timedelta(seconds=60)
 
 
-class SqlCatalogue(SqlIngestQueue):
+class SqlCatalogue(SqlIngestQueue, SqlUpkeep):
     """See `Catalogue`."""
 
     async def check(self) -> None:

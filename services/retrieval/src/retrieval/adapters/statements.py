@@ -111,7 +111,8 @@ async def put_state(
     }
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     await connection.execute(insert(ingest_state).values(new).on_conflict_do_nothing())
-    await connection.execute(update(ingest_state).where(state_of(tenant, knowledge_base)).values(values))
+    if values:
+        await connection.execute(update(ingest_state).where(state_of(tenant, knowledge_base)).values(values))
 
 
 def next_turn() -> ColumnElement[int]:

@@ -3,10 +3,13 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
+import numpy as np
+
 from retrieval import metrics
+from retrieval.core.filters import DOCUMENT, Compare, Operator
 from retrieval.core.ingest_limits import IngestLimits
 from retrieval.core.model import (
     ChunkDraft,
@@ -79,15 +82,12 @@ class Indexer:
             DocumentUnreadable: The document is at fault.
             Saturated: Put it back into the queue; nothing is wrong.
         """
+        copied = await self._copy(claim, knowledge_base, still_ours)
+        if copied is not None:
+            return copied
         parsed = await self._parse(claim, knowledge_base, still_ours)
         truncated = await self._store_chunks(claim, knowledge_base, parsed.chunks, still_ours)
-        await still_ours()
-        with metrics.ingest_stage("insert"):
-            await self._store.delete_document(
-                knowledge_base.place, claim.document.id, keep_version=claim.token
-            )
-            await self._store.settle(knowledge_base.place)  # READY means found
-        await self._flush(knowledge_base.place, rows=len(parsed.chunks))
+        await self._complete(claim, knowledge_base, len(parsed.chunks), still_ours)
         warnings = parsed.warnings
         if truncated:
             warnings += (
@@ -102,6 +102,54 @@ class Indexer:
             place, _ = self._unflushed.popitem()
             with metrics.ingest_stage("flush"):
                 await self._store.flush(place)
+
+    async def _complete(
+        self, claim: Claim, knowledge_base: KnowledgeBase, rows: int, still_ours: StillOurs
+    ) -> None:
+        """All is written: what other claims wrote goes."""
+        await still_ours()
+        with metrics.ingest_stage("insert"):
+            await self._store.delete_document(
+                knowledge_base.place, claim.document.id, keep_version=claim.token
+            )
+            await self._store.settle(knowledge_base.place)  # READY means found
+        await self._flush(knowledge_base.place, rows=rows)
+
+    async def _copy(
+        self, claim: Claim, knowledge_base: KnowledgeBase, still_ours: StillOurs
+    ) -> Indexed | None:
+        """Of a document that has moved: its chunks with their vectors; None if they are not all there."""
+        document = claim.document
+        if not document.moved_from:
+            return None
+        place = knowledge_base.place
+        former = Compare(DOCUMENT, Operator.EQUAL, document.moved_from)
+        ordinals: set[int] = set()
+        try:
+            async for batch in self._store.iterate(place, filter=former, with_vectors=True):
+                chunks = [
+                    (_moved(chunk.record, claim), chunk.vector)
+                    for chunk in batch
+                    if chunk.record.version == document.version and chunk.vector is not None
+                ]
+                if not chunks:
+                    continue
+                ordinals.update(record.ordinal for record, _ in chunks)
+                await still_ours()
+                with metrics.ingest_stage("insert"):
+                    await self._write(
+                        knowledge_base,
+                        [record for record, _ in chunks],
+                        np.stack([vector for _, vector in chunks]),
+                    )
+            if len(ordinals) != document.chunk_count:
+                await still_ours()
+                await self._store.delete_document(place, document.id)
+                return None
+        except NotFound:
+            return None
+        await self._complete(claim, knowledge_base, len(ordinals), still_ours)
+        return Indexed(chunk_count=len(ordinals), warnings=document.warnings)
 
     async def _parse(
         self, claim: Claim, knowledge_base: KnowledgeBase, still_ours: StillOurs
@@ -216,6 +264,17 @@ def batches(
         filled += size
     if start < len(drafts):
         yield start, drafts[start:]
+
+
+def _moved(record: ChunkRecord, claim: Claim) -> ChunkRecord:
+    document = claim.document
+    return replace(
+        record,
+        id=document.id + record.id.removeprefix(document.moved_from),
+        document=document.id,
+        title=document.path,
+        version=claim.token,
+    )
 
 
 def _record(claim: Claim, ordinal: int, draft: ChunkDraft) -> ChunkRecord:

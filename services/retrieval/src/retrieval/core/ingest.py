@@ -28,6 +28,7 @@ from servicekit.errors import InvalidArgument, NotFound, ServiceError, Unavailab
 
 log = structlog.get_logger()
 
+_STORE = "milvus"
 _FIRST_DELAY_S = 1.0
 _MAX_DELAY_S = 60.0
 # A document whose indexing kills the process would come back for ever.
@@ -64,6 +65,7 @@ class IngestWorker:
         self._clock = clock
         self._limits = limits
         self._wake = asyncio.Event()
+        self._sweep_now = asyncio.Event()
         self._stopping = False
         self._working: set[asyncio.Future[None]] = set()
 
@@ -137,12 +139,15 @@ class IngestWorker:
 
     async def _sweep(self, sweeps: Sequence[Callable[[], Awaitable[None]]]) -> None:
         while True:
+            self._sweep_now.clear()
             for sweep in sweeps:
                 try:
                     await sweep()
                 except ServiceError as error:
                     log.warning("sweep_failed", reason=error.reason, error=error.message)
-            await asyncio.sleep(self._limits.sweep.total_seconds())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.sweep.total_seconds()):
+                    await self._sweep_now.wait()
 
     async def _index_while_renewing(self, claim: Claim) -> None:
         """A claim that is lost ends the work; work that is ended by a stop goes back into the queue."""
@@ -237,6 +242,8 @@ class IngestWorker:
             )
         if not finished:
             raise _ClaimLost
+        if document.moved_from:
+            self._sweep_now.set()  # what it was before can go
         metrics.ingested(DocumentState.READY)
         log.info(
             "document_indexed",
@@ -291,6 +298,9 @@ class IngestWorker:
     async def _postpone(self, claim: Claim, error: ServiceError) -> None:
         """An outage is not the document's fault, until it has lasted too long."""
         now = self._clock.now()
+        if error.metadata.get("dependency") == _STORE:
+            # It may do late what it did not answer to, or have lost what it did.
+            await self._catalogue.reconcile_by(now + self._limits.lease)
         if claim.first_failure is not None and now - claim.first_failure >= self._limits.patience:
             minutes = round((now - claim.first_failure).total_seconds() / 60)
             message = f"gave up after {minutes} minutes: {error.message}. Retry it when that is mended."

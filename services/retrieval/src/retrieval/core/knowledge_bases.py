@@ -73,13 +73,7 @@ class KnowledgeBases:
                 knowledge_base = await self._renewed(before.knowledge_base, model)
             if knowledge_base is None:
                 continue  # another call was first: look again
-            created = await self._store.ensure_collection(
-                CollectionSpec(
-                    place=knowledge_base.place,
-                    dimension=knowledge_base.dimension,
-                    fields=spec.metadata_fields,
-                )
-            )
+            created = await self.ensure_collection(knowledge_base)
             if before is not None and before.counts.chunks and await self._lost(knowledge_base, created):
                 # The store has lost its data; the originals have not.
                 log.warning("collection_was_missing", knowledge_base=id_)
@@ -153,6 +147,16 @@ class KnowledgeBases:
             except ServiceError as error:
                 log.warning("knowledge_base_not_removed", id=knowledge_base.id, reason=error.reason)
                 return
+
+    async def ensure_collection(self, knowledge_base: KnowledgeBase) -> bool:
+        """Makes what is missing of its collection; True if all of it was."""
+        return await self._store.ensure_collection(
+            CollectionSpec(
+                place=knowledge_base.place,
+                dimension=knowledge_base.dimension,
+                fields=knowledge_base.spec.metadata_fields,
+            )
+        )
 
     async def deployment(self) -> str:
         """What the store is; empty if it does not answer."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from retrieval.core.filters import Filter
 from retrieval.core.index import BuiltIndex, CollectionSpec
-from retrieval.core.ingest_ports import IngestQueue
+from retrieval.core.ingest_ports import IngestQueue, Upkeep
 from retrieval.core.model import (
     Capabilities,
     Chunking,
@@ -188,7 +188,7 @@ class Reranker(Protocol):
         ...
 
 
-class Catalogue(IngestQueue, Protocol):
+class Catalogue(IngestQueue, Upkeep, Protocol):
     """Knowledge bases, documents and the ingest queue. Every method is one transaction."""
 
     async def check(self) -> None:
