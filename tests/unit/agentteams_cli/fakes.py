@@ -205,11 +205,16 @@ class Retrieval(RetrievalServiceServicer):
                 document.state = kb_pb.DOCUMENT_STATE_READY
                 document.chunk_count = 3
         # Two pages, so that the second is asked for.
-        everything = list(self._scenario.documents.values())
+        everything = [d for d in self._scenario.documents.values() if request.state in (0, d.state)]
         middle = len(everything) // 2
         if request.page_token:
             return retrieval_pb.ListDocumentsResponse(documents=everything[middle:])
         return retrieval_pb.ListDocumentsResponse(documents=everything[:middle], next_page_token="2")
+
+    def RetryDocuments(self, request: Any, context: Any) -> retrieval_pb.RetryDocumentsResponse:
+        for name in request.names:
+            self._scenario.documents[name].state = kb_pb.DOCUMENT_STATE_PENDING
+        return retrieval_pb.RetryDocumentsResponse(queued=len(request.names))
 
     def Search(self, request: Any, context: Any) -> retrieval_pb.SearchResponse:
         self._scenario.searched.append(request)

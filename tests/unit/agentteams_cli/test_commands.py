@@ -38,6 +38,8 @@ __all__ = ["run", "services"]
         (["chat", "docs-team", "q"], 3, "start them with `agentteams up`"),
         (["runs", "list"], 3, "no services run"),
         (["chat"], 2, "Missing argument 'TEAM'"),
+        (["ingest", "docs"], 2, "give files and folders, or --retry-failed"),
+        (["ingest", "docs", "a.md", "--retry-failed"], 2, "give files and folders, or --retry-failed"),
         (["serch"], 2, "No such command 'serch'"),
         (["up", "--port", "gatway=1"], 2, "--port gatway=1: must be SERVICE=PORT"),
         (["up", "--port", "gateway=x"], 2, "must be a number from 0 to 64535"),
@@ -175,6 +177,22 @@ def test_ingest_refuses_what_is_not_there(run: Run) -> None:
     wrong = run("ingest", "dogs", "a.md")
     assert wrong.exit_code == 1
     assert wrong.stderr.startswith("error: knowledgeBases/dogs does not exist; ")
+
+
+@pytest.mark.usefixtures("services")
+def test_what_failed_is_listed_and_tried_again(run: Run, services: Scenario) -> None:
+    for name in ("a.md", "broken.pdf"):
+        Path(name).write_text("x")
+    assert run("ingest", "docs", "a.md", "broken.pdf").exit_code == 1
+    listed = run("documents", "docs", "--in-state", "failed", "--output", "json")
+    assert [d["path"] for d in json.loads(listed.stdout)["documents"]] == ["broken.pdf"]
+    assert "broken.pdf" in run("documents", "docs").stdout
+    again = run("ingest", "docs", "--retry-failed")
+    assert (again.exit_code, again.stdout) == (1, "docs: 1 failed; 0 chunks can be found\n")
+    for document in services.documents.values():
+        document.path = document.path.removesuffix(".pdf")
+    assert run("ingest", "docs", "--retry-failed").stdout == "docs: 1 ready; 3 chunks can be found\n"
+    assert run("ingest", "docs", "--retry-failed").stdout == "docs: nothing; 0 chunks can be found\n"
 
 
 def test_search_shows_chunks_and_outcomes(run: Run, services: Scenario) -> None:

@@ -9,6 +9,7 @@ import click
 from agentteams_cli.commands.apply import apply_command
 from agentteams_cli.commands.chat import chat_command
 from agentteams_cli.commands.doctor import doctor_command
+from agentteams_cli.commands.documents import documents_command
 from agentteams_cli.commands.evaluate import evaluate_command
 from agentteams_cli.commands.ingest import ingest_command
 from agentteams_cli.commands.memories import memories_command
@@ -50,6 +51,7 @@ for command in (
     up_command,
     apply_command,
     ingest_command,
+    documents_command,
     search_command,
     evaluate_command,
     chat_command,

@@ -159,7 +159,7 @@ async def _content(client: Client) -> AsyncIterator[Check]:
             fix = ""
             level: Level = "ok"
             if counts.failed:
-                level, fix = "warning", "ingest the failed files again to see why"
+                level, fix = "warning", f"`agentteams documents {name} --in-state failed` says why"
             elif not counts.ready and not counts.pending + counts.indexing:
                 level, fix = "warning", f"add documents: agentteams ingest {name} PATH"
             yield Check(name="knowledge", level=level, message=message, fix=fix)

@@ -190,18 +190,24 @@ class Client:
         request = retrieval_pb.GetKnowledgeBaseRequest(name=f"knowledgeBases/{name}")
         return await self._retrieval.unary(self._knowledge.GetKnowledgeBase, request)
 
-    async def documents(self, knowledge_base: str) -> AsyncIterator[kb_pb.Document]:
-        """All documents of a knowledge base."""
+    async def documents(self, knowledge_base: str, *, state: str = "") -> AsyncIterator[kb_pb.Document]:
+        """Documents of a knowledge base; `state` as in DocumentState, in small letters and without prefix."""
+        wanted = kb_pb.DocumentState.Value(f"DOCUMENT_STATE_{state.upper() or 'UNSPECIFIED'}")
 
         async def page(token: str) -> tuple[Sequence[kb_pb.Document], str]:
             request = retrieval_pb.ListDocumentsRequest(
-                parent=f"knowledgeBases/{knowledge_base}", page_size=1000, page_token=token
+                parent=f"knowledgeBases/{knowledge_base}", page_size=1000, page_token=token, state=wanted
             )
             response = await self._retrieval.unary(self._knowledge.ListDocuments, request)
             return response.documents, response.next_page_token
 
         async for document in pages(page):
             yield document
+
+    async def retry_documents(self, knowledge_base: str, names: Sequence[str]) -> int:
+        """Queues failed documents anew, at most 1,000; returns how many there were."""
+        request = retrieval_pb.RetryDocumentsRequest(parent=f"knowledgeBases/{knowledge_base}", names=names)
+        return (await self._retrieval.unary(self._knowledge.RetryDocuments, request)).queued
 
     async def upload(self, knowledge_base: str, file: Path, *, path: str) -> kb_pb.Document:
         """Stores a file as the document `path`; it is indexed afterwards.

@@ -21,6 +21,7 @@ STALL_TIMEOUT = timedelta(minutes=10)
 POLL_S = 0.3
 
 READY, FAILED, SKIPPED, PENDING = "ready", "failed", "skipped", "pending"
+_RETRIED_AT_ONCE = 1000
 _UNSUPPORTED = "DOCUMENT_TYPE_UNSUPPORTED"
 
 
@@ -91,6 +92,23 @@ async def ingest(
     async with asyncio.TaskGroup() as group:
         for _ in range(min(PARALLEL_UPLOADS, len(files))):
             group.create_task(worker())
+    if wait:
+        await _wait(client, knowledge_base, results, bar)
+    return results
+
+
+async def retry_failed(client: Client, knowledge_base: str, *, wait: bool, bar: Bar) -> list[Ingested]:
+    """Queues all failed documents anew, then waits until each is ready or has failed again.
+
+    Raises:
+        ServiceError: The services cannot be reached, or there is no such knowledge base.
+        CliError: Nothing got ready for ten minutes.
+    """
+    failed = [document async for document in client.documents(knowledge_base, state=FAILED)]
+    results = [Ingested(path=d.path, state=PENDING, document=d.name) for d in failed]
+    for start in range(0, len(results), _RETRIED_AT_ONCE):
+        names = [result.document for result in results[start : start + _RETRIED_AT_ONCE]]
+        await client.retry_documents(knowledge_base, names)
     if wait:
         await _wait(client, knowledge_base, results, bar)
     return results

@@ -6,26 +6,35 @@ from pathlib import Path
 
 import click
 
+from agentteams_cli import ingesting
 from agentteams_cli.client import connect
 from agentteams_cli.console import Output
 from agentteams_cli.context import Settings, common, run_async
-from agentteams_cli.errors import EXIT_FAILED, CliError
+from agentteams_cli.errors import EXIT_FAILED, CliError, UsageProblem
 from agentteams_cli.ingesting import FAILED, PENDING, READY, SKIPPED, Ingested, find_files, ingest
 
 
 @click.command("ingest")
 @click.argument("knowledge_base")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--retry-failed", is_flag=True, help="Index those that failed again, instead of new files.")
 @click.option("--wait/--no-wait", default=True, help="Wait until all is indexed.  [default: wait]")
 @common
 @click.pass_obj
-def ingest_command(settings: Settings, knowledge_base: str, paths: tuple[Path, ...], wait: bool) -> None:
+def ingest_command(
+    settings: Settings, knowledge_base: str, paths: tuple[Path, ...], retry_failed: bool, wait: bool
+) -> None:
     """Upload files and folders into KNOWLEDGE_BASE.
 
     Folders are taken with all that is below them; hidden files are left out, and kinds of files that are not
     supported are skipped and named. The exit code is 1 if any file failed.
     """
-    results = run_async(run(settings, knowledge_base, paths, wait=wait))
+    if retry_failed == bool(paths):
+        raise UsageProblem("give files and folders, or --retry-failed")
+    if retry_failed:
+        results = run_async(_retry(settings, knowledge_base, wait=wait))
+    else:
+        results = run_async(run(settings, knowledge_base, paths, wait=wait))
     report(settings.output, knowledge_base, results)
     if any(r.state == FAILED for r in results):
         click.get_current_context().exit(EXIT_FAILED)
@@ -41,6 +50,12 @@ async def run(
     async with connect(settings.state) as client:
         with settings.output.progress() as bar:
             return await ingest(client, knowledge_base, files, wait=wait, bar=bar)
+
+
+async def _retry(settings: Settings, knowledge_base: str, *, wait: bool) -> list[Ingested]:
+    async with connect(settings.state) as client:
+        with settings.output.progress() as bar:
+            return await ingesting.retry_failed(client, knowledge_base, wait=wait, bar=bar)
 
 
 def report(output: Output, knowledge_base: str, results: Sequence[Ingested]) -> None:

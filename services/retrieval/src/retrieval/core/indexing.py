@@ -274,6 +274,7 @@ def _moved(record: ChunkRecord, claim: Claim) -> ChunkRecord:
         document=document.id,
         title=document.path,
         version=claim.token,
+        metadata=document.metadata,
     )
 
 
