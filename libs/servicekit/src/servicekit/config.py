@@ -1,22 +1,28 @@
 """Settings that every service has. The only place, with each service's own
 `settings.py`, that reads the environment."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+FROM_ENVIRONMENT = SettingsConfigDict(
+    env_prefix="AGENTTEAMS_",
+    frozen=True,
+    extra="ignore",
+    hide_input_in_errors=True,  # a wrong setting may be a key that stands in the wrong variable
+    # What must not stand in an environment is mounted: a file for each, such as agentteams_database_url.
+    secrets_dir=os.environ.get("AGENTTEAMS_SETTINGS_DIR"),
+)
+"""Variables with the prefix AGENTTEAMS_, and files of the folder that AGENTTEAMS_SETTINGS_DIR names."""
+
 
 class ServerSettings(BaseSettings):
     """Read from variables with the prefix AGENTTEAMS_, such as AGENTTEAMS_PORT."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AGENTTEAMS_",
-        frozen=True,
-        extra="ignore",
-        hide_input_in_errors=True,  # a wrong setting may be a key that stands in the wrong variable
-    )
+    model_config = FROM_ENVIRONMENT
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

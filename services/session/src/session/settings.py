@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
-from servicekit.config import ServerSettings
+from servicekit.config import FROM_ENVIRONMENT, ServerSettings
 from session.adapters.blobs import OFFLOAD_BYTES
 from session.adapters.database import PoolLimits
 
@@ -13,7 +13,7 @@ from session.adapters.database import PoolLimits
 class DatabaseSettings(BaseSettings):
     """What `python -m session migrate` needs, and the server too."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTTEAMS_", frozen=True, extra="ignore")
+    model_config = FROM_ENVIRONMENT
 
     session_database_url: str = Field(
         description="sqlite:///path/to/file.db or postgresql+asyncpg://user:password@host:5432/name."
