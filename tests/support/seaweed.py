@@ -97,7 +97,7 @@ def shared_seaweed() -> Seaweed:
             [
                 *(binary, "server", "-s3", f"-s3.config={folder / 's3.json'}", f"-dir={folder / 'data'}"),
                 *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64", "-volume.max=50"),
-                *("-master.electionTimeout=1s", *options),
+                *("-master.electionTimeout=1s", "-s3.port.iceberg=0", "-s3.port.lance=0", *options),
             ],
             stdout=log,
             stderr=subprocess.STDOUT,

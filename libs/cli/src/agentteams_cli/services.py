@@ -92,6 +92,7 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
             "DATABASE_URL": f"sqlite+aiosqlite:///{state.databases / 'retrieval.db'}",
             "AUTO_MIGRATE": "1",
             "BLOB_DIR": str(state.blobs),
+            "SOURCE_ROOT": str(state.sources),
             "EMBEDDING_TARGET": targets["embedding"],
         }
         | _tokenizer_env(config),

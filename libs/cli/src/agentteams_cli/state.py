@@ -3,6 +3,7 @@
 .agentteams/
   manifests/        what was applied, one file an object
   secrets/          <name>/<key> files for credentialsSecretKeyRef
+  sources/default/  folders that knowledge bases of the namespace default may watch
   milvus/ db/ blobs/  vectors, conversations and catalogue, original documents
   logs/<service>.log
   identity.key      signs tokens between the services; 0600
@@ -67,6 +68,11 @@ class StateFolder:
         return self.root / "python"
 
     @property
+    def sources(self) -> Path:
+        """A folder for each namespace, below which a source's folder may be."""
+        return self.root / "sources"
+
+    @property
     def milvus(self) -> Path:
         return self.root / "milvus"
 
@@ -107,7 +113,7 @@ class StateFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             folders = (self.manifests, self.milvus, self.databases, self.blobs, self.logs, self.cache)
-            for folder in (*folders, self.python_tools):
+            for folder in (*folders, self.python_tools, self.sources, self.sources / "default"):
                 folder.mkdir(exist_ok=True)
             self.secrets.mkdir(exist_ok=True, mode=0o700)
             ignore = self.root / ".gitignore"

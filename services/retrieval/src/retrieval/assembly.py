@@ -12,10 +12,12 @@ from retrieval.adapters.database import new_engine
 from retrieval.adapters.doomed_blobs import SqlDoomedBlobs
 from retrieval.adapters.embedding_client import EmbeddingClient
 from retrieval.adapters.golden_sets import SqlGoldenSets
+from retrieval.adapters.local_folders import LocalFolders
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.adapters.parser_process import ParserProcesses
 from retrieval.adapters.rerank_client import RerankClient
+from retrieval.adapters.sources import SqlSources
 from retrieval.adapters.specs import SqlSpecs
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
@@ -27,6 +29,7 @@ from retrieval.core.originals import Originals
 from retrieval.core.reconciling import Reconciler
 from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
+from retrieval.core.sources import Sources
 from retrieval.core.tokens import token_counter
 from retrieval.core.upkeep import DocumentUpkeep
 from retrieval.servicer import RetrievalServicer
@@ -112,6 +115,10 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         clock=clock,
         interval=timedelta(hours=settings.reconcile_hours),
     )
+    source_store = SqlSources(engine)
+    sources = Sources(
+        store=source_store, folders=LocalFolders(settings.source_root), documents=documents, clock=clock
+    )
     search = Search(
         directory=directory,
         store=store,
@@ -139,6 +146,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
             clock=clock,
             queued=worker.wake,
         ),
+        sources=source_store,
         page_tokens=PageTokens(key),
     )
 
@@ -162,6 +170,6 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     return Assembly(
         services=[service] if serve else [],
         ready=ready,
-        tasks=[ingest, reconciler.run, queue] if settings.ingest else [queue],
+        tasks=[ingest, reconciler.run, sources.run, queue] if settings.ingest else [queue],
         drain=drain,
     )

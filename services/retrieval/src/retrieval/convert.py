@@ -29,6 +29,7 @@ def document_to_pb(document: Document) -> kb_pb.Document:
         state=kb_pb.DocumentState.ValueType(document.state),
         chunk_count=document.chunk_count,
         warnings=document.warnings,
+        source=document.source,
     )
     for name, value in document.metadata.items():
         message.metadata[name].CopyFrom(value_to_pb(value))

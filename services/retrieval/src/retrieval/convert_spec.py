@@ -16,6 +16,7 @@ from retrieval.core.model import (
     FolderSource,
     IndexPolicy,
     IndexType,
+    KnowledgeBase,
     KnowledgeBaseSpec,
     MetadataField,
     MetadataType,
@@ -32,6 +33,7 @@ from retrieval.core.search_options import (
     SearchDefaults,
     Weighted,
 )
+from retrieval.core.sources import SourceStatus
 from servicekit.errors import InvalidArgument
 
 _MAX_FIELDS, _MAX_SOURCES = 32, 16
@@ -117,6 +119,17 @@ def spec_to_pb(spec: KnowledgeBaseSpec, message: kb_pb.KnowledgeBase) -> None:
             mirror_deletes=source.mirror_deletes,
             interval_seconds=source.interval_s,
         )
+
+
+def source_statuses_to_pb(
+    knowledge_base: KnowledgeBase, statuses: Mapping[str, SourceStatus], message: kb_pb.KnowledgeBase
+) -> None:
+    """One for each source, in their order."""
+    for source in knowledge_base.spec.sources:
+        status = statuses.get(source.name, SourceStatus(name=source.name))
+        shown = message.source_statuses.add(name=status.name, files=status.files, message=status.message)
+        if status.sync_time is not None:
+            shown.sync_time.FromDatetime(status.sync_time)
 
 
 def updated(current: KnowledgeBaseSpec, asked: kb_pb.KnowledgeBase, mask: FieldMask) -> KnowledgeBaseSpec:

@@ -10,13 +10,14 @@ from google.protobuf.empty_pb2 import Empty
 from retrieval import convert, metrics
 from retrieval.convert_filter import values_from_pb
 from retrieval.convert_search import query_from_pb, result_to_pb
-from retrieval.convert_spec import knowledge_base_to_pb, spec_from_pb
+from retrieval.convert_spec import knowledge_base_to_pb, source_statuses_to_pb, spec_from_pb
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.model import DocumentState
 from retrieval.core.names import check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
+from retrieval.core.sources import SourceStore
 from retrieval.core.upkeep import DocumentUpkeep
 from retrieval.pending import Pending
 from retrieval.servicer_evaluation import EvaluationCalls
@@ -42,6 +43,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         search: Search,
         evaluations: Evaluations,
         upkeep: DocumentUpkeep,
+        sources: SourceStore,
         page_tokens: PageTokens,
     ) -> None:
         self._knowledge_bases = knowledge_bases
@@ -49,6 +51,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         self._search = search
         self._evaluations = evaluations
         self._upkeep = upkeep
+        self._sources = sources
         self._page_tokens = page_tokens
 
     async def CreateKnowledgeBase(
@@ -66,6 +69,9 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
         message = knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
         await self._add_ingest_status([message])
+        if snapshot.knowledge_base.spec.sources:
+            kb = snapshot.knowledge_base
+            source_statuses_to_pb(kb, await self._sources.statuses(kb.tenant, kb.id), message)
         return message
 
     async def ListKnowledgeBases(

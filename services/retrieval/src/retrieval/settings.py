@@ -44,6 +44,9 @@ class Settings(ServerSettings):
     scratch_dir: Path | None = Field(
         None, description="Where originals from S3 are put to be parsed; none: the system's temporary folder."
     )
+    source_root: Path | None = Field(
+        None, description="Has a folder for each tenant, below which sources may be; none: no sources."
+    )
     tokenizer_file: Path | None = Field(
         None, description="tokenizer.json of the embedding model; none: tokens are estimated."
     )

@@ -97,6 +97,8 @@ def document_from_row(row: Row[Any]) -> Document:
         version=row.version or "",
         moved_from=row.moved_from or "",
         metadata=json.loads(row.metadata) if row.metadata else {},
+        source=row.source or "",
+        source_stamp=row.source_stamp or "",
         create_time=moment(row.create_time_ms),
         update_time=moment(row.update_time_ms),
     )
@@ -142,6 +144,8 @@ def upload_values(document: Document) -> dict[str, Any]:
         "chunk_count": 0,
         "warnings": "[]",
         "metadata": metadata_to_text(document.metadata),
+        "source": document.source or None,
+        "source_stamp": document.source_stamp or None,
         "lease_until_ms": 0,
         "create_time_ms": ms(document.create_time),
         "delete_time_ms": None,

@@ -72,6 +72,9 @@ documents = Table(
     Column("moved_from", String(26)),
     # Values of metadata fields, as JSON; absent: none.
     Column("metadata", Text),
+    # The source it came from, and its file's size and time of change; absent: it was uploaded.
+    Column("source", String(63)),
+    Column("source_stamp", String(50)),
     ForeignKeyConstraint(["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"]),
     Index("documents_queue", "state", "due_ms"),
     Index("documents_waiting", "tenant", "knowledge_base", "state", "due_ms"),
@@ -113,3 +116,23 @@ ingest_state = Table(
 
 # Originals that nobody needs and whose store was away.
 doomed_blobs = Table("doomed_blobs", metadata, Column("blob", String(500), primary_key=True))
+
+# How looking through a source gets on.
+source_states = Table(
+    "source_states",
+    metadata,
+    Column("tenant", String(253), primary_key=True),
+    Column("knowledge_base", String(63), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("lease_token", String(26)),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("sync_time_ms", BigInteger),
+    Column("files", BigInteger, nullable=False),
+    Column("message", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "knowledge_base"],
+        ["knowledge_bases.tenant", "knowledge_bases.id"],
+        ondelete="CASCADE",
+    ),
+)

@@ -55,11 +55,14 @@ class Documents:
         content: AsyncIterator[bytes],
         *,
         metadata: Mapping[str, Scalar] = MappingProxyType({}),
+        source: str = "",
+        source_stamp: str = "",
     ) -> Document:
         """Stores the original and queues the document.
 
         Args:
             metadata: Values of the knowledge base's metadata fields, all that the document has.
+            source: That it comes from, if it does; with what its file is like.
 
         Raises:
             NotFound: There is no such knowledge base.
@@ -101,6 +104,8 @@ class Documents:
                 blob=blob,
                 state=DocumentState.PENDING,
                 metadata=values,
+                source=source,
+                source_stamp=source_stamp,
                 create_time=now,
                 update_time=now,
             )
@@ -116,6 +121,15 @@ class Documents:
             self._directory.forget(tenant, knowledge_base)
             self._uploaded()
         return stored
+
+    @property
+    def max_bytes(self) -> int:
+        """Larger uploads are refused."""
+        return self._max_bytes
+
+    async def find(self, knowledge_base: str, document: str) -> Document | None:
+        """As it stands now, if it is there."""
+        return await self._catalogue.get_document(current_caller().tenant, knowledge_base, document)
 
     async def get(self, knowledge_base: str, document: str) -> Document:
         """As it stands now.

@@ -273,6 +273,8 @@ class Document:
     Attributes:
         version: Of the chunks that can be found; empty: none can, or nobody wrote it down.
         moved_from: The document that has these chunks until it is READY.
+        source: It came from this one; empty: it was uploaded.
+        source_stamp: What its file was like.
     """
 
     tenant: str
@@ -291,6 +293,8 @@ class Document:
     version: str = ""
     moved_from: str = ""
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    source: str = ""
+    source_stamp: str = ""
     create_time: datetime
     update_time: datetime
 
