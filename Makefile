@@ -31,7 +31,7 @@ HEALTH_URL_gateway := http://127.0.0.1:8080/healthz
 BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo images wheels setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos check clean
+.PHONY: help run demo images wheels setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos chaos-ingest check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -113,6 +113,9 @@ wheels: $(VENV)/.dev ## All packages of the images into build/wheels, for builds
 
 chaos: $(VENV)/.dev ## Kill services under traffic and check what is left: SEED=1 MINUTES=2 STORE=postgres|sqlite
 	@$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)
+
+chaos-ingest: $(VENV)/.dev ## Kill services and Milvus while 1,000 documents are ingested: SEED=1 MINUTES=2 STORE=postgres|sqlite
+	@$(BIN)/python -m tests.chaos.ingest_run --seed $(SEED) --minutes $(MINUTES) --store $(STORE)
 
 check: lint types test ## All that CI runs, before it runs the demo
 

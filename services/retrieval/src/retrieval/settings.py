@@ -63,6 +63,9 @@ class Settings(ServerSettings):
     ingest_batch: int = Field(32, ge=1, le=256)
     ingest_batch_tokens: int = Field(4096, ge=64, le=1_000_000)
     ingest_lease_s: float = Field(60.0, ge=3)
+    ingest_sweep_s: float = Field(
+        30.0, gt=0, description="How often deletions that were left half done are looked for."
+    )
     ingest_patience_s: float = Field(600.0, ge=0, description="Outages that last longer fail documents.")
     reconcile_hours: float = Field(
         6.0, gt=0, description="Between two comparisons of a knowledge base's catalogue with Milvus."
@@ -110,6 +113,7 @@ class Settings(ServerSettings):
             batch_tokens=self.ingest_batch_tokens,
             lease=timedelta(seconds=self.ingest_lease_s),
             patience=timedelta(seconds=self.ingest_patience_s),
+            sweep=timedelta(seconds=self.ingest_sweep_s),
         )
 
 
