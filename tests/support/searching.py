@@ -29,7 +29,7 @@ from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
 from retrieval.core.search_model import SearchQuery, SearchResult
 from retrieval.core.search_options import SearchDefaults
-from servicekit.errors import ServiceError
+from servicekit.errors import ServiceError, Unavailable
 from servicekit.testing import FakeClock
 from tests.support.retrieval import DIMENSION, MODEL, HashEmbedder, hash_vectors
 
@@ -81,6 +81,7 @@ class FlakyStore(MemoryStore):
         error: Of every search.
         errors: Of one method, by its name.
         calls: Methods by name, with what they were asked.
+        fails_after: So many searches of each kind from now on.
     """
 
     def __init__(self, *, sparse: bool = True) -> None:
@@ -88,6 +89,7 @@ class FlakyStore(MemoryStore):
         self.error: ServiceError | None = None
         self.errors: dict[str, ServiceError] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.fails_after: int | None = None
 
     async def search_dense(self, *args: Any, **kwargs: Any) -> list[list[Hit]]:
         self._called("search_dense", kwargs | {"queries": len(args[1])})
@@ -104,6 +106,10 @@ class FlakyStore(MemoryStore):
     def _called(self, name: str, asked: dict[str, Any]) -> None:
         self.calls.append((name, asked))
         error = self.errors.get(name) or (self.error if name != "chunks_at" else None)
+        if self.fails_after is not None and name == "search_dense":
+            self.fails_after -= 1
+        if self.fails_after is not None and self.fails_after < 0:
+            error = Unavailable("away", reason="DEPENDENCY_UNAVAILABLE")
         if error is not None:
             raise error
 

@@ -4,12 +4,14 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.core.candidates import whole
 from retrieval.core.diversity import brought_to, diverse
 from retrieval.core.fusion import Ranking, fuse, in_order, normalised
 from retrieval.core.grouping import at_most
@@ -113,6 +115,24 @@ def test_noise_in_the_last_digits_does_not_order() -> None:
         ("a", 0.7),
         ("b", 0.7000001),
     ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=30), st.integers(1, 30))
+def test_a_list_that_is_cut_is_the_same_whichever_of_equal_scores_came(
+    scores: list[tuple[int, int]], limit: int
+) -> None:
+    """Two stores with other noise and another order of equal scores."""
+    rows = [(f"{n:02d}", score / 9) for n, (score, _) in enumerate(scores)]
+    noise = [other * 2e-7 for _, other in scores]
+    one = [(id_, score + more) for (id_, score), more in zip(rows, noise, strict=True)]
+    other = [(id_, score - more) for (id_, score), more in zip(reversed(rows), noise, strict=True)]
+    lists = []
+    for store in (one, other):
+        hits = [replace(hit(id_, 0), id=id_, score=score) for id_, score in store]
+        hits.sort(key=lambda found: -found.score)
+        kept = whole(hits[:limit], limit)
+        lists.append([id_ for id_, _ in in_order((found.id, found.score) for found in kept)])
+    assert lists[0] == lists[1]
 
 
 UNIT = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -96,7 +96,19 @@ async def test_ranker_of_the_request_then_of_the_knowledge_base(world: World) ->
 async def test_equal_scores_are_ordered_by_id(world: World) -> None:
     await put(world.store, *[(d, 0, "the very same text") for d in "hbdagcfe"])
     for mode in SearchMode:
-        assert ids(await world.search("same text", mode=mode, top_k=8)) == [f"{d}0" for d in "abcdefgh"]
+        for top_k in (1, 3, 8):
+            assert ids(await world.search("same text", mode=mode, top_k=top_k)) == [
+                f"{d}0" for d in "abcdefgh"[:top_k]
+            ]
+
+
+async def test_few_similar_chunks_need_no_longer_lists(world: World) -> None:
+    await put_many(world, 40)
+    for mode in (SearchMode.DENSE, SearchMode.HYBRID):
+        world.store.calls.clear()
+        result = await world.search("nothing like it", top_k=4, mode=mode, min_similarity=0.95)
+        assert (result.outcome, len(result.hits)) == (Outcome.EMPTY, 0)
+        assert len(calls(world, "search_dense")) == 1
 
 
 async def test_minimum_similarity_holds_for_what_words_found(world: World) -> None:
@@ -144,7 +156,12 @@ async def test_a_document_that_fills_the_lists_leaves_room_for_others(world: Wor
     result = await world.search("fox", top_k=3, max_per_document=1)
     assert {hit.document for hit in result.hits} == {"long", "b", "c"}
     limits = [asked["limit"] for asked in calls(world, "search_dense")]
-    assert limits == [12, 12, 48, 192]
+    assert limits == [13, 13, 49, 193]  # one more than is needed tells whether it ends with equal scores
+    world.store.fails_after = 1
+    short = await world.search("fox", top_k=3, max_per_document=1)
+    assert (short.outcome, codes(short)) == (Outcome.DEGRADED, [ReasonCode.STORE_UNAVAILABLE])
+    assert {hit.document for hit in short.hits} == {"long"}
+    world.store.fails_after = None
     reranked = await world.search("lake", top_k=2, max_per_document=1, rerank=RERANK)
     assert {hit.document for hit in reranked.hits} > {"b"}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retrieval.core.diversity import brought_to, diverse
-from retrieval.core.fusion import Ranking, fuse, in_order
+from retrieval.core.fusion import Ranking, equal, fuse, in_order
 from retrieval.core.grouping import at_most
 from retrieval.core.model import Hit, Vectors
 from retrieval.core.search_options import Ranker
@@ -42,6 +42,20 @@ class Found:
     dense: Sequence[Sequence[Hit]]
     sparse: Sequence[Sequence[Hit]]
     queries: Vectors | None
+
+
+def whole(hits: Sequence[Hit], limit: int) -> Sequence[Hit]:
+    """The list without the equal scores that it ends with, if there may be more of them in the store.
+
+    Which of several equal ones come within the limit is the store's whim; without
+    them every store gives the same list.
+    """
+    if len(hits) < limit:
+        return hits
+    end = len(hits) - 1
+    while end and equal(hits[end - 1].score, hits[end].score):
+        end -= 1
+    return hits[:end]
 
 
 def ranked(found: Found, ranker: Ranker, *, min_similarity: float | None = None) -> list[Candidate]:

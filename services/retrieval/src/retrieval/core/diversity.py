@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from retrieval.core.fusion import NOISE
 from retrieval.core.model import Vectors
 
 
@@ -37,7 +38,6 @@ def diverse(relevance: Sequence[float], vectors: Vectors, weight: float) -> list
         last = chosen[-1]
         open_[last] = False
         np.maximum(likeness, vectors @ vectors[last], out=likeness)
-        # Rounded: the same text has the same vector but for noise.
-        gain = np.round(weight * scores - (1 - weight) * likeness, 6)
-        chosen.append(int(np.argmax(np.where(open_, gain, -np.inf))))
+        gain = np.where(open_, weight * scores - (1 - weight) * likeness, -np.inf)
+        chosen.append(int(np.argmax(gain >= gain.max() - NOISE)))  # the first of the equal ones
     return chosen

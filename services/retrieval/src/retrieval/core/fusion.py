@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from retrieval.core.search_options import Ranker, ReciprocalRank, Weighted
 
-# Stores compute the same cosine with other noise in its last digits.
-_DIGITS = 6
+# Stores compute the same score with other noise in its last digits (float32).
+NOISE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,21 @@ class Ranking:
     by_words: bool
 
 
+def equal(better: float, worse: float) -> bool:
+    """Whether a store's scores are the same but for noise."""
+    return better - worse <= NOISE * max(1.0, abs(better))
+
+
 def in_order(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The highest score first; equal ones by id."""
-    return sorted(scored, key=lambda item: (-round(item[1], _DIGITS), item[0]))
+    """The highest score first; equal ones, each to the next, by id."""
+    ordered = sorted(scored, key=lambda item: -item[1])
+    begin = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or not equal(ordered[end - 1][1], ordered[end][1]):
+            if end - begin > 1:
+                ordered[begin:end] = sorted(ordered[begin:end])
+            begin = end
+    return ordered
 
 
 def fuse(rankings: Sequence[Ranking], ranker: Ranker) -> list[tuple[str, float]]:

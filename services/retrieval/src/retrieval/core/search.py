@@ -5,8 +5,9 @@ differs -> so many of a document -> top_k -> neighbours
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from retrieval.core.candidates import SPARE, Candidate, Found, cut, differing, ranked, shortlist
+from retrieval.core.candidates import SPARE, Candidate, Found, cut, differing, ranked, shortlist, whole
 from retrieval.core.directory import Directory
 from retrieval.core.lookup import Lookup
 from retrieval.core.model import Hit, Outcome, ReasonCode, SearchMode, Snapshot, Vectors
@@ -19,7 +20,7 @@ from retrieval.core.search_progress import CouldNotLookError, Progress
 from servicekit.context import current_caller
 from servicekit.errors import ServiceError
 
-# Where one document fills the lists, they are made longer, up to this.
+# Where one document or equal scores fill the lists, they are made longer, up to this.
 _MAX_PER_LIST = 1024
 
 
@@ -79,12 +80,25 @@ class Search:
     ) -> list[Candidate]:
         query = plan.query
         limit = plan.per_list(mode)
+        candidates: list[Candidate] = []
         while True:
-            found = await self._lookup.lists(plan, mode, queries, limit, progress)
+            try:
+                found = await self._lookup.lists(plan, mode, queries, limit + 1, progress)
+            except CouldNotLookError:
+                if candidates:
+                    return candidates  # of the shorter lists
+                raise
+            longest = limit >= _MAX_PER_LIST
+            more = not longest and _more_there(found, limit + 1, query.min_similarity)
+            if not longest:
+                found = replace(
+                    found,
+                    dense=[whole(one, limit + 1) for one in found.dense],
+                    sparse=[whole(one, limit + 1) for one in found.sparse],
+                )
             candidates = ranked(found, plan.ranker, min_similarity=query.min_similarity)
-            if not query.max_per_document or not _full(found, limit) or limit >= _MAX_PER_LIST:
-                return candidates
-            if len(cut(candidates, plan.top_k, max_per_document=query.max_per_document)) == plan.top_k:
+            kept = cut(candidates, plan.top_k, max_per_document=query.max_per_document)
+            if len(kept) == plan.top_k or not more:
                 return candidates
             limit = min(SPARE * limit, _MAX_PER_LIST)
 
@@ -104,9 +118,12 @@ class Search:
         return {hits[position].id: beside for position, beside in given_out(owners, chunks).items()}
 
 
-def _full(found: Found, limit: int) -> bool:
-    """Whether a longer list could have more."""
-    return any(len(one) >= limit for one in (*found.dense, *found.sparse))
+def _more_there(found: Found, limit: int, min_similarity: float | None) -> bool:
+    """Whether longer lists could have more chunks that may be given back."""
+    if min_similarity is None or not found.dense:
+        return any(len(one) >= limit for one in (*found.dense, *found.sparse))
+    # What is similar enough is in a list by meaning, whoever else finds it.
+    return any(len(one) >= limit and one[-1].score >= min_similarity for one in found.dense)
 
 
 def _result(
