@@ -17,6 +17,7 @@ from agentteams_cli.commands.plan import plan_command
 from agentteams_cli.commands.runs import runs_command
 from agentteams_cli.commands.search import search_command
 from agentteams_cli.commands.sessions import sessions_command
+from agentteams_cli.commands.tune import tune_command
 from agentteams_cli.commands.up import up_command
 from agentteams_cli.commands.user import user_command
 from agentteams_cli.commands.workflow import workflow_command
@@ -60,6 +61,7 @@ for command in (
     memories_command,
     user_command,
     workflow_command,
+    tune_command,
     plan_command,
     doctor_command,
 ):

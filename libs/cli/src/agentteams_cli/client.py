@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -226,6 +227,11 @@ class Client:
             return await self._retrieval.client_stream(
                 self._knowledge.UploadDocument, requests(), timeout=UPLOAD_TIMEOUT
             )
+
+    async def tune(self, knowledge_base: str) -> index_pb.Tuning:
+        """Queues a measurement of its index."""
+        request = retrieval_pb.TuneKnowledgeBaseRequest(name=f"knowledgeBases/{knowledge_base}")
+        return await self._retrieval.unary(self._knowledge.TuneKnowledgeBase, request)
 
     async def search(self, request: retrieval_pb.SearchRequest) -> retrieval_pb.SearchResponse:
         """Searches as an agent does."""

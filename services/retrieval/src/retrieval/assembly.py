@@ -19,6 +19,7 @@ from retrieval.adapters.parser_process import ParserProcesses
 from retrieval.adapters.rerank_client import RerankClient
 from retrieval.adapters.sources import SqlSources
 from retrieval.adapters.specs import SqlSpecs
+from retrieval.assembly_tuning import assemble_tuning
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
@@ -119,6 +120,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     sources = Sources(
         store=source_store, folders=LocalFolders(settings.source_root), documents=documents, clock=clock
     )
+    tuning = assemble_tuning(
+        settings, engine, catalogue=catalogue, store=store, directory=directory, clock=clock
+    )
     search = Search(
         directory=directory,
         store=store,
@@ -131,6 +135,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         reranking=Reranking(
             reranker=RerankClient(rpc), clock=clock, timeout=timedelta(seconds=settings.rerank_timeout_s)
         ),
+        asked=tuning.sampler.offer,
     )
     servicer = RetrievalServicer(
         knowledge_bases=knowledge_bases,
@@ -147,6 +152,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
             queued=worker.wake,
         ),
         sources=source_store,
+        indexes=tuning.indexes,
         page_tokens=PageTokens(key),
     )
 
@@ -158,11 +164,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         await worker.run(sweeps=[knowledge_bases.sweep, documents.sweep, blobs.sweep])
 
     async def drain() -> None:
+        tuning.worker.stop()
         await worker.drain(within=timedelta(seconds=settings.grace_s / 2))
 
     async def queue() -> None:
         await metrics.watch_queue(catalogue, clock)
 
+    workers = [ingest, reconciler.run, sources.run, tuning.worker.run]
     service = Service(
         name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
         register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),
@@ -170,6 +178,6 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     return Assembly(
         services=[service] if serve else [],
         ready=ready,
-        tasks=[ingest, reconciler.run, sources.run, queue] if settings.ingest else [queue],
+        tasks=[queue, tuning.sample, *(workers if settings.ingest else [])],
         drain=drain,
     )

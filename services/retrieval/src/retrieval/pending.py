@@ -16,7 +16,3 @@ class Pending(pb_grpc.RetrievalServiceServicer):
     async def ExportChunks(self, request: object, context: Context) -> None:  # type: ignore[override]
         """See the proto file."""
         await _not_yet(context)
-
-    async def TuneKnowledgeBase(self, request: object, context: Context) -> None:  # type: ignore[override]
-        """See the proto file."""
-        await _not_yet(context)

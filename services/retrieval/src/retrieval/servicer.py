@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from retrieval import convert, metrics
 from retrieval.convert_filter import values_from_pb
 from retrieval.convert_search import query_from_pb, result_to_pb
-from retrieval.convert_spec import knowledge_base_to_pb, source_statuses_to_pb, spec_from_pb
+from retrieval.convert_spec import source_statuses_to_pb, spec_from_pb
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
@@ -18,6 +18,7 @@ from retrieval.core.model import DocumentState
 from retrieval.core.names import check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
 from retrieval.core.sources import SourceStore
+from retrieval.core.tuning.indexes import Indexes
 from retrieval.core.upkeep import DocumentUpkeep
 from retrieval.pending import Pending
 from retrieval.servicer_evaluation import EvaluationCalls
@@ -44,6 +45,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         evaluations: Evaluations,
         upkeep: DocumentUpkeep,
         sources: SourceStore,
+        indexes: Indexes,
         page_tokens: PageTokens,
     ) -> None:
         self._knowledge_bases = knowledge_bases
@@ -52,6 +54,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         self._evaluations = evaluations
         self._upkeep = upkeep
         self._sources = sources
+        self._indexes = indexes
         self._page_tokens = page_tokens
 
     async def CreateKnowledgeBase(
@@ -60,14 +63,14 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         """See the proto file."""
         id_ = knowledge_base_id(request.knowledge_base.name, field="knowledge_base.name")
         snapshot = await self._knowledge_bases.create(id_, spec_from_pb(request.knowledge_base))
-        return knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        return await self._message(snapshot)
 
     async def GetKnowledgeBase(
         self, request: pb.GetKnowledgeBaseRequest, context: Context
     ) -> kb_pb.KnowledgeBase:
         """See the proto file."""
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
-        message = knowledge_base_to_pb(snapshot, deployment=await self._knowledge_bases.deployment())
+        message = await self._message(snapshot)
         await self._add_ingest_status([message])
         if snapshot.knowledge_base.spec.sources:
             kb = snapshot.knowledge_base
@@ -82,10 +85,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pendin
         bound = ("knowledge-bases", current_caller().tenant)
         after = self._page_tokens.decode(bound, request.page_token) if request.page_token else ""
         found = await self._knowledge_bases.list(after=after, limit=size + 1)
-        deployment = await self._knowledge_bases.deployment()
-        response = pb.ListKnowledgeBasesResponse(
-            knowledge_bases=[knowledge_base_to_pb(s, deployment=deployment) for s in found[:size]]
-        )
+        response = pb.ListKnowledgeBasesResponse(knowledge_bases=await self._messages(found[:size]))
         await self._add_ingest_status(response.knowledge_bases)
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)

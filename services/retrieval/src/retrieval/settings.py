@@ -59,6 +59,12 @@ class Settings(ServerSettings):
         True,
         description="Run the ingest worker in this process; false where `python -m retrieval worker` runs.",
     )
+    sample_queries: bool = Field(
+        True, description="Keep some vectors of queries, never their texts, to tune indexes with."
+    )
+    tuning_queries: int = Field(1_000, ge=20, le=10_000, description="Of one tuning of an index.")
+    tuning_min_chunks: int = Field(2_000, ge=0, description="With fewer, nothing is tuned by itself.")
+    tuning_check_hours: float = Field(6.0, gt=0, description="How often the recall is checked.")
     ingest_parallel: int = Field(2, ge=1, le=64)
     ingest_batch: int = Field(32, ge=1, le=256)
     ingest_batch_tokens: int = Field(4096, ge=64, le=1_000_000)

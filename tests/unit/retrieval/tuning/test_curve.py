@@ -60,6 +60,12 @@ async def test_out_of_reach_the_best_is_taken_and_it_is_said() -> None:
     assert max(tried) == 4096
 
 
+async def test_nothing_below_the_lowest_is_tried() -> None:
+    found, tried = await _explore(lambda value: 0.99)
+    assert found.chosen.value == 10
+    assert min(tried) == 10
+
+
 async def test_the_bounds_of_the_parameter_are_kept() -> None:
     found, tried = await _explore(lambda value: value / 7, knob=Knob("nprobe", 1, 7), target=0.99)
     assert found.chosen.value == 7

@@ -1,5 +1,6 @@
 """Indexes of vectors: what kinds there are and how one is built."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,3 +43,14 @@ class CollectionSpec:
     dimension: int
     fields: Sequence[MetadataField] = ()
     index: BuiltIndex = DEFAULT_INDEX
+
+
+_MEASURED_LIMIT = 10
+
+
+def for_limit(search_params: Mapping[str, int], limit: int) -> Mapping[str, int]:
+    """Parameters that were tuned for ten, for more: those farther away lie in more clusters."""
+    if limit <= _MEASURED_LIMIT or "nprobe" not in search_params:
+        return search_params
+    wider = math.ceil(search_params["nprobe"] * math.sqrt(limit / _MEASURED_LIMIT))
+    return {**search_params, "nprobe": wider}

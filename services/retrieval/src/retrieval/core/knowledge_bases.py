@@ -12,6 +12,7 @@ from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Sn
 from retrieval.core.places import collection_alias
 from retrieval.core.ports import BlobStore, Catalogue, Embedder, Specs, VectorStore
 from retrieval.core.spec_changes import refuse_changes
+from retrieval.core.tuning.policy import first_index
 from servicekit.clock import Clock
 from servicekit.context import current_caller
 from servicekit.errors import Conflict, InvalidArgument, ServiceError
@@ -155,6 +156,7 @@ class KnowledgeBases:
                 place=knowledge_base.place,
                 dimension=knowledge_base.dimension,
                 fields=knowledge_base.spec.metadata_fields,
+                index=first_index(knowledge_base.spec.index),
             )
         )
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 
 from retrieval.core.candidates import Found
+from retrieval.core.index import for_limit
 from retrieval.core.model import Hit, KnowledgeBase, ReasonCode, SearchMode, Vectors
 from retrieval.core.ports import Embedder, VectorStore
 from retrieval.core.search_plan import Plan
@@ -94,7 +95,12 @@ class Lookup:
             by_meaning = by_words = None
             if queries is not None:
                 by_meaning = self._store.search_dense(
-                    place, queries, limit=limit, filter=plan.filter, with_vectors=plan.vectors_by_meaning
+                    place,
+                    queries,
+                    limit=limit,
+                    filter=plan.filter,
+                    search_params=for_limit(plan.search_params, limit),
+                    with_vectors=plan.vectors_by_meaning,
                 )
             if mode != SearchMode.DENSE:
                 by_words = self._store.search_sparse(

@@ -4,13 +4,13 @@ queries -> vectors -> lists -> minimum similarity -> one list -> rerank -> what
 differs -> so many of a document -> top_k -> neighbours
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from retrieval.core.candidates import SPARE, Candidate, Found, cut, differing, ranked, shortlist, whole
 from retrieval.core.directory import Directory
 from retrieval.core.lookup import Lookup
-from retrieval.core.model import Hit, Outcome, ReasonCode, SearchMode, Snapshot, Vectors
+from retrieval.core.model import Hit, KnowledgeBase, Outcome, ReasonCode, SearchMode, Snapshot, Vectors
 from retrieval.core.neighbours import given_out, wanted
 from retrieval.core.ports import VectorStore
 from retrieval.core.reranking import Reranking
@@ -25,15 +25,26 @@ _MAX_PER_LIST = 1024
 
 
 class Search:
-    """Searches."""
+    """Searches.
+
+    Args:
+        asked: Told of the vector of every query; must return at once.
+    """
 
     def __init__(
-        self, *, directory: Directory, store: VectorStore, lookup: Lookup, reranking: Reranking
+        self,
+        *,
+        directory: Directory,
+        store: VectorStore,
+        lookup: Lookup,
+        reranking: Reranking,
+        asked: Callable[[KnowledgeBase, Vectors], None] = lambda *_: None,
     ) -> None:
         self._directory = directory
         self._store = store
         self._lookup = lookup
         self._reranking = reranking
+        self._asked = asked
 
     async def run(self, query: SearchQuery) -> SearchResult:
         """Searches as the current caller.
@@ -43,7 +54,7 @@ class Search:
             InvalidArgument: The vector has another dimension, or the filter does not fit the metadata.
         """
         snapshot = await self._directory.get(current_caller().tenant, query.knowledge_base)
-        plan = Plan.of(snapshot.knowledge_base, query)
+        plan = Plan.of(snapshot, query)
         progress = Progress()
         try:
             hits = await self._hits(plan, progress)
@@ -65,6 +76,8 @@ class Search:
     async def _hits(self, plan: Plan, progress: Progress) -> list[Hit]:
         query = plan.query
         mode, queries = await self._lookup.prepare(plan, progress)
+        if queries is not None:
+            self._asked(plan.knowledge_base, queries[0])
         candidates = await self._candidates(plan, mode, queries, progress)
         if plan.rerank is not None:
             best = shortlist(candidates, plan.rerank.candidates, max_per_document=query.max_per_document)

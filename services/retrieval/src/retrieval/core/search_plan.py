@@ -1,10 +1,11 @@
 """What one search does: the request, and the knowledge base where the request says nothing. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from retrieval.core.candidates import SPARE
 from retrieval.core.filters import Filter, checked
-from retrieval.core.model import KnowledgeBase, SearchMode
+from retrieval.core.model import KnowledgeBase, SearchMode, Snapshot
 from retrieval.core.search_model import SearchQuery
 from retrieval.core.search_options import MAX_RERANK_CANDIDATES, Ranker, Rerank
 
@@ -16,9 +17,11 @@ class Plan:
     Attributes:
         texts: All queries, each once, the main one first.
         rerank: With the number of candidates.
+        search_params: Of the index: prescribed, else tuned; empty: the store's own.
     """
 
     knowledge_base: KnowledgeBase
+    search_params: Mapping[str, int]
     query: SearchQuery
     texts: tuple[str, ...]
     mode: SearchMode
@@ -28,12 +31,13 @@ class Plan:
     rerank: Rerank | None
 
     @classmethod
-    def of(cls, knowledge_base: KnowledgeBase, query: SearchQuery) -> "Plan":
+    def of(cls, snapshot: Snapshot, query: SearchQuery) -> "Plan":
         """The request's own words first.
 
         Raises:
             InvalidArgument: The filter does not fit the knowledge base's metadata.
         """
+        knowledge_base = snapshot.knowledge_base
         defaults = knowledge_base.spec.search_defaults
         top_k = query.top_k or defaults.top_k
         rerank = None if query.rerank_off else query.rerank or defaults.rerank
@@ -42,6 +46,7 @@ class Plan:
             rerank = Rerank(model=rerank.model, candidates=min(max(wanted, top_k), MAX_RERANK_CANDIDATES))
         return cls(
             knowledge_base=knowledge_base,
+            search_params=knowledge_base.spec.index.search_params or snapshot.search_params,
             query=query,
             texts=tuple(dict.fromkeys((query.text, *query.more_texts))),
             mode=query.mode or knowledge_base.spec.search_mode,

@@ -44,7 +44,7 @@ async def explore(knob: Knob, attempt: Try, *, target: float) -> Found:
         # With every cluster searched or all queries perfect there is no error left to have a margin for.
         return one.choosing.surely(target) and one.held_out.mean >= target
 
-    failed, value = 0, knob.low
+    failed, value = knob.low - 1, knob.low
     while not passes(await look(value)) and value < knob.high:
         failed, value = value, min(knob.high, value * 2)
     reached = passes(tried[value])

@@ -4,11 +4,12 @@ import json
 from datetime import datetime
 
 import capacity
-from retrieval.core.index import BuiltIndex, IndexPolicy
+from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, IndexPolicy
 from retrieval.core.model import IndexType
 from retrieval.core.tuning.model import Candidate, Kind, TuningLimits, TuningState
 
 _GROWN = 2
+_FIRST_ROWS = 10_000
 
 
 def policy_text(policy: IndexPolicy) -> str:
@@ -85,6 +86,15 @@ def wanted_index(
             return None
         type_ = IndexType(capacity.choose_index(rows=rows, recall=recall)[0])
     return BuiltIndex(type=type_, build_params=_params(type_, segment_rows, recall)), why
+
+
+def first_index(policy: IndexPolicy) -> BuiltIndex:
+    """Of a collection that is still empty; what does not fit it later is built anew."""
+    if policy.type is None:
+        return DEFAULT_INDEX
+    return BuiltIndex(
+        type=policy.type, build_params=policy.build_params or _params(policy.type, _FIRST_ROWS, 0.95)
+    )
 
 
 def fits(wanted: BuiltIndex, built: BuiltIndex) -> bool:

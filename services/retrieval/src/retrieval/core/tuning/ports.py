@@ -1,6 +1,6 @@
 """What tuning needs from the catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -45,6 +45,10 @@ class Tunings(Protocol):
         Raises:
             NotFound: The knowledge base is not there.
         """
+        ...
+
+    async def get(self, tenant: str, ids: Sequence[str]) -> Mapping[str, Tuning]:
+        """By knowledge base; those that were never tuned are left out."""
         ...
 
     async def candidates(self, *, after: tuple[str, str], limit: int) -> list[Candidate]:

@@ -103,6 +103,7 @@ class Rebuild:
         log.info("shadow_filled", collection=shadow.collection, rows=rows)
         await self._compare(job, place, shadow)
         await self._store.flush(shadow)
+        await self._store.settle(shadow)
         await self._wait_for_index(shadow)
         return since
 
