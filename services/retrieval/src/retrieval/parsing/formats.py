@@ -10,11 +10,12 @@ from retrieval.core.chunking import Section
 from retrieval.core.model import ChunkingStrategy
 from retrieval.parsing.errors import Unreadable
 from retrieval.parsing.markup import markdown, restructured
-from retrieval.parsing.office import slides, word
 from retrieval.parsing.pdf import pdf
 from retrieval.parsing.sheets import excel, separated
+from retrieval.parsing.slides import slides
 from retrieval.parsing.text import decode
 from retrieval.parsing.web import html
+from retrieval.parsing.word import word
 
 Parsed = tuple[list[Section], list[str]]
 

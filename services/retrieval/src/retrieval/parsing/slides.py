@@ -1,4 +1,4 @@
-"""Word and PowerPoint."""
+"""PowerPoint."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,80 +6,15 @@ from typing import TYPE_CHECKING
 
 from retrieval.core.chunking import Section
 from retrieval.parsing.errors import Unreadable, numbered
-from retrieval.parsing.markup import markdown
 from retrieval.parsing.package import check_package, unreadable
 from retrieval.parsing.tables import flowing
 
 if TYPE_CHECKING:
-    from docx.table import Table as DocxTable
-    from docx.table import _Cell
     from pptx.slide import Slide
     from pptx.table import Table as PptxTable
 
-_WORD = ("Word document", ".docx")
 _SLIDES = ("PowerPoint presentation", ".pptx")
 _MAX_NESTING = 20
-
-
-def word(file: Path) -> tuple[list[Section], list[str]]:
-    """Paragraphs and tables in their order, by heading."""
-    import docx  # noqa: PLC0415  # 0.2 s that other kinds need not pay
-    from docx.table import Table  # noqa: PLC0415
-
-    check_package(file, kind=_WORD[0], suffix=_WORD[1]).close()
-    try:
-        document = docx.Document(str(file))
-        blocks = document.iter_inner_content()
-    except (MemoryError, RecursionError):
-        raise
-    except Exception as error:  # python-docx raises zipfile, lxml and KeyErrors alike
-        raise unreadable(*_WORD, error) from error
-    lines: list[str] = []
-    for block in blocks:
-        if isinstance(block, Table):
-            lines.append("\n".join(_escaped(line) for line in flowing(_word_rows(block, 0))) + "\n\n")
-            continue
-        style = block.style.name if block.style is not None else ""
-        level = _heading_level(style or "")
-        if level and block.text.strip():
-            lines.append(f"{'#' * level} {' '.join(block.text.split())}\n\n")
-        else:
-            lines.append("\n".join(_escaped(line) for line in block.text.split("\n")) + "\n\n")
-    pictures = len(document.inline_shapes)
-    warnings = [f"{numbered('picture', list(range(1, pictures + 1)))}: not read"] if pictures else []
-    return markdown("".join(lines)), warnings
-
-
-def _escaped(text: str) -> str:
-    """A text that looks like a heading or a fence but is none must not become one."""
-    return "\\" + text if text.lstrip().startswith(("#", "```", "~~~", "===", "---")) else text
-
-
-def _heading_level(style: str) -> int:
-    if style == "Title":
-        return 1
-    name, _, number = style.rpartition(" ")
-    return min(6, int(number)) if name == "Heading" and number.isdigit() else 0
-
-
-def _word_rows(table: "DocxTable", depth: int) -> list[list[str]]:
-    if depth > _MAX_NESTING:
-        raise Unreadable(f"the document has tables nested deeper than {_MAX_NESTING}; simplify it")
-    rows = []
-    for row in table.rows:
-        cells: list[str] = []
-        before = None
-        for cell in row.cells:
-            # A cell over several columns comes once for each of them.
-            cells.append("" if cell._tc is before else _cell_text(cell, depth))
-            before = cell._tc
-        rows.append(cells)
-    return rows
-
-
-def _cell_text(cell: "_Cell", depth: int) -> str:
-    nested = (" / ".join(flowing(_word_rows(table, depth + 1))) for table in cell.tables)
-    return " ".join([cell.text, *nested])
 
 
 def slides(file: Path) -> tuple[list[Section], list[str]]:
@@ -95,6 +30,7 @@ def slides(file: Path) -> tuple[list[Section], list[str]]:
         raise unreadable(*_SLIDES, error) from error
     sections: list[Section] = []
     silent: list[int] = []
+    drawn: list[int] = []
     broken: list[int] = []
     for number, slide in enumerate(found, 1):
         try:
@@ -104,6 +40,8 @@ def slides(file: Path) -> tuple[list[Section], list[str]]:
         except Exception:  # noqa: BLE001  # a damaged slide raises anything; the others may be fine
             broken.append(number)
             continue
+        if _has_drawing(slide.shapes, 0):
+            drawn.append(number)
         if text.strip():
             sections.append(Section(text=text, headings=(title,) if title else (), page=f"slide {number}"))
         else:
@@ -113,6 +51,8 @@ def slides(file: Path) -> tuple[list[Section], list[str]]:
     warnings = []
     if silent:
         warnings.append(f"{numbered('slide', silent)} of {len(found)} without text (pictures?): not indexed")
+    if drawn:
+        warnings.append(f"charts and diagrams are not read: {numbered('slide', drawn)}")
     if broken:
         warnings.append(f"{numbered('slide', broken)} of {len(found)} damaged: not indexed")
     return sections, warnings
@@ -143,6 +83,16 @@ def _shapes(shapes: object, skipped: int | None, depth: int) -> Iterator[str]:
             yield shape.text_frame.text
         elif getattr(shape, "has_table", False):
             yield "\n".join(_slide_table(shape.table))
+
+
+def _has_drawing(shapes: object, depth: int) -> bool:
+    """A chart or a diagram: a frame that holds no table."""
+    return any(
+        _has_drawing(shape.shapes, depth + 1)
+        if hasattr(shape, "shapes") and depth < _MAX_NESTING
+        else shape._element.tag.endswith("}graphicFrame") and not getattr(shape, "has_table", False)
+        for shape in shapes  # type: ignore[attr-defined]  # as above
+    )
 
 
 def _slide_table(table: "PptxTable") -> list[str]:
