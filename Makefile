@@ -31,7 +31,7 @@ HEALTH_URL_gateway := http://127.0.0.1:8080/healthz
 BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo images wheels setup test test-unit golden lint fmt types layers proto proto-check crds crds-check lock bench chaos chaos-ingest check clean
+.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check lock bench chaos chaos-ingest check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -48,6 +48,9 @@ test: $(VENV)/.dev ## All tests, with real services, Postgres and Milvus Lite
 
 test-unit: $(VENV)/.dev ## Only the tests that start no server process
 	@$(BIN)/python -m pytest tests/unit
+
+conformance: $(VENV)/.dev ## The vector store on memory, Milvus Lite, Standalone and Distributed, and a table of it
+	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters.py
 
 golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
 	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says

@@ -13,7 +13,7 @@ from retrieval.core.metadata import checked_metadata
 from retrieval.core.model import ChunkRecord, Place
 from retrieval.core.ports import VectorStore
 from tests.support.filters import FIELDS, examples, filters, metadata, strings
-from tests.support.vector_stores import DIMENSION, axis, dense, rows, sparse, walked
+from tests.support.vector_stores import DIMENSION, axis, dense, put, rows, sparse, walked
 
 SHARED = f"shared_{uuid.uuid4().hex}"
 MINE = Place(collection=SHARED, scope='mine" or "')
@@ -48,7 +48,7 @@ def _expected(records: list[ChunkRecord], filter_: Filter) -> list[str]:
 
 async def test_hostile_values_find_the_same_everywhere(store: VectorStore, place: Place) -> None:
     records = _records()
-    await store.upsert(place, records, rows(*[axis(n % DIMENSION) for n in range(len(records))]))
+    await put(store, place, records)
     some = 0
     for made in examples(filters, _FILTERS):
         filter_ = checked(made, FIELDS)
@@ -61,7 +61,7 @@ async def test_hostile_values_find_the_same_everywhere(store: VectorStore, place
 
 async def test_searches_find_only_what_the_filter_allows(store: VectorStore, place: Place) -> None:
     records = _records()
-    await store.upsert(place, records, rows(*[axis(n % DIMENSION) for n in range(len(records))]))
+    await put(store, place, records)
     both = (await store.capabilities()).sparse
     for made in examples(filters, 15):
         filter_ = checked(made, FIELDS)

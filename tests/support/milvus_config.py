@@ -41,7 +41,7 @@ def base_config(binaries: Path, ports: Mapping[str, int]) -> dict[str, Any]:
     config["log"]["level"] = "warn"
     config["log"]["file"]["rootPath"] = ""
     # Loading a collection waits for these.
-    config["queryCoord"].update(checkInterval=100, distPullInterval=100)
+    config["queryCoord"].update(checkInterval=100, distPullInterval=100, checkIndexInterval=200)
     # Strong reads wait for it.
     config["proxy"]["timeTickInterval"] = 50
     # How full this machine is is not what is tested.

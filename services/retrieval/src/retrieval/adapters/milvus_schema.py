@@ -105,7 +105,7 @@ def segments(client: MilvusClient, collection: str, *, timeout_s: float) -> Segm
     sealed = [
         segment
         for segment in client.list_persistent_segments(collection, timeout=timeout_s)
-        if segment.state in _SEALED
+        if segment.state.name in _SEALED
     ]
     described = client.describe_index(collection, VECTOR, timeout=timeout_s)
     return Segments(
