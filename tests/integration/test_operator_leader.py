@@ -14,7 +14,7 @@ def test_a_standby_takes_over_from_a_leader_that_was_killed_and_one_that_ended(t
     cluster = shared_cluster()
     cluster.install_crds()
     with cluster.namespace() as own, cluster.namespace() as namespace, fake_endpoint() as endpoint:
-        settings = {"lease_namespace": own, "lease_s": "2"}
+        settings = {"lease_namespace": own, "lease_s": "4"}
         with running_operator(cluster, tmp_path, namespaces=[namespace], **settings) as first:
             cluster.apply(model(endpoint), namespace=namespace)
             await_condition(cluster, namespace, "mc/m", "Ready", "Ready")

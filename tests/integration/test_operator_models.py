@@ -31,7 +31,7 @@ def cluster() -> Cluster:
 def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     with cluster.namespace("operator") as own:
         with running_operator(
-            cluster, tmp_path_factory.mktemp("operator"), lease_namespace=own, lease_s="2"
+            cluster, tmp_path_factory.mktemp("operator"), lease_namespace=own, lease_s="6"
         ) as operator:
             yield operator
         assert "Traceback" not in operator.log

@@ -13,17 +13,21 @@ from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.models import Models
-from agentteams_operator.core.objects import MODEL
+from agentteams_operator.core.objects import MODEL, POOL, TEAM, Key
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
+from agentteams_operator.core.teams import Teams
 from agentteams_operator.handlers.watches import Watches
 from agentteams_operator.settings import Settings
+from agentteams_operator.specs.settings import PoolSettings
 from servicekit.clock import SystemClock
+from servicekit.identity import load_key
 from servicekit.ids import new_id
 from servicekit.server import Assembly
 
 LEASE = "agentteams-operator"
+POOL_PAUSE_S = 0.5
 
 
 async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
@@ -34,14 +38,37 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     stack.push_async_callback(client.aclose)
     api = Kubernetes(client, identity=identity)
     queue = WorkQueue()
-    cache = Cache(queue.add)
+
+    def changed(key: Key) -> None:
+        # One look at a pool is a look at all teams of its namespace: not one for each of a thousand.
+        if key.kind == POOL:
+            queue.add_after(key, POOL_PAUSE_S)
+        else:
+            queue.add(key)
+
+    cache = Cache(changed)
     reader = Reader(cache.get)
     models = Models(cache=cache, reader=reader, api=api, endpoints=EndpointProbes(), clock=clock)
+    key = load_key(settings.identity_key_file)
+    teams = Teams(
+        cache=cache,
+        reader=reader,
+        settings=PoolSettings(
+            image=settings.orchestrator_image,
+            environment=settings.orchestrator_environment,
+            pull_policy=settings.orchestrator_pull_policy,
+            replicas=settings.pool_replicas,
+            max_replicas=settings.pool_max_replicas,
+            system_namespace=settings.system_namespace,
+        ),
+        tenant_key=lambda tenant: key.of_tenant(tenant).to_file(),
+        clock=clock,
+    )
     reconciler = Reconciler(
         cache=cache,
         queue=queue,
         applier=Applier(api=api, cache=cache),
-        looks={MODEL: models.look},
+        looks={MODEL: models.look, TEAM: teams.look, POOL: teams.look_at_pool},
         workers=settings.workers,
     )
     watches = Watches(cache=cache, namespaces=settings.namespaces)

@@ -1,5 +1,7 @@
 """What the operator reads from the environment."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from servicekit.config import ServerSettings
@@ -12,4 +14,16 @@ class Settings(ServerSettings):
     lease_namespace: str = Field("default", description="Namespace of the Lease: the operator's own.")
     lease_s: float = Field(15.0, ge=1, le=600, description="Seconds after which a standby takes over.")
     workers: int = Field(8, ge=1, le=64, description="Objects that are worked on side by side.")
+    orchestrator_image: str = Field("agentteams/orchestrator:dev", description="Image of orchestrators.")
+    orchestrator_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    orchestrator_environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="More variables of orchestrators, as JSON: AGENTTEAMS_SESSION_TARGET, "
+        "AGENTTEAMS_RETRIEVAL_TARGET, AGENTTEAMS_EMBEDDING_TARGET, and what BuiltIn means.",
+    )
+    pool_replicas: int = Field(1, ge=0, le=1000, description="Pods of a namespace's shared orchestrators.")
+    pool_max_replicas: int = Field(
+        1, ge=1, le=1000, description="More than POOL_REPLICAS: an autoscaler goes up to it."
+    )
+    system_namespace: str = Field("agentteams", description="Namespace of the gateway and the services.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")

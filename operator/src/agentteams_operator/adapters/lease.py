@@ -79,7 +79,7 @@ class LeaderLease:
     async def _try(self) -> bool:
         """Whether it is ours now."""
         try:
-            async with asyncio.timeout(self._renew_s):
+            async with asyncio.timeout(self._give_up_s / 2):
                 return await self._take()
         except ApiError as error:
             if error.status.code not in (404, 409):

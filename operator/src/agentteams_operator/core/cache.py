@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from agentteams_operator.core.objects import OURS, POOL, TEAM, Key, Stored, owner_of, stored
+from agentteams_operator.core.objects import OURS, POOL, TEAM, Key, Stored, owner_of, rolled_out, stored
 from agentteams_operator.core.references import references
 
 
@@ -36,6 +36,17 @@ class Cache:
         """All objects of these kinds."""
         return (key for key in list(self._objects) if key.kind in kinds)
 
+    def everything(self) -> Iterator[Key]:
+        """All that must be looked at once at the start."""
+        for key, one in list(self._objects.items()):
+            owner = owner_of(one)
+            if owner is not None:
+                yield owner
+            if key.kind in OURS:
+                yield key
+            if key.kind == TEAM:
+                yield Key(POOL, key.namespace, "")
+
     def users(self, key: Key) -> set[Key]:
         """Who names it."""
         return set(self._named_by.get(key, ()))
@@ -64,6 +75,16 @@ class Cache:
         self._index(key, old, None)
         self._tell(key, old, None)
 
+    def _affected(self, key: Key) -> set[Key]:
+        """Who names it, and who names those: a fallback of a fallback, a team within a team."""
+        seen, ahead = set[Key](), [key]
+        while ahead:
+            for user in self._named_by.get(ahead.pop(), ()):
+                if user not in seen:
+                    seen.add(user)
+                    ahead.append(user)
+        return seen
+
     def _index(self, key: Key, old: Stored | None, new: Stored | None) -> None:
         if key.kind in OURS:
             before = references(key.namespace, old.spec) if old else set()
@@ -89,8 +110,11 @@ class Cache:
         owner = owner_of(new) or owner_of(old)
         if owner is not None:
             self._changed(owner)
+        if owner is not None and owner.kind == POOL and _serves(old) != _serves(new):
+            for name in self._names.get((TEAM, key.namespace), ()):
+                self._changed(Key(TEAM, key.namespace, name))
         if matters(old, new):
-            for user in self._named_by.get(key, ()):
+            for user in self._affected(key):
                 self._changed(user)
                 if user.kind == TEAM:
                     self._changed(Key(POOL, user.namespace, ""))
@@ -106,7 +130,15 @@ def matters(old: Stored | None, new: Stored | None) -> bool:
         or dict(old.hashes) != dict(new.hashes)
         or old.deleted_at != new.deleted_at
         or _ready(old) != _ready(new)
+        or old.status.get("secretHash") != new.status.get("secretHash")
     )
+
+
+def _serves(one: Stored | None) -> tuple[bool, bool]:
+    """Of a Deployment: whether a pod is ready, and whether all are of the newest template."""
+    if one is None or one.key.kind != "Deployment":
+        return (False, False)
+    return bool(one.status.get("availableReplicas")), rolled_out(one)
 
 
 def _ready(one: Stored) -> tuple[Any, ...]:

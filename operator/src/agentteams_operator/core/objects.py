@@ -76,6 +76,13 @@ def owner_of(one: Stored | None) -> Key | None:
     return Key(POOL, one.key.namespace, "") if POOL_LABEL in one.labels else None
 
 
+def rolled_out(deployment: Stored) -> bool:
+    """Whether all pods of a Deployment are of its newest template."""
+    status = deployment.status
+    made, updated = status.get("replicas", 0), status.get("updatedReplicas", 0)
+    return bool(status.get("observedGeneration", 0) >= deployment.generation and made == updated)
+
+
 def stored(body: Mapping[str, Any]) -> Stored:
     """What is kept of an object as the API server has it."""
     metadata = body["metadata"]

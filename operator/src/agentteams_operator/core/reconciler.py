@@ -39,7 +39,7 @@ class Reconciler:
 
     async def work(self) -> None:
         """Until it is cancelled."""
-        for key in self._cache.keys(*self._looks):
+        for key in self._cache.everything():
             self._queue.add(key)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
@@ -82,11 +82,9 @@ class Reconciler:
         """Whether the object, or its namespace, is being deleted."""
         one = self._cache.get(key)
         namespace = self._cache.get(Key("Namespace", "", key.namespace))
-        return (
-            one is None
-            or one.deleted_at is not None
-            or (namespace is not None and namespace.deleted_at is not None)
-        )
+        if namespace is None or namespace.deleted_at is not None:
+            return True
+        return bool(key.name) and (one is None or one.deleted_at is not None)
 
 
 def _nothing(key: Key) -> Stored:

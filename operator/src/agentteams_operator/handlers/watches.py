@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -100,6 +101,7 @@ class Watches:
             await asyncio.to_thread(thread.join, _STOP_S)
 
     async def _operate(self, stop: threading.Event) -> None:
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # else a line for each change of each object
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(_login)
         for resource in (*WATCHED, *OWNED):

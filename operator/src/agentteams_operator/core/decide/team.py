@@ -1,0 +1,180 @@
+"""An AgentTeam: what serves, what would, and what is missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentteams_operator.core.conditions import Verdict, conditions, no, ready, yes
+from agentteams_operator.core.decide.model_config import resolved_refs, secret_hash
+from agentteams_operator.core.objects import Key, Stored, rolled_out
+from agentteams_operator.core.outcome import Event, Outcome, transitions
+from agentteams_operator.core.reading import Read
+from agentteams_operator.specs.pool import Pool, pool_objects
+from agentteams_operator.specs.revision import controller_revision, numbers, owner_reference, revision_name
+from agentteams_operator.specs.settings import PoolSettings
+from manifests import AgentTeam
+
+HISTORY = 10
+_AGAIN_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedTeam:
+    """What is known of an AgentTeam.
+
+    Attributes:
+        models: The ModelConfigs that it can reach and that are there.
+        knowledge: Likewise its KnowledgeBases.
+        owned: What the operator made for it.
+        pool: The Deployment that serves it; None: it is not there yet.
+        pool_secrets: Name and key of all that its own pods have mounted.
+    """
+
+    one: Stored
+    read: Read
+    secrets: Mapping[str, Stored]
+    keys: Sequence[tuple[str, str]]
+    broken: Sequence[tuple[str, str]]
+    models: Sequence[Stored]
+    knowledge: Sequence[Stored]
+    owned: Sequence[Stored]
+    pool: Stored | None
+    pool_secrets: Sequence[tuple[str, str]] = ()
+    pool_secrets_hash: str = ""
+
+
+def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Outcome:
+    """Revision, own pods, status."""
+    one, team = seen.one, seen.read.resource
+    before = one.status
+    parts = (
+        seen.read.accepted,
+        resolved_refs(one.key.namespace, seen.secrets, seen.keys, seen.broken),
+        _others_ready("ModelsReady", "ModelNotReady", seen.models),
+        _others_ready("KnowledgeReady", "KnowledgeNotReady", seen.knowledge),
+    )
+    wanted = team.revision if isinstance(team, AgentTeam) else before.get("updatedRevision", "")
+    can_serve = isinstance(team, AgentTeam) and all(part.holds for part in parts)
+    current = wanted if can_serve else before.get("currentRevision", "")
+    progressing = _progressing(seen, wanted, current, parts)
+    status: dict[str, Any] = {"observedGeneration": one.generation}
+    if current:
+        status["currentRevision"] = current
+    if wanted:
+        status["updatedRevision"] = wanted
+    if isinstance(team, AgentTeam):
+        status["members"] = len(team.spec.members)
+    if seen.keys:
+        status["secretHash"] = secret_hash(seen.secrets, seen.keys)
+    status |= _replicas(seen, team)
+    verdicts = (*parts, progressing, _ready(seen, wanted, current, parts))
+    status["conditions"] = conditions(
+        verdicts, before.get("conditions", ()), generation=one.generation, now=now
+    )
+    objects, gone = _objects(seen, settings, wanted, current)
+    return Outcome(
+        status=status,
+        objects=tuple(objects),
+        gone=tuple(gone),
+        events=_events(before, status),
+        again_s=_AGAIN_S,
+    )
+
+
+def _others_ready(kind: str, reason: str, others: Sequence[Stored]) -> Verdict:
+    waiting = [one for one in others if one.condition("Ready").get("status") != "True"]
+    if not waiting:
+        return yes(kind, "AllReady" if others else "NoneNeeded")
+    first = waiting[0]
+    why = first.condition("Ready")
+    told = f"{why['reason']}: {why['message']}" if why else "the operator has not looked at it yet"
+    more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+    return no(kind, reason, f'{first.key.kind} "{first.key.name}" is not ready: {told}{more}')
+
+
+def _progressing(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdict]) -> Verdict:
+    missing = next((part for part in parts if not part.holds), None)
+    if missing is not None:
+        return no("Progressing", "Waiting", f"{missing.type} is not True: {missing.message}")
+    if wanted != seen.one.status.get("currentRevision"):
+        return yes("Progressing", "NewRevision", f"revision {wanted} begins to serve")
+    if seen.pool is None or not rolled_out(seen.pool):
+        return yes("Progressing", "RollingOut", "pods of the orchestrator are made or replaced")
+    return no("Progressing", "UpToDate", f"revision {current} serves")
+
+
+def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdict]) -> Verdict:
+    if seen.one.spec.get("suspend"):
+        return no("Ready", "Suspended", "spec.suspend: the team begins no runs; set it to false")
+    missing = next((part for part in parts if not part.holds), None)
+    # The last good one can serve only where something of this generation's own is what is missing.
+    if missing is not None and (not current or current == wanted) and seen.read.accepted.holds:
+        return ready(parts, "")
+    if missing is not None and not current:
+        return ready(parts, "")
+    if seen.pool is None or not seen.pool.status.get("availableReplicas"):
+        name = seen.pool.key.name if seen.pool is not None else "of the orchestrator"
+        return no("Ready", "NoReplica", f"no pod of Deployment {name} is ready; kubectl get pods says why")
+    if missing is not None:
+        return yes(
+            "Ready", "LastGoodServes", f"revision {current} serves; the newest waits: {missing.message}"
+        )
+    return yes("Ready", "Ready", f"revision {current} serves")
+
+
+def _replicas(seen: ObservedTeam, team: object) -> dict[str, Any]:
+    """For the scale subresource: of its own pods only."""
+    if not isinstance(team, AgentTeam) or team.spec.runtime is None:
+        return {}
+    found = seen.pool.status if seen.pool is not None else {}
+    selector = Pool(namespace=seen.one.key.namespace, team=seen.one.key.name).selector
+    return {
+        "replicas": found.get("replicas", 0),
+        "readyReplicas": found.get("readyReplicas", 0),
+        "selector": ",".join(f"{name}={value}" for name, value in sorted(selector.items())),
+    }
+
+
+def _objects(
+    seen: ObservedTeam, settings: PoolSettings, wanted: str, current: str
+) -> tuple[list[dict[str, Any]], list[Key]]:
+    one, team = seen.one, seen.read.resource
+    revisions = [o for o in seen.owned if o.key.kind == "ControllerRevision"]
+    if not isinstance(team, AgentTeam):
+        return [], []  # what there is goes on, until somebody can tell what is wanted
+    name = revision_name(one.key.name, wanted)
+    known = numbers(revisions)
+    highest = max(known.values(), default=0)
+    number = known[name] if name in known and known[name] == highest else highest + 1
+    objects = [controller_revision(one, wanted, number)]
+    if team.spec.runtime is not None:
+        pool = Pool(
+            namespace=one.key.namespace,
+            team=one.key.name,
+            owner=[owner_reference(one)],
+            runtime=team.spec.runtime,
+            secrets=seen.pool_secrets,
+            secrets_hash=seen.pool_secrets_hash,
+        )
+        objects += pool_objects(pool, settings)
+    kept = {name, revision_name(one.key.name, current)}
+    old = sorted((o for o in revisions if o.key.name not in kept), key=lambda o: known[o.key.name])
+    gone = [o.key for o in old[: max(0, len(old) + len(kept) - HISTORY)]]
+    made = {(o["kind"], o["metadata"]["name"]) for o in objects}
+    gone += [
+        o.key
+        for o in seen.owned
+        if o.key.kind != "ControllerRevision" and (o.key.kind, o.key.name) not in made
+    ]
+    return objects, gone
+
+
+def _events(before: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Event, ...]:
+    told = list(transitions(before, status))
+    was, now = before.get("currentRevision"), status.get("currentRevision")
+    if was and now and was != now:
+        told.append(Event("RevisionServing", f"revision {now} serves instead of {was}"))
+    if before.get("secretHash", status.get("secretHash")) != status.get("secretHash"):
+        told.append(Event("SecretRotated", "a Secret that the team names has changed"))
+    return tuple(told)

@@ -1,0 +1,160 @@
+"""Observes AgentTeams, and the pool that those of a namespace share."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.decide.model_config import secret_hash, secrets_of
+from agentteams_operator.core.decide.team import ObservedTeam, decide_team
+from agentteams_operator.core.models import broken_references
+from agentteams_operator.core.objects import KNOWLEDGE, MODEL, TEAM, Key, Stored
+from agentteams_operator.core.outcome import Outcome
+from agentteams_operator.core.reading import Reader
+from agentteams_operator.core.references import references, secret_keys
+from agentteams_operator.specs.pool import Pool, digest, namespace_objects, pool_objects
+from agentteams_operator.specs.settings import PoolSettings
+from manifests import SHARED_POOL, pool_name
+from servicekit.clock import Clock
+
+_AGAIN_S = 600.0
+
+
+class Teams:
+    """Looks at one AgentTeam, or at one namespace's pool, at a time.
+
+    Args:
+        tenant_key: What the Secret of a tenant's key holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        reader: Reader,
+        settings: PoolSettings,
+        tenant_key: Callable[[str], bytes],
+        clock: Clock,
+    ) -> None:
+        self._cache = cache
+        self._reader = reader
+        self._settings = settings
+        self._tenant_key = tenant_key
+        self._clock = clock
+
+    async def look(self, one: Stored) -> Outcome:
+        """What to do about an AgentTeam."""
+        if one.deleted_at is not None:
+            return Outcome()
+        namespace = one.key.namespace
+        keys = sorted(secret_keys(one.spec))
+        reached = self._reached(one)
+        own = one.spec.get("runtime") is not None
+        name = pool_name(one.key.name) if own else SHARED_POOL
+        pool_secrets = sorted({*keys, *self._keys_of(reached)}) if own else []
+        seen = ObservedTeam(
+            one=one,
+            read=self._reader.read(one),
+            secrets=self._secrets(namespace, keys),
+            keys=keys,
+            broken=[*_local_only(one), *broken_references(self._cache, self._reader, one)],
+            models=self._needed_models(one, reached),
+            knowledge=[found for found in reached if found.key.kind == KNOWLEDGE],
+            owned=self._cache.owned(one.key),
+            pool=self._cache.get(Key("Deployment", namespace, name)),
+            pool_secrets=pool_secrets,
+            pool_secrets_hash=self._hash(namespace, pool_secrets),
+        )
+        return decide_team(seen, self._settings, self._clock.now())
+
+    async def look_at_pool(self, one: Stored) -> Outcome:
+        """What to do about the pool that a namespace shares, and what all its pools need."""
+        namespace = one.key.namespace
+        teams = [
+            found
+            for name in self._cache.names(TEAM, namespace)
+            if (found := self._cache.get(Key(TEAM, namespace, name))) is not None and found.deleted_at is None
+        ]
+        identity = self._tenant_key(namespace)
+        objects = list(namespace_objects(namespace, identity)) if teams else []
+        shared = [team for team in teams if team.spec.get("runtime") is None]
+        if shared:
+            keys = {key for team in shared for key in secret_keys(team.spec)}
+            for team in shared:
+                keys.update(self._keys_of(self._reached(team)))
+            secrets = sorted(keys)
+            pool = Pool(
+                namespace=namespace,
+                secrets=secrets,
+                secrets_hash=self._hash(namespace, secrets),
+                identity_hash=digest(identity.decode()),
+            )
+            objects += pool_objects(pool, self._settings)
+        made = {(o["kind"], o["metadata"]["name"]) for o in objects}
+        gone = [o.key for o in self._cache.owned(one.key) if (o.key.kind, o.key.name) not in made]
+        return Outcome(objects=tuple(objects), gone=tuple(gone), again_s=_AGAIN_S)
+
+    def _reached(self, team: Stored) -> list[Stored]:
+        """ModelConfigs and KnowledgeBases that a run of the team may use: fallbacks and nested teams too."""
+        seen, ahead = {team.key}, [team]
+        found = []
+        while ahead:
+            current = ahead.pop()
+            for key in sorted(references(current.key.namespace, current.spec)):
+                other = self._cache.get(key)
+                if key in seen or other is None or other.deleted_at is not None:
+                    continue
+                seen.add(key)
+                if key.kind in (MODEL, KNOWLEDGE):
+                    found.append(other)
+                if key.kind in (MODEL, TEAM):
+                    ahead.append(other)
+        return found
+
+    def _needed_models(self, team: Stored, reached: Sequence[Stored]) -> list[Stored]:
+        """Those that agents name, without those for which a fallback stands in."""
+        named = references(team.key.namespace, team.spec)
+        for found in self._nested(team):
+            named |= references(found.key.namespace, found.spec)
+        return [
+            one for one in reached if one.key.kind == MODEL and one.key in named and not self._stood_in(one)
+        ]
+
+    def _nested(self, team: Stored) -> list[Stored]:
+        seen, ahead = {team.key}, [team]
+        found = []
+        while ahead:
+            current = ahead.pop()
+            for key in references(current.key.namespace, current.spec):
+                other = self._cache.get(key) if key.kind == TEAM and key not in seen else None
+                if other is not None:
+                    seen.add(key)
+                    found.append(other)
+                    ahead.append(other)
+        return found
+
+    def _stood_in(self, model: Stored) -> bool:
+        if model.condition("Ready").get("status") == "True":
+            return False
+        others = [one for one in self._reached(model) if one.key.kind == MODEL]
+        return any(one.condition("Ready").get("status") == "True" for one in others)
+
+    def _keys_of(self, models: Sequence[Stored]) -> Iterator[tuple[str, str]]:
+        for one in models:
+            if one.key.kind == MODEL:
+                yield from secret_keys(one.spec)
+
+    def _secrets(self, namespace: str, keys: Sequence[tuple[str, str]]) -> dict[str, Stored]:
+        return {
+            key.name: found
+            for key in secrets_of(keys, namespace)
+            if (found := self._cache.get(key)) is not None and found.deleted_at is None
+        }
+
+    def _hash(self, namespace: str, keys: Sequence[tuple[str, str]]) -> str:
+        return secret_hash(self._secrets(namespace, keys), keys) if keys else ""
+
+
+def _local_only(one: Stored) -> Iterator[tuple[str, str]]:
+    for index, source in enumerate(one.spec.get("tools") or ()):
+        if "python" in source:
+            words = "what a module does this process would do; serve it as an MCP server, or use local mode"
+            yield "LocalModeOnly", f"spec.tools[{index}].python: {words}"
