@@ -80,6 +80,7 @@ class IngestCluster:
     workers: list[Process]
     client: RetrievalClient
     database_url: str
+    embedding: HashEmbeddingServicer | None
 
     async def kill(self, name: str) -> None:
         """`milvus`, `service`, `worker-0` ..."""
@@ -91,7 +92,7 @@ class IngestCluster:
     async def start(self, name: str) -> None:
         """After a kill; Milvus answers afterwards, the others are on their way."""
         if name == "milvus":
-            await asyncio.to_thread(self.milvus.start)
+            await asyncio.to_thread(_start_milvus, self.milvus)
         else:
             self._named(name).start()
 
@@ -102,6 +103,18 @@ class IngestCluster:
 
     def _named(self, name: str) -> Process:
         return next(p for p in (self.service, *self.workers) if p.name == name)
+
+
+def _start_milvus(milvus: MilvusLite) -> None:
+    """A machine that is busy with all this may take longer than its usual start."""
+    for _ in range(3):
+        try:
+            milvus.start()
+        except RuntimeError:
+            milvus.kill()
+        else:
+            return
+    milvus.start()
 
 
 @asynccontextmanager
@@ -119,14 +132,15 @@ async def ingest_cluster(
         key.write_bytes(TEST_KEY.to_file())
         milvus = MilvusLite(folder / "milvus")
         stack.callback(milvus.kill)
-        await asyncio.to_thread(milvus.start)
+        await asyncio.to_thread(_start_milvus, milvus)
         common = dict(os.environ) | {
             "AGENTTEAMS_IDENTITY_KEY_FILE": str(key),
             "AGENTTEAMS_LOG_LEVEL": "info",
             "AGENTTEAMS_GRACE_S": "4",
         }
-        if model is None:
-            embedding = await stack.enter_async_context(serve_in_process([HashEmbeddingServicer().service()]))
+        stand_in = HashEmbeddingServicer() if model is None else None
+        if stand_in is not None:
+            embedding = await stack.enter_async_context(serve_in_process([stand_in.service()]))
         else:
             port = free_port()
             process = Process(
@@ -182,5 +196,10 @@ async def ingest_cluster(
         for worker in indexers:
             await worker.ready()
         yield IngestCluster(
-            milvus=milvus, service=service, workers=indexers, client=RetrievalClient(rpc), database_url=url
+            milvus=milvus,
+            service=service,
+            workers=indexers,
+            client=RetrievalClient(rpc),
+            database_url=url,
+            embedding=stand_in,
         )

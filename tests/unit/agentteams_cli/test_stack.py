@@ -290,3 +290,13 @@ def test_keys_go_only_to_the_services_that_need_them(tmp_path: Path, monkeypatch
     )
     assert "127.0.0.1" in with_chat["milvus"].command
     assert with_chat["milvus"].command[-2:] == ("--max-workers", "1")
+
+
+def test_on_one_machine_the_service_indexes_too(tmp_path: Path) -> None:
+    """A worker of its own would take 150 MB; on a cluster it is a Deployment of its own."""
+    specs = plan(
+        config(tmp_path), {name: Port(port=1000 + n, metrics=0) for n, name in enumerate(DEFAULT_PORTS)}
+    )
+    (retrieval,) = [spec for spec in specs if "retrieval" in spec.command]
+    assert retrieval.command[-1] == "retrieval"
+    assert "AGENTTEAMS_INGEST" not in retrieval.env
