@@ -19,7 +19,8 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from retrieval.assembly import assemble
-from retrieval.core.model import Embedded, ModelInfo, Vectors
+from retrieval.convert_filter import values_to_pb
+from retrieval.core.model import Embedded, ModelInfo, Scalar, Vectors
 from retrieval.settings import Settings
 from servicekit.client import RpcClient
 from servicekit.errors import NotFound, Unavailable
@@ -122,9 +123,13 @@ class RetrievalClient:
         request = pb.CreateKnowledgeBaseRequest(knowledge_base=kb_pb.KnowledgeBase(**fields))
         return await self.rpc.unary(self.stub.CreateKnowledgeBase, request)
 
-    async def upload(self, id_: str, path: str, data: bytes, *, message_bytes: int = 65536) -> kb_pb.Document:
+    async def upload(
+        self, id_: str, path: str, data: bytes, *, message_bytes: int = 65536, **metadata: Scalar
+    ) -> kb_pb.Document:
+        header = pb.UploadHeader(parent=f"knowledgeBases/{id_}", path=path, metadata=values_to_pb(metadata))
+
         async def messages() -> AsyncIterator[pb.UploadDocumentRequest]:
-            yield pb.UploadDocumentRequest(header=pb.UploadHeader(parent=f"knowledgeBases/{id_}", path=path))
+            yield pb.UploadDocumentRequest(header=header)
             for start in range(0, len(data), message_bytes):
                 yield pb.UploadDocumentRequest(content=data[start : start + message_bytes])
 

@@ -81,6 +81,8 @@ class Scenario:
     evaluations: list[evaluation_pb.Evaluation] = field(default_factory=list)
     """Newest first."""
     evaluation: Sequence[evaluation_pb.EvaluateKnowledgeBaseResponse] = ()
+    exported: Sequence[retrieval_pb.ExportChunksResponse] = ()
+    exports: list[retrieval_pb.ExportChunksRequest] = field(default_factory=list)
     evaluated: list[evaluation_pb.EvaluateKnowledgeBaseRequest] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     models_seen_after: int = 0
@@ -188,12 +190,23 @@ class Retrieval(RetrievalServiceServicer):
             fail(context, InvalidArgument("it has no bytes", reason="DOCUMENT_EMPTY"))
         name = f"{header.parent}/documents/{hashlib.sha256(header.path.encode()).hexdigest()[:8]}"
         document = kb_pb.Document(
-            name=name, path=header.path, size_bytes=len(content), state=kb_pb.DOCUMENT_STATE_PENDING
+            name=name,
+            path=header.path,
+            size_bytes=len(content),
+            state=kb_pb.DOCUMENT_STATE_PENDING,
+            metadata=header.metadata,
         )
         self._scenario.documents[name] = document
         return document
 
+    def ExportChunks(self, request: Any, context: Any) -> Iterator[retrieval_pb.ExportChunksResponse]:
+        self._scenario.exports.append(request)
+        yield from self._scenario.exported
+
     def ListDocuments(self, request: Any, context: Any) -> retrieval_pb.ListDocumentsResponse:
+        if request.state:
+            found = [d for d in self._scenario.documents.values() if d.state == request.state]
+            return retrieval_pb.ListDocumentsResponse(documents=found[: request.page_size])
         # Each look brings every document one state further.
         for document in self._scenario.documents.values():
             if document.state == kb_pb.DOCUMENT_STATE_PENDING:

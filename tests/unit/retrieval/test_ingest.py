@@ -30,6 +30,7 @@ from retrieval.core.model import (
     KnowledgeBaseSpec,
     ParsedDocument,
     Place,
+    Scalar,
     SearchMode,
 )
 from retrieval.core.names import chunk_id
@@ -163,14 +164,14 @@ class World:
             limits=LIMITS,
         )
 
-    async def upload(self, text: str | bytes, path: str = "a.md") -> Document:
+    async def upload(self, text: str | bytes, path: str = "a.md", **metadata: Scalar) -> Document:
         data = text.encode() if isinstance(text, str) else text
 
         async def content() -> AsyncIterator[bytes]:
             for start in range(0, len(data), 1000):
                 yield data[start : start + 1000]
 
-        return await self.documents.upload("kb", path, content())
+        return await self.documents.upload("kb", path, content(), metadata=metadata)
 
     async def stored(self, document: str) -> list[str]:
         snapshot = await self.knowledge_bases.get("kb")

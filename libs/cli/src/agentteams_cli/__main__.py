@@ -11,7 +11,9 @@ from agentteams_cli.commands.chat import chat_command
 from agentteams_cli.commands.doctor import doctor_command
 from agentteams_cli.commands.documents import documents_command
 from agentteams_cli.commands.evaluate import evaluate_command
+from agentteams_cli.commands.export import export_command
 from agentteams_cli.commands.ingest import ingest_command
+from agentteams_cli.commands.knowledge import knowledge_command
 from agentteams_cli.commands.memories import memories_command
 from agentteams_cli.commands.plan import plan_command
 from agentteams_cli.commands.runs import runs_command
@@ -55,6 +57,8 @@ for command in (
     documents_command,
     search_command,
     evaluate_command,
+    knowledge_command,
+    export_command,
     chat_command,
     runs_command,
     sessions_command,

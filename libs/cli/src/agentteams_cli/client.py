@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from agentteams.retrieval.v1 import filter_pb2 as filter_pb
 from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -21,6 +23,7 @@ from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 from agentteams_cli.conversations import Conversations
 from agentteams_cli.errors import CliError, StackError, Unreachable
 from agentteams_cli.evaluations import Evaluations
+from agentteams_cli.knowledge import Knowledge, to_pb
 from agentteams_cli.paging import pages
 from agentteams_cli.state import RuntimeInfo, StateFolder
 from manifests import DEFAULT_NAMESPACE, KnowledgeBase
@@ -50,6 +53,7 @@ class Client:
     Attributes:
         conversations: Sessions, memories, and all that belongs to a user.
         evaluations: Golden sets, and what was measured with them.
+        knowledge: Failures and exports of knowledge bases.
     """
 
     def __init__(self, *, orchestrator: RpcClient, retrieval: RpcClient, session: RpcClient) -> None:
@@ -61,6 +65,7 @@ class Client:
         self._sessions = SessionServiceStub(session.channel)
         self.conversations = Conversations(session)
         self.evaluations = Evaluations(retrieval)
+        self.knowledge = Knowledge(retrieval)
 
     async def team(self, name: str) -> orchestrator_pb.Team:
         """One team by its manifest's name."""
@@ -161,17 +166,8 @@ class Client:
             events += found
 
     async def create_knowledge_base(self, manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
-        """Makes what the manifest asks for; the same again changes nothing."""
-        spec = manifest.spec
-        knowledge_base = kb_pb.KnowledgeBase(
-            name=f"knowledgeBases/{manifest.metadata.name}",
-            embedding_model=f"models/{spec.embedding.model_config_ref.name}",
-            chunking=kb_pb.Chunking(
-                max_tokens=spec.chunking.max_tokens, overlap_tokens=spec.chunking.overlap_tokens
-            ),
-            search_mode=kb_pb.SearchMode.Value(f"SEARCH_MODE_{spec.retrieval.search_mode.upper()}"),
-        )
-        request = retrieval_pb.CreateKnowledgeBaseRequest(knowledge_base=knowledge_base)
+        """Makes or changes what the manifest asks for; the same again changes nothing."""
+        request = retrieval_pb.CreateKnowledgeBaseRequest(knowledge_base=to_pb(manifest))
         return await self._retrieval.unary(
             self._knowledge.CreateKnowledgeBase, request, timeout=CREATE_TIMEOUT
         )
@@ -210,13 +206,22 @@ class Client:
         request = retrieval_pb.RetryDocumentsRequest(parent=f"knowledgeBases/{knowledge_base}", names=names)
         return (await self._retrieval.unary(self._knowledge.RetryDocuments, request)).queued
 
-    async def upload(self, knowledge_base: str, file: Path, *, path: str) -> kb_pb.Document:
-        """Stores a file as the document `path`; it is indexed afterwards.
+    async def upload(
+        self,
+        knowledge_base: str,
+        file: Path,
+        *,
+        path: str,
+        metadata: Mapping[str, filter_pb.Value] = MappingProxyType({}),
+    ) -> kb_pb.Document:
+        """Stores a file as the document `path` with all its metadata; it is indexed afterwards.
 
         Raises:
             OSError: The file cannot be read.
         """
-        header = retrieval_pb.UploadHeader(parent=f"knowledgeBases/{knowledge_base}", path=path)
+        header = retrieval_pb.UploadHeader(
+            parent=f"knowledgeBases/{knowledge_base}", path=path, metadata=metadata
+        )
         with await asyncio.to_thread(file.open, "rb") as content:
 
             async def requests() -> AsyncIterator[object]:

@@ -3,16 +3,19 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
+from agentteams.retrieval.v1 import filter_pb2 as filter_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
 from agentteams_cli.client import Client
 from agentteams_cli.console import Bar
 from agentteams_cli.errors import CliError
+from agentteams_cli.knowledge import metadata_values
 from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
 PARALLEL_UPLOADS = 4
@@ -68,23 +71,33 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 async def ingest(
-    client: Client, knowledge_base: str, files: Sequence[tuple[Path, str]], *, wait: bool, bar: Bar
+    client: Client,
+    knowledge_base: str,
+    files: Sequence[tuple[Path, str]],
+    *,
+    wait: bool,
+    bar: Bar,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Ingested]:
     """Uploads all files, then waits until each is ready or failed. A bad file does not stop the others.
 
+    Args:
+        metadata: What all of them say about themselves; texts of the knowledge base's fields.
+
     Raises:
         ServiceError: The services cannot be reached, or there is no such knowledge base.
-        CliError: Nothing got ready for ten minutes.
+        CliError: Nothing got ready for ten minutes, or the metadata do not fit.
     """
     results = [Ingested(path=name, state=PENDING) for _, name in files]
-    await client.knowledge_base(knowledge_base)  # one error for a wrong name, and not one a file
+    # One error for a wrong name, and not one a file.
+    values = metadata_values(await client.knowledge_base(knowledge_base), metadata)
     queue = iter(list(zip(files, results, strict=True)))
     sent = 0
 
     async def worker() -> None:
         nonlocal sent
         for (file, _), result in queue:
-            await _upload(client, knowledge_base, file, result)
+            await _upload(client, knowledge_base, file, result, values)
             sent += 1
             bar("Uploading", sent, len(files))
 
@@ -114,10 +127,12 @@ async def retry_failed(client: Client, knowledge_base: str, *, wait: bool, bar: 
     return results
 
 
-async def _upload(client: Client, knowledge_base: str, file: Path, result: Ingested) -> None:
+async def _upload(
+    client: Client, knowledge_base: str, file: Path, result: Ingested, values: Mapping[str, filter_pb.Value]
+) -> None:
     try:
         result.path.encode()
-        document = await client.upload(knowledge_base, file, path=result.path)
+        document = await client.upload(knowledge_base, file, path=result.path, metadata=values)
     except UnicodeEncodeError:
         result.path = result.path.encode("utf-8", "replace").decode()
         result.state, result.reason = FAILED, "its name is not UTF-8; rename it"

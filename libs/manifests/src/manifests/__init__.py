@@ -6,7 +6,8 @@ from manifests.catalogue import Catalogue
 from manifests.fallbacks import fallback_chain
 from manifests.guardrails import Guardrail, Guardrails
 from manifests.json_schema import schema_problem
-from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec, SearchModeName
+from manifests.knowledge import Chunking, KnowledgeBase, KnowledgeBaseSpec
+from manifests.knowledge_retrieval import SearchModeName
 from manifests.loader import KINDS, FileContent, LoadedObject, Resource, load_file, load_text
 from manifests.model import ModelConfig, ModelConfigSpec
 from manifests.nesting import MAX_TEAM_DEPTH

@@ -30,7 +30,15 @@ LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Z
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
+METADATA_FIELD_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
+# No part may be empty, "." or "..".
+FOLDER_PATTERN = (
+    r"^([^/\\.][^/\\]*|\.[^/\\.][^/\\]*|\.\.[^/\\]+)(/([^/\\.][^/\\]*|\.[^/\\.][^/\\]*|\.\.[^/\\]+))*$"
+)
+
 PATTERN_WORDS = {
+    METADATA_FIELD_PATTERN: "must be lower-case letters, digits and '_', a letter first, at most 63",
+    FOLDER_PATTERN: "must be a relative path with '/', without empty, '.' or '..' parts",
     NAME_PATTERN: "must be lower-case letters, digits and '-', at most 63, not beginning or ending with '-'",
     DECIMAL_PATTERN: 'must be a decimal in quotes, such as "0.92"',
     STEP_NAME_PATTERN: "must be letters, digits and '_', at most 40, a lower-case letter first",

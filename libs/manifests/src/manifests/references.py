@@ -29,6 +29,10 @@ def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]
     if isinstance(resource, KnowledgeBase):
         at = ("spec", "embedding", "modelConfigRef", "name")
         yield from check.model(resource.spec.embedding.model_config_ref.name, "Embedding", *at)
+        rerank = resource.spec.retrieval.rerank
+        if rerank is not None:
+            at_rerank = ("spec", "retrieval", "rerank", "modelConfigRef", "name")
+            yield from check.model(rerank.model_config_ref.name, "Rerank", *at_rerank)
     elif isinstance(resource, AgentTeam):
         spec = resource.spec
         yield from check.model(spec.model_config_ref.name, "Chat", "spec", "modelConfigRef", "name")

@@ -25,7 +25,7 @@ from manifests.base import (
 from manifests.cel import BY_NAME, SET
 from manifests.filters import FilterError, parse_filter
 from manifests.guardrails import Guardrails
-from manifests.knowledge import SearchModeName
+from manifests.knowledge_retrieval import SearchModeName
 from manifests.runtime import Runtime
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules

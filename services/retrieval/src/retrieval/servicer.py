@@ -20,7 +20,6 @@ from retrieval.core.search import Search
 from retrieval.core.sources import SourceStore
 from retrieval.core.tuning.indexes import Indexes
 from retrieval.core.upkeep import DocumentUpkeep
-from retrieval.pending import Pending
 from retrieval.servicer_evaluation import EvaluationCalls
 from retrieval.servicer_knowledge_bases import KnowledgeBaseCalls
 from retrieval.servicer_upkeep import UpkeepCalls
@@ -33,7 +32,7 @@ Context = grpc.aio.ServicerContext[object, object]
 _MAX_CONTENT_BYTES = 1024 * 1024
 
 
-class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls, Pending):
+class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
     """See the proto file; its comments are the specification."""
 
     def __init__(

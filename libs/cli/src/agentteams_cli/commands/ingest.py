@@ -1,8 +1,9 @@
 """agentteams ingest: files into a knowledge base."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 
@@ -14,15 +15,41 @@ from agentteams_cli.errors import EXIT_FAILED, CliError, UsageProblem
 from agentteams_cli.ingesting import FAILED, PENDING, READY, SKIPPED, Ingested, find_files, ingest
 
 
+def _metadata(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for text in given:
+        field, sign, value = text.partition("=")
+        if not sign or not field:
+            raise click.BadParameter(f"{text!r} must be FIELD=VALUE, such as product=kettle")
+        if field in values:
+            raise click.BadParameter(f"{field} is given twice")
+        values[field] = value
+    return values
+
+
 @click.command("ingest")
 @click.argument("knowledge_base")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--retry-failed", is_flag=True, help="Index those that failed again, instead of new files.")
 @click.option("--wait/--no-wait", default=True, help="Wait until all is indexed.  [default: wait]")
+@click.option(
+    "--metadata",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    callback=_metadata,
+    help="What the files say about themselves, for filters; may be repeated. The field is one of the "
+    "knowledge base's. The same files with other values are not embedded again.",
+)
 @common
 @click.pass_obj
 def ingest_command(
-    settings: Settings, knowledge_base: str, paths: tuple[Path, ...], retry_failed: bool, wait: bool
+    settings: Settings,
+    knowledge_base: str,
+    paths: tuple[Path, ...],
+    *,
+    retry_failed: bool,
+    wait: bool,
+    metadata: dict[str, str],
 ) -> None:
     """Upload files and folders into KNOWLEDGE_BASE.
 
@@ -31,17 +58,24 @@ def ingest_command(
     """
     if retry_failed == bool(paths):
         raise UsageProblem("give files and folders, or --retry-failed")
+    if retry_failed and metadata:
+        raise UsageProblem("--metadata is for files that are given, not with --retry-failed")
     if retry_failed:
         results = run_async(_retry(settings, knowledge_base, wait=wait))
     else:
-        results = run_async(run(settings, knowledge_base, paths, wait=wait))
+        results = run_async(run(settings, knowledge_base, paths, wait=wait, metadata=metadata))
     report(settings.output, knowledge_base, results)
     if any(r.state == FAILED for r in results):
         click.get_current_context().exit(EXIT_FAILED)
 
 
 async def run(
-    settings: Settings, knowledge_base: str, paths: Sequence[Path], *, wait: bool
+    settings: Settings,
+    knowledge_base: str,
+    paths: Sequence[Path],
+    *,
+    wait: bool,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Ingested]:
     """Finds and ingests files with a progress bar."""
     files = find_files(paths)
@@ -49,7 +83,7 @@ async def run(
         raise CliError(f"no files in {', '.join(map(str, paths))}", fix="hidden files are left out")
     async with connect(settings.state) as client:
         with settings.output.progress() as bar:
-            return await ingest(client, knowledge_base, files, wait=wait, bar=bar)
+            return await ingest(client, knowledge_base, files, wait=wait, bar=bar, metadata=metadata)
 
 
 async def _retry(settings: Settings, knowledge_base: str, *, wait: bool) -> list[Ingested]:

@@ -118,7 +118,9 @@ class Indexer:
     async def _copy(
         self, claim: Claim, knowledge_base: KnowledgeBase, still_ours: StillOurs
     ) -> Indexed | None:
-        """Of a document that has moved: its chunks with their vectors; None if they are not all there."""
+        """Of a document that has moved, or has other metadata and so moves to itself: its chunks with their
+        vectors; None if they are not all there.
+        """
         document = claim.document
         if not document.moved_from:
             return None
@@ -144,7 +146,8 @@ class Indexer:
                     )
             if len(ordinals) != document.chunk_count:
                 await still_ours()
-                await self._store.delete_document(place, document.id)
+                if document.moved_from != document.id:  # else they can still be found meanwhile
+                    await self._store.delete_document(place, document.id)
                 return None
         except NotFound:
             return None

@@ -1,14 +1,17 @@
 """Creating, reading and deleting knowledge bases."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 
 import structlog
 
 from retrieval.core.directory import Directory
 from retrieval.core.errors import knowledge_base_not_found
+from retrieval.core.exports import chunks_of
+from retrieval.core.filters import Filter
 from retrieval.core.index import CollectionSpec
-from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot
+from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot, StoredChunk
 from retrieval.core.places import collection_alias
 from retrieval.core.ports import BlobStore, Catalogue, Embedder, Specs, VectorStore
 from retrieval.core.spec_changes import refuse_changes
@@ -118,6 +121,20 @@ class KnowledgeBases:
     async def list(self, *, after: str, limit: int) -> list[Snapshot]:
         """By id, those behind `after`."""
         return await self._catalogue.list_knowledge_bases(current_caller().tenant, after=after, limit=limit)
+
+    async def chunks(
+        self, id_: str, *, filter_: Filter | None, with_vectors: bool
+    ) -> AsyncIterator[Sequence[StoredChunk]]:
+        """All chunks that the filter allows; see `chunks_of`.
+
+        Raises:
+            NotFound: It is not there.
+        """
+        found = (await self.get(id_)).knowledge_base
+        walk = chunks_of(found, self._store, filter_=filter_, with_vectors=with_vectors)
+        async with aclosing(walk):  # type: ignore[type-var]
+            async for batch in walk:
+                yield batch
 
     async def delete(self, id_: str) -> None:
         """Deletes it with all that it holds; a call that failed half way may be repeated.
