@@ -296,10 +296,12 @@ async def test_tenants_have_folders_of_their_own(house: House) -> None:
 @on_each_database
 async def test_one_worker_at_a_time_and_not_before_it_is_due(house: House) -> None:
     await house.create()
-    (knowledge_base,) = await house.store.with_sources()
     now = house.clock.now()
-    lease = await house.store.take(knowledge_base, SOURCE, lease=MINUTE, now=now)
+    ((knowledge_base, source),) = await house.store.due(now=now)
+    lease = await house.store.take(knowledge_base, source, lease=MINUTE, now=now)
     assert lease is not None
+    assert await house.store.take(knowledge_base, source, lease=MINUTE, now=now) is None
+    assert await house.store.due(now=now) == []
     assert await house.worker().look() == 0
     assert await house.store.keep(lease, until=now + 2 * MINUTE)
     house.clock.advance(2 * MINUTE)  # the first worker was killed

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,8 +23,8 @@ class SqlSources:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def with_sources(self) -> list[KnowledgeBase]:
-        """By what their stored spec says."""
+    async def due(self, *, now: datetime) -> list[tuple[KnowledgeBase, FolderSource]]:
+        """By what the stored specs say; two statements for all of them."""
         with_any = and_(
             knowledge_bases.c.delete_time_ms.is_(None), knowledge_bases.c.spec.contains('"sources": [{')
         )
@@ -33,7 +33,21 @@ class SqlSources:
                 rows = await connection.execute(
                     select(knowledge_bases).where(with_any).limit(_MAX_KNOWLEDGE_BASES)
                 )
-                return [knowledge_base_from_row(row) for row in rows]
+                found = [knowledge_base_from_row(row) for row in rows]
+                if not found:
+                    return []
+                waiting = await connection.execute(
+                    select(
+                        source_states.c.tenant, source_states.c.knowledge_base, source_states.c.name
+                    ).where(or_(source_states.c.lease_until_ms > ms(now), source_states.c.due_ms > ms(now)))
+                )
+                not_yet = {tuple(row) for row in waiting}
+        return [
+            (knowledge_base, source)
+            for knowledge_base in found
+            for source in knowledge_base.spec.sources
+            if (knowledge_base.tenant, knowledge_base.id, source.name) not in not_yet
+        ]
 
     async def take(
         self, knowledge_base: KnowledgeBase, source: FolderSource, *, lease: timedelta, now: datetime

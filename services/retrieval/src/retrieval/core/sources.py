@@ -119,8 +119,8 @@ class SourceLease:
 class SourceStore(Protocol):
     """What is known of sources. Every method is one transaction and raises Unavailable."""
 
-    async def with_sources(self) -> list[KnowledgeBase]:
-        """Every knowledge base that has any."""
+    async def due(self, *, now: datetime) -> list[tuple[KnowledgeBase, FolderSource]]:
+        """Those that are due and in nobody's hands; how long each has been so is not considered."""
         ...
 
     async def take(
@@ -189,16 +189,13 @@ class Sources:
     async def look(self) -> int:
         """Looks through those that are due; returns how many were."""
         looked = 0
-        for knowledge_base in await self._store.with_sources():
-            for source in knowledge_base.spec.sources:
-                lease = await self._store.take(
-                    knowledge_base, source, lease=self._lease, now=self._clock.now()
-                )
-                if lease is not None:
-                    looked += 1
-                    # Nobody waits for this: it is done on the tenant's behalf, by the service.
-                    with scope(caller=Caller(lease.tenant, "source", "retrieval")):
-                        await self._look_through(lease)
+        for knowledge_base, source in await self._store.due(now=self._clock.now()):
+            lease = await self._store.take(knowledge_base, source, lease=self._lease, now=self._clock.now())
+            if lease is not None:  # else another worker was quicker
+                looked += 1
+                # Nobody waits for this: it is done on the tenant's behalf, by the service.
+                with scope(caller=Caller(lease.tenant, "source", "retrieval")):
+                    await self._look_through(lease)
         return looked
 
     async def _look_through(self, lease: SourceLease) -> None:
