@@ -13,6 +13,7 @@ import pytest
 from agentteams.retrieval.v1 import filter_pb2 as filter_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
+from prometheus_client import REGISTRY
 
 from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import RerankFactory
@@ -21,6 +22,8 @@ from embedding.core.models import Rerankers
 from embedding.core.reranking import Reranking
 from embedding.servicer import rerank_service
 from manifests import Catalogue
+from orchestrator.adapters.knowledge_client import KnowledgeClient
+from orchestrator.core.model import SearchQuery
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, NotFound
 from servicekit.testing import serve_in_process
@@ -141,10 +144,16 @@ async def test_rerank(client: RetrievalClient, kb: str, embedding: Embedding) ->
     assert reranked.chunks[0].score == pytest.approx(4 / 7)  # the endpoint's
     assert [stage.stage for stage in reranked.stages] == ["embedding", "vector_search", "rerank"]
 
+    def given_up() -> float:
+        name = "agentteams_retrieval_search_reasons_total"
+        return REGISTRY.get_sample_value(name, {"reason": "RERANK_UNAVAILABLE"}) or 0
+
+    before = given_up()
     embedding.endpoint.answers = [(503, {}, {"message": "overloaded"})] * 20
     away = await client.search(kb, "fox den roots", top_k=2, rerank=RERANK)
     assert (away.outcome, codes(away)) == (pb.SEARCH_OUTCOME_DEGRADED, [Code.CODE_RERANK_UNAVAILABLE])
     assert titles(away) == titles(plain)
+    assert given_up() == before + 1
     with pytest.raises(NotFound) as caught:
         await client.search(kb, "fox", rerank=kb_pb.Rerank(model="models/nowhere"))
     assert caught.value.reason == "MODEL_NOT_FOUND"
@@ -173,6 +182,25 @@ async def test_neighbours(client: RetrievalClient, kb: str) -> None:
     assert "owl" in hit.text
     assert [n.ordinal - hit.ordinal for n in hit.neighbours] == [-1, 1]
     assert ("ash" in hit.neighbours[0].text, "elm" in hit.neighbours[1].text) == (True, True)
+
+
+async def test_an_agent_sees_what_its_team_asks_for(client: RetrievalClient, kb: str) -> None:
+    knowledge = KnowledgeClient(client.rpc)
+    query = SearchQuery(
+        knowledge_base=kb,
+        text="owl",
+        top_k=2,
+        mode="Hybrid",
+        filter='$path == "long.md" or $path startswith "cat"',
+        max_per_document=1,
+        neighbours=1,
+    )
+    result = await knowledge.search(query)
+    assert (result.outcome, len(result.chunks)) == ("OK", 2)
+    owl = next(chunk for chunk in result.chunks if chunk.title == "long.md")
+    assert owl.text.index("ash") < owl.text.index("owl") < owl.text.index("elm")
+    assert owl.similarity is not None
+    assert all(chunk.title in ("long.md", "cat.txt") for chunk in result.chunks)
 
 
 async def test_several_queries_and_weights(client: RetrievalClient, kb: str, embedding: Embedding) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from retrieval.core.ingest_model import Reconciled
 from retrieval.core.ingest_ports import IngestQueue
 from retrieval.core.model import DocumentState
+from retrieval.core.search_model import SearchResult
 from servicekit.clock import Clock
 from servicekit.errors import ServiceError
 
@@ -19,6 +20,9 @@ log = structlog.get_logger()
 _QUEUE_PERIOD_S = 5.0
 
 SEARCHES = Counter("agentteams_retrieval_searches_total", "Searches by outcome", ["outcome"])
+SEARCH_REASONS = Counter(
+    "agentteams_retrieval_search_reasons_total", "What searches gave up or failed of", ["reason"]
+)
 SEARCH_SECONDS = Histogram(
     "agentteams_retrieval_search_seconds",
     "Wall time of a search, embedding included",
@@ -62,6 +66,13 @@ def reconciled(outcome: Reconciled) -> None:
     """What one comparison has mended."""
     RECONCILED.labels("stray_chunks_removed").inc(outcome.stray_chunks_removed)
     RECONCILED.labels("documents_requeued").inc(outcome.documents_requeued)
+
+
+def searched(result: SearchResult) -> None:
+    """One search more has ended so."""
+    SEARCHES.labels(result.outcome.name).inc()
+    for reason in result.reasons:
+        SEARCH_REASONS.labels(reason.code.name).inc()
 
 
 def ingested(state: DocumentState) -> None:

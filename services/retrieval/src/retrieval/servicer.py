@@ -140,7 +140,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         query = query_from_pb(request)
         with metrics.SEARCH_SECONDS.time():
             result = await self._search.run(query)
-        metrics.SEARCHES.labels(result.outcome.name).inc()
+        metrics.searched(result)
         return result_to_pb(query.knowledge_base, result)
 
 
