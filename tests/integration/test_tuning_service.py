@@ -1,4 +1,4 @@
-"""Tuning as a caller sees it: the whole service on a real Milvus Lite."""
+"""Tuning as a caller sees it: the whole service on a real Milvus Lite and on a real Standalone."""
 
 import asyncio
 import uuid
@@ -13,21 +13,20 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from servicekit.errors import FailedPrecondition, NotFound
 from servicekit.testing import serve_in_process
 from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401
+from tests.support.milvus_server import MilvusStandalone, milvus_standalone  # noqa: F401
 from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
 
 DONE, FAILED = index_pb2.Tuning.STATE_DONE, index_pb2.Tuning.STATE_FAILED
 
 
-@pytest.fixture
-async def client(
-    tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-) -> AsyncIterator[RetrievalClient]:
+@pytest.fixture(params=["milvus_server", "milvus_standalone"])
+async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RetrievalClient]:
+    milvus: MilvusLite | MilvusStandalone = request.getfixturevalue(request.param)
     embedding = HashEmbeddingServicer()
     async with serve_in_process([embedding.service()]) as target:
         configured = settings(
             tmp_path,
-            milvus_uri=milvus_server.uri,
+            milvus_uri=milvus.uri,
             embedding_target=target,
             tuning_queries=60,
             snapshot_ttl_s=0.1,
@@ -96,7 +95,11 @@ async def test_tuned_on_demand_with_the_queries_that_were_asked(client: Retrieva
 
 
 async def test_another_index_is_built_beside_the_one_in_use(client: RetrievalClient, kb: str) -> None:
-    await client.create(kb, chunking=kb_pb.Chunking(max_tokens=20, overlap_tokens=0))
+    await client.create(
+        kb,
+        chunking=kb_pb.Chunking(max_tokens=20, overlap_tokens=0),
+        search_mode=kb_pb.SEARCH_MODE_DENSE,  # 2.3.5 has no other
+    )
     await filled(client, kb)
     before = [chunk.score for chunk in (await client.search(kb, "thing1 paragraph", top_k=10)).chunks]
     update = pb.UpdateKnowledgeBaseRequest(
