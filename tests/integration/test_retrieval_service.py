@@ -15,7 +15,7 @@ from retrieval.adapters.database import new_engine
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ServiceError, error_from_status
 from servicekit.testing import serve_in_process
-from tests.support.documents import pdf_with_pages
+from tests.support.documents import scanned_pdf
 from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
 from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
 
@@ -94,9 +94,9 @@ async def test_upload_index_search_delete(client: RetrievalClient, kb: str) -> N
 async def test_bad_documents_fail_alone(client: RetrievalClient, kb: str) -> None:
     await client.create(kb)
     uploads = {
-        "good.pdf": pdf_with_pages(["Foxes hunt at night", ""]),
+        "good.pdf": scanned_pdf(["Foxes hunt at night", ""]),
         "broken.pdf": b"%PDF-1.7 and then nothing",
-        "scanned.pdf": pdf_with_pages(["", ""]),
+        "scanned.pdf": scanned_pdf(["", ""]),
         "binary.txt": bytes(range(256)) * 40,
         "latin.txt": ("Die Füchse jagen nachts, und die Mäuse flüchten über die Brücke. " * 30).encode(
             "cp1252"
@@ -113,7 +113,10 @@ async def test_bad_documents_fail_alone(client: RetrievalClient, kb: str) -> Non
         "latin.txt": True,
         "good.md": True,
     }
-    assert list(ended["good.pdf"].warnings) == ["page 2 of 2 without text (scanned?): not indexed"]
+    assert list(ended["good.pdf"].warnings) == [
+        "page 2 of 2 with pictures and no text (scanned?): not indexed; run text recognition (OCR) and "
+        "upload the result"
+    ]
     assert "guessed" in ended["latin.txt"].warnings[0]
     assert "not a readable PDF" in ended["broken.pdf"].error.message
     assert error_from_status(ended["scanned.pdf"].error).reason == "DOCUMENT_EMPTY"
