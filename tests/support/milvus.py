@@ -1,6 +1,7 @@
 """A Milvus Lite server as a child process, for tests."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,16 @@ class MilvusLite:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """It keeps its connections and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
 
 def free_port() -> int:

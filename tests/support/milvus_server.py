@@ -28,12 +28,6 @@ class MilvusStandalone:
         """For clients."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def process(self) -> ServerProcess:
-        """To freeze it."""
-        assert self._process is not None
-        return self._process
-
     def start(self) -> None:
         """Returns when it is healthy."""
         if self._process is not None:
@@ -52,6 +46,16 @@ class MilvusStandalone:
         """As a crash would end it; nothing that was acknowledged is lost."""
         if self._process is not None:
             self._process.kill()
+
+    def freeze(self) -> None:
+        """It keeps its connections and says nothing."""
+        assert self._process is not None
+        self._process.freeze()
+
+    def thaw(self) -> None:
+        """Goes on."""
+        assert self._process is not None
+        self._process.thaw()
 
     def _run(self, process: ServerProcess) -> None:
         process.start()

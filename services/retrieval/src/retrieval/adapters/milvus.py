@@ -4,6 +4,7 @@ What differs between them is learnt at connect, not configured.
 """
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,6 @@ from retrieval.core.words import query_words
 from servicekit.errors import FailedPrecondition
 
 _WRITE_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
-_ANY_TIME = 1  # a timestamp that everything is newer than
 _MAX_WINDOW = 16_384  # Milvus' own bound of rows in one answer
 
 
@@ -233,7 +233,7 @@ class MilvusStore:
             place.searched,
             within(place, " or ".join(parts)),
             ["id", *HIT_FIELDS],
-            consistency_level="Eventually",
+            consistency_level="Bounded",
         )
         rows.sort(key=lambda row: (row["document"], row["ordinal"], row["id"]))
         return [to_hit(place, row["id"], row, 0.0) for row in rows]
@@ -259,7 +259,7 @@ class MilvusStore:
                 limit=batch,
                 iterator="True",
                 reduce_stop_for_best="True",
-                guarantee_timestamp=_ANY_TIME,
+                guarantee_timestamp=_recent(),
             )
             if not rows:
                 return
@@ -355,8 +355,9 @@ class MilvusStore:
                 filter=chosen,
                 search_params=search_params,
                 output_fields=[*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
-                # Never waits: writers do, in `settle`. Any other level costs each search up to a time tick.
-                consistency_level="Eventually",
+                # Does not wait: writers do, in `settle`. Strong and Session cost a search up to a time
+                # tick; Eventually finds nothing in a collection that is just being loaded again.
+                consistency_level="Bounded",
                 timeout=t,
             ),
         )
@@ -388,3 +389,8 @@ class MilvusStore:
             lambda c, t: c.query(name, filter=chosen, output_fields=fields, timeout=t, **options),
         )
         return list(rows)
+
+
+def _recent() -> int:
+    """Five seconds ago, as Milvus writes times: the bound of Bounded, which walks cannot ask for by name."""
+    return (int(time.time() * 1000) - 5_000) << 18

@@ -201,7 +201,7 @@ class Connection:
                 "grpc.keepalive_time_ms": 600_000,
                 # gRPC would refuse calls for a second after a restart, and longer after an outage.
                 "grpc.initial_reconnect_backoff_ms": 100,
-                "grpc.min_reconnect_backoff_ms": 100,
+                "grpc.min_reconnect_backoff_ms": 2_000,  # in truth the time for one attempt
                 "grpc.max_reconnect_backoff_ms": 1_000,
             },
         }
