@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from tests.support.stack import cached_embedding_model  # noqa: E402
 LIMIT_S = 1800.0  # of everything: a benchmark that hangs is a failed one
 NEEDED = ("milvus", "embedding", "retrieval")
 NAME = "knowledgeBases/scifact"
-UPLOADS, SEARCHES = 8, 4  # at a time
+UPLOADS, SEARCHES = 8, 2  # at a time
 BLOCK = 256  # documents
 DEPTH = 100
 _WEIGHTED = kb_pb.Ranker(weighted=kb_pb.Weighted(dense_weight=0.5))
@@ -111,7 +111,10 @@ async def services(state: Path, model: Path, rerank: Path | None) -> AsyncIterat
         chat="local",
         embedding=model,
         ports=dict.fromkeys(DEFAULT_PORTS, 0),
-        extra_env={"AGENTTEAMS_BUILTIN_RERANK_DIR": str(rerank)} if rerank else {},
+        extra_env={
+            "AGENTTEAMS_MILVUS_TIMEOUT_S": "60",  # on a busy machine; a search that fails ends the run
+            **({"AGENTTEAMS_BUILTIN_RERANK_DIR": str(rerank)} if rerank else {}),
+        },
     )
     stack = Stack(config, make_plan=lambda c, ports: [s for s in plan(c, ports) if s.name in NEEDED])
     async with stack:
@@ -207,7 +210,8 @@ async def run(arguments: argparse.Namespace, data: DataSet, model: Path) -> dict
     async with asyncio.timeout(LIMIT_S), services(arguments.state, model, arguments.rerank_dir) as rpc:
         seconds, chunks = await ingest(rpc, data, chunking)
         print(f"{len(data.documents)} documents, {chunks} chunks, indexed in {seconds:.0f} s\n", flush=True)
-        await measure(rpc, data, "warm-up", {"mode": kb_pb.SEARCH_MODE_HYBRID})
+        few = replace(data, queries=dict(list(data.queries.items())[:4]))
+        await measure(rpc, few, "warm-up", {"mode": kb_pb.SEARCH_MODE_HYBRID})
         print(
             "mode                " + "".join(f"{m:>12}" for m in MEASURES) + "   published   target   p50 ms"
         )

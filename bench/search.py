@@ -1,12 +1,13 @@
 """What a search through the service costs next to the bare pymilvus calls of the same thing.
 
-    python bench/search.py [--json FILE] [--rows 20000] [--standalone] [--seconds 3]
+    python bench/search.py [--json FILE] [--milvus lite,standalone] [--rows 20000] [--seconds 3]
 
 Milvus and the service are processes of their own; the callers are this one. The queries' vectors are
 given, so no model is asked. Ours and the bare calls take turns within one run, so that other work on
 the machine meets both alike. The bare call of a hybrid search is `hybrid_search`, which fuses in the
 server, with as many candidates as ours; where the server has none there is only a dense search.
---standalone measures Milvus Standalone 2.3.5 too, where it can be had.
+Standalone is 2.3.5, where it can be had. CPU is that of one search: the caller's and the service's, not
+Milvus'; it tells the same on a busy machine, where each hop of ours waits for its turn.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,7 @@ from agentteams_cli.ports import DEFAULT_PORTS  # noqa: E402
 from agentteams_cli.services import plan  # noqa: E402
 from agentteams_cli.stack import Endpoint, Stack, StackConfig  # noqa: E402
 from agentteams_cli.state import StateFolder  # noqa: E402
+from bench.turn import cpu_ms  # noqa: E402
 from retrieval.adapters.milvus import MilvusStore  # noqa: E402
 from retrieval.adapters.milvus_rows import HIT_FIELDS, SPARSE, VECTOR  # noqa: E402
 from retrieval.adapters.milvus_schema import SPARSE_SEARCH_PARAMS, dense_search_params  # noqa: E402
@@ -61,6 +63,7 @@ CALLERS = (1, 16, 64)
 NAME = "bench"
 _COMMON = 50  # words
 Search = Callable[[str, Vectors], Awaitable[object]]
+Rounds = dict[str, list[float]]  # a figure of each round, of ours and of the bare calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,8 @@ class Figures:
     ours_per_s: float
     bare_per_s: float
     throughput_ratio: float
+    ours_cpu_ms: float  # of one search, caller and service; Milvus aside
+    bare_cpu_ms: float
 
 
 class Corpus:
@@ -123,8 +128,8 @@ class Corpus:
 
 
 @asynccontextmanager
-async def service(folder: Path, milvus_uri: str) -> AsyncIterator[RpcClient]:
-    """The retrieval service as a process; the model that it asks for its dimension is in this one."""
+async def service(folder: Path, milvus_uri: str) -> AsyncIterator[tuple[RpcClient, int]]:
+    """The retrieval service as a process, and its id; the model that it asks for its dimension is here."""
     state = StateFolder(folder)
     state.create()
     key = load_key(state.identity_key)
@@ -136,6 +141,7 @@ async def service(folder: Path, milvus_uri: str) -> AsyncIterator[RpcClient]:
             "AGENTTEAMS_MILVUS_URI": milvus_uri,
             "AGENTTEAMS_MILVUS_TIMEOUT_S": "60",  # 64 callers of Lite wait for one another
             "AGENTTEAMS_EMBEDDING_TARGET": target,
+            "AGENTTEAMS_INGEST": "false",  # the worker would rightly remove rows that no document has
         }
         config = StackConfig(
             state_dir=folder,
@@ -154,9 +160,9 @@ async def service(folder: Path, milvus_uri: str) -> AsyncIterator[RpcClient]:
         channel = open_channel(f"127.0.0.1:{stack.services['retrieval'].port}")
         exits.push_async_callback(channel.close)
         with scope(caller=Caller("default", "bench")):
-            yield RpcClient(
-                channel, issuer=TokenIssuer(key, service="bench"), default_timeout=timedelta(seconds=60)
-            )
+            issuer = TokenIssuer(key, service="bench")
+            rpc = RpcClient(channel, issuer=issuer, default_timeout=timedelta(seconds=60))
+            yield rpc, stack.services["retrieval"].pid
 
 
 async def fill(uri: str, collection: str, rows: int, corpus: Corpus) -> str:
@@ -245,7 +251,7 @@ async def measure(uri: str, folder: Path, *, rows: int, seconds: float) -> list[
     """One Milvus."""
     corpus = Corpus()
     async with AsyncExitStack() as exits:
-        rpc = await exits.enter_async_context(service(folder, uri))
+        rpc, pid = await exits.enter_async_context(service(folder, uri))
         wanted = kb_pb.KnowledgeBase(name=f"knowledgeBases/{NAME}", embedding_model=MODEL)
         kb = await rpc.unary(
             RetrievalServiceStub(rpc.channel).CreateKnowledgeBase,
@@ -264,22 +270,24 @@ async def measure(uri: str, folder: Path, *, rows: int, seconds: float) -> list[
             for search in ways.values():
                 await load(search, corpus, callers=4, seconds=1)
             for callers in CALLERS:
-                p50: dict[str, list[float]] = {way: [] for way in ways}
-                rate: dict[str, list[float]] = {way: [] for way in ways}
+                p50: Rounds = {way: [] for way in ways}
+                rate: Rounds = {way: [] for way in ways}
+                cpu: Rounds = {way: [] for way in ways}
                 for _ in range(ROUNDS):
                     for way, search in ways.items():
+                        before = 1000 * time.process_time() + cpu_ms(pid)
                         took = await load(search, corpus, callers=callers, seconds=seconds)
+                        used = 1000 * time.process_time() + cpu_ms(pid) - before
+                        cpu[way].append(used / len(took))
                         p50[way].append(1000 * statistics.median(took))
                         rate[way].append(callers / statistics.fmean(took))
-                figures.append(_figures(milvus, name, callers, p50, rate))
+                figures.append(_figures(milvus, name, callers, p50=p50, rate=rate, cpu=cpu))
                 print(row(figures[-1]), flush=True)
         return figures
 
 
-def _figures(
-    milvus: str, mode: str, callers: int, p50: dict[str, list[float]], rate: dict[str, list[float]]
-) -> Figures:
-    def ratio(of: dict[str, list[float]]) -> float:
+def _figures(milvus: str, mode: str, callers: int, *, p50: Rounds, rate: Rounds, cpu: Rounds) -> Figures:
+    def ratio(of: Rounds) -> float:
         """Round by round: both of a round met the same machine."""
         return statistics.median(a / b for a, b in zip(of["ours"], of["bare"], strict=True))
 
@@ -293,6 +301,8 @@ def _figures(
         ours_per_s=statistics.median(rate["ours"]),
         bare_per_s=statistics.median(rate["bare"]),
         throughput_ratio=ratio(rate),
+        ours_cpu_ms=statistics.median(cpu["ours"]),
+        bare_cpu_ms=statistics.median(cpu["bare"]),
     )
 
 
@@ -300,36 +310,51 @@ def row(f: Figures) -> str:
     """One line of the table."""
     times = f"{f.ours_p50_ms:>11.1f}   {f.bare_p50_ms:>11.1f}   {f.p50_ratio:>5.2f}"
     rates = f"{f.ours_per_s:>6.0f}   {f.bare_per_s:>6.0f}   {f.throughput_ratio:>5.2f}"
-    return f"{f.milvus:<17}  {f.mode:<6}   {f.callers:>7}   {times}   {rates}"
+    cpu = f"{f.ours_cpu_ms:>11.2f}   {f.bare_cpu_ms:>11.2f}"
+    return f"{f.milvus:<17}  {f.mode:<6}   {f.callers:>7}   {times}   {rates}   {cpu}"
 
 
 def run(arguments: argparse.Namespace) -> list[Figures]:
     """Every Milvus, one after the other."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    print("milvus             mode     callers   ours p50 ms   bare p50 ms   ratio   ours/s   bare/s   ratio")
+    print(
+        "milvus             mode     callers   ours p50 ms   bare p50 ms   ratio   ours/s   bare/s   ratio"
+        "   ours CPU ms   bare CPU ms"
+    )
 
     async def bounded(uri: str, folder: Path) -> list[Figures]:
         async with asyncio.timeout(LIMIT_S):
             return await measure(uri, folder, rows=arguments.rows, seconds=arguments.seconds)
 
+    figures: list[Figures] = []
     with tempfile.TemporaryDirectory(prefix="agentteams-bench-") as scratch:
         folder = Path(scratch)
-        with milvus_lite(folder / "lite") as lite:
-            figures = asyncio.run(bounded(lite.uri, folder / "state-lite"))
-        if arguments.standalone:
-            try:
-                binaries = milvus_folder()
-            except pytest.skip.Exception as reason:
-                print(f"Standalone 2.3.5: not measured: {reason}")
-                return figures
-            (folder / "standalone").mkdir()
-            server = MilvusStandalone(binaries, folder / "standalone")
-            try:
-                server.start()
-                figures += asyncio.run(bounded(server.uri, folder / "state-standalone"))
-            finally:
-                server.kill()
+        if "lite" in arguments.milvus:
+            with milvus_lite(folder / "lite") as lite:
+                figures += asyncio.run(bounded(lite.uri, folder / "state-lite"))
+        if "standalone" in arguments.milvus:
+            with standalone(folder / "standalone") as uri:
+                if uri:
+                    figures += asyncio.run(bounded(uri, folder / "state-standalone"))
     return figures
+
+
+@contextmanager
+def standalone(folder: Path) -> Iterator[str]:
+    """Its address, or nothing where it cannot be had."""
+    try:
+        binaries = milvus_folder()
+    except pytest.skip.Exception as reason:
+        print(f"Standalone 2.3.5: not measured: {reason}")
+        yield ""
+        return
+    folder.mkdir()
+    server = MilvusStandalone(binaries, folder)
+    try:
+        server.start()
+        yield server.uri
+    finally:
+        server.kill()
 
 
 def main() -> None:
@@ -340,8 +365,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there, as one object")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round, of each way")
-    parser.add_argument("--standalone", action="store_true", help="Milvus Standalone 2.3.5 too")
+    parser.add_argument(
+        "--milvus", default=["lite"], type=lambda text: text.split(","), help="lite, standalone or both"
+    )
     arguments = parser.parse_args()
+    if unknown := set(arguments.milvus) - {"lite", "standalone"}:
+        parser.error(f"--milvus must be lite, standalone or both, not {', '.join(sorted(unknown))}")
     if arguments.rows < BATCH or arguments.rows % BATCH:
         parser.error(f"--rows must be a multiple of {BATCH}")
     figures = run(arguments)
