@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 
 from agentteams.retrieval.v1.retrieval_service_pb2 import DESCRIPTOR
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import add_RetrievalServiceServicer_to_server
@@ -123,7 +124,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     tuning = assemble_tuning(
         settings, engine, catalogue=catalogue, store=store, directory=directory, clock=clock
     )
-    search = Search(
+    new_search = partial(
+        Search,
         directory=directory,
         store=store,
         lookup=Lookup(
@@ -135,14 +137,17 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         reranking=Reranking(
             reranker=RerankClient(rpc), clock=clock, timeout=timedelta(seconds=settings.rerank_timeout_s)
         ),
-        asked=tuning.sampler.offer,
     )
+    search = new_search(asked=tuning.sampler.offer)
     servicer = RetrievalServicer(
         knowledge_bases=knowledge_bases,
         documents=documents,
         search=search,
         evaluations=Evaluations(
-            catalogue=catalogue, golden_sets=SqlGoldenSets(engine), search=search, clock=clock
+            catalogue=catalogue,
+            golden_sets=SqlGoldenSets(engine),
+            search=new_search(),  # a golden set is not what users ask: no sample of it
+            clock=clock,
         ),
         upkeep=DocumentUpkeep(
             catalogue=catalogue,
