@@ -76,6 +76,14 @@ async def test_a_move_takes_everything_along(catalogue: SqlCatalogue) -> None:  
     assert await catalogue.remove_document(*WHERE, old.id, now=LATER) != before.blob
 
 
+async def test_a_moved_document_is_no_sources_any_more(catalogue: SqlCatalogue) -> None:  # noqa: F811
+    await catalogue.put_document(replace(document(), source="notes", source_stamp="1-2"))
+    moved = await catalogue.move_document(
+        *WHERE, document_id("a.md"), to=document_id("b.md"), path="b.md", now=NOW
+    )
+    assert (moved.source, moved.source_stamp) == ("", "")
+
+
 async def test_moves_that_are_refused(catalogue: SqlCatalogue) -> None:  # noqa: F811
     old = await ready(catalogue)
     await ready(catalogue, "b.md")

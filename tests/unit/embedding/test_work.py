@@ -108,3 +108,26 @@ async def test_closing_refuses_what_waits_and_finishes_what_runs() -> None:
     go_on.set()
     await closing
     assert await first
+
+
+async def test_while_questions_come_a_thread_is_kept_for_them() -> None:
+    work = WorkQueue(threads=2)
+    await work.run(lambda: None, urgent=True)
+    go_on, first = await _blocked(work)
+    ran: list[str] = []
+    second = asyncio.create_task(work.run(lambda: ran.append("batch"), urgent=False))
+    await work.run(lambda: ran.append("question"), urgent=True)
+    assert ran == ["question"]
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert ran == ["question", "batch"]
+    await work.aclose()
+
+
+async def test_without_questions_an_ingest_has_all_threads() -> None:
+    work = WorkQueue(threads=2)
+    go_on, first = await _blocked(work)
+    await work.run(lambda: None, urgent=False)
+    go_on.set()
+    await first
+    await work.aclose()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +16,11 @@ R = TypeVar("R")
 # How much later than it came work that is not urgent is due. A question thus
 # overtakes the batches of an ingest, and an ingest is never starved.
 PATIENCE_S = 2.0
+# While questions come, one thread is kept for them: an ingest takes as long as
+# it likes for a batch, and a question that waits for its end is late.
+QUESTIONS_COME_S = 5.0
+
+_Waiting = tuple[float, Callable[[], Any], asyncio.Future[Any]]
 
 
 class WorkQueue:
@@ -31,9 +35,11 @@ class WorkQueue:
     def __init__(self, *, threads: int) -> None:
         self._threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="embed")
-        self._waiting: list[tuple[float, int, Callable[[], Any], asyncio.Future[Any]]] = []
-        self._order = itertools.count()
+        self._urgent: deque[_Waiting] = deque()
+        self._patient: deque[_Waiting] = deque()
         self._running = 0
+        self._running_patient = 0
+        self._last_urgent_s = float("-inf")
         self._closed = False
 
     async def run(self, job: Callable[[], R], *, urgent: bool) -> R:
@@ -42,33 +48,59 @@ class WorkQueue:
             raise _stopping()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        due = loop.time() + (0.0 if urgent else PATIENCE_S)
-        heapq.heappush(self._waiting, (due, next(self._order), job, future))
+        now = loop.time()
+        if urgent:
+            self._last_urgent_s = now
+            self._urgent.append((now, job, future))
+        else:
+            self._patient.append((now + PATIENCE_S, job, future))
         self._pump(loop)
         return await future
 
     async def aclose(self) -> None:
         """Refuses what waits, and returns when what runs has ended."""
         self._closed = True
-        for *_, future in self._waiting:
-            if not future.done():
-                future.set_exception(_stopping())
-        self._waiting.clear()
+        for waiting in (self._urgent, self._patient):
+            for *_, future in waiting:
+                if not future.done():
+                    future.set_exception(_stopping())
+            waiting.clear()
         await asyncio.to_thread(self._executor.shutdown, wait=True)
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._running < self._threads and self._waiting:
-            *_, job, future = heapq.heappop(self._waiting)
+        while self._running < self._threads:
+            waiting = self._next(loop.time())
+            if waiting is None:
+                return
+            *_, job, future = waiting.popleft()
             if future.done():  # its caller gave up
                 continue
+            patient = waiting is self._patient
             self._running += 1
+            self._running_patient += patient
             inner = loop.run_in_executor(self._executor, job)
-            inner.add_done_callback(partial(self._finished, future, loop))
+            inner.add_done_callback(partial(self._finished, future, loop, patient))
+
+    def _next(self, now_s: float) -> deque[_Waiting] | None:
+        """Who is due first, unless the last free thread is kept for questions."""
+        if not self._patient:
+            return self._urgent or None
+        keep = 1 if self._threads > 1 and now_s - self._last_urgent_s < QUESTIONS_COME_S else 0
+        if self._running_patient >= self._threads - keep:
+            return self._urgent or None
+        if self._urgent and self._urgent[0][0] <= self._patient[0][0]:
+            return self._urgent
+        return self._patient
 
     def _finished(
-        self, outer: asyncio.Future[Any], loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]
+        self,
+        outer: asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop,
+        patient: bool,
+        done: asyncio.Future[Any],
     ) -> None:
         self._running -= 1
+        self._running_patient -= patient
         error = done.exception()  # also marks it as seen, if the caller has gone
         if not outer.done():
             if error is not None:

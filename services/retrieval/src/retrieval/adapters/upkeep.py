@@ -349,5 +349,7 @@ def _moved(old: Row[Any], *, to: str, path: str, now: datetime) -> dict[str, Any
         | requeued(now)
         | _NO_FAILURE
         | {"id": to, "path": path, "moved_from": source, "lease_until_ms": 0}
+        # No file of a source has this path: looking through it must not delete the document.
+        | {"source": None, "source_stamp": None}
         | ({} if source else {"version": None, "chunk_count": 0})
     )
