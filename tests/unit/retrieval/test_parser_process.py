@@ -13,6 +13,7 @@ from retrieval.adapters.parser_process import ParserProcesses
 from retrieval.core import media
 from retrieval.core.model import Chunking, ParsedDocument
 from retrieval.core.ports import DocumentUnreadable
+from servicekit.errors import Unavailable
 
 
 @pytest.fixture
@@ -55,8 +56,10 @@ async def test_a_hanging_parser_is_ended(parser: ParserProcesses, tmp_path: Path
 
 
 async def test_a_crash_is_told_apart(parser: ParserProcesses, tmp_path: Path) -> None:
-    endless = tmp_path / "endless"
+    endless, good = tmp_path / "endless", tmp_path / "good.txt"
     os.mkfifo(endless)
+    good.write_text("some words")
+    await parse(parser, good)  # the child has started
     parsing = asyncio.ensure_future(parse(parser, endless))
     async with asyncio.timeout(1):
         while not (children := parser_children()):  # noqa: ASYNC110  # another process has no event
@@ -108,3 +111,12 @@ async def test_each_way_to_go_wrong_costs_one_document(tmp_path: Path) -> None:
             assert len(parser_children()) == 1
     finally:
         await parser.close()
+
+
+async def test_a_parser_that_does_not_start_is_not_the_documents_fault(tmp_path: Path) -> None:
+    parser = ParserProcesses(timeout=timedelta(seconds=1), memory_mb=300, max_chunks=50, module="no.such")
+    file = tmp_path / "a.txt"
+    file.write_text("some words")
+    with pytest.raises(Unavailable, match="does not start"):
+        await parse(parser, file)
+    assert parser_children() == []

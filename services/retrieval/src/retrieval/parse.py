@@ -1,6 +1,6 @@
 """The parser's process: `python -m retrieval.parse --memory-mb 1024 [--tokenizer FILE]`.
 
-Reads one request a line on stdin, writes one answer a line on stdout, both
+Says that it is ready, then reads one request a line on stdin, writes one answer a line on stdout, both
 JSON. Lives on after a document that is merely at fault; dies of one that
 crashes it, and its parent starts another. Ends with its parent.
 """
@@ -22,6 +22,7 @@ from retrieval.core.tokens import TokenCounter, token_counter
 from retrieval.parsing.errors import Unreadable
 from retrieval.parsing.formats import as_asked, read
 
+READY = "ready"  # the first line
 _PR_SET_PDEATHSIG = 1
 # The parent holds the answer several times while it reads it.
 _MAX_TEXT_CHARACTERS = 64 * 1024 * 1024
@@ -75,6 +76,8 @@ def main() -> None:
     os.dup2(2, 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokens = token_counter(options.tokenizer)
+    answers.write(f"{READY}\n")
+    answers.flush()
     for line in sys.stdin:
         try:
             reply = json.dumps(answer(json.loads(line), tokens))

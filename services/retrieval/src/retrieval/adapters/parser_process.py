@@ -15,10 +15,13 @@ import structlog
 
 from retrieval.core.model import ChunkDraft, Chunking, DocumentError, ParsedDocument
 from retrieval.core.ports import DocumentUnreadable
+from servicekit.errors import Unavailable
 
 log = structlog.get_logger()
 
 OUT_OF_MEMORY = 77
+# Not the document's fault, so not of its time: a busy machine takes seconds to start Python.
+_START_S = 60.0
 # Replaced now and then: what parsers leak goes with the process.
 _DOCUMENTS_A_CHILD = 200
 _MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -109,7 +112,7 @@ class ParserProcesses:
         arguments = ["-m", self._module, "--memory-mb", str(self._memory_mb)]
         if self._tokenizer_file is not None:
             arguments += ["--tokenizer", str(self._tokenizer_file)]
-        return _Child(
+        child = _Child(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 *arguments,
@@ -119,6 +122,21 @@ class ParserProcesses:
                 limit=_MAX_ANSWER_BYTES,
             )
         )
+        try:
+            async with asyncio.timeout(_START_S):
+                ready = await child.line()
+        except TimeoutError:
+            ready = b""
+        except BaseException:
+            await asyncio.shield(child.kill())
+            raise
+        if ready != b"ready\n":
+            code = await child.kill()
+            log.warning("parser_not_started", exit_code=code)
+            raise Unavailable(
+                f"the parser's process does not start (exit code {code})", reason="DEPENDENCY_UNAVAILABLE"
+            )
+        return child
 
     async def _why_it_ended(self, child: "_Child") -> str:
         code = await child.kill()
@@ -140,9 +158,13 @@ class _Child:
 
     async def ask(self, request: str) -> bytes:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(request.encode() + b"\n")
         await self._process.stdin.drain()
+        return await self.line()
+
+    async def line(self) -> bytes:
+        """The next one it says."""
+        assert self._process.stdout is not None
         return await self._process.stdout.readline()
 
     async def kill(self) -> int:
