@@ -1,6 +1,7 @@
 """What every vector store must do, run against each of them: writing, deleting, reading back."""
 
 import pytest
+from pymilvus import MilvusClient
 
 from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType, Place
@@ -155,6 +156,20 @@ async def test_a_missing_collection_is_not_an_empty_one(store: VectorStore) -> N
             await call
         assert caught.value.reason == "COLLECTION_NOT_FOUND"
     await store.drop(nowhere)
+
+
+async def test_a_released_collection_is_loaded_again_by_itself(
+    store: VectorStore, uri: str, place: Place
+) -> None:
+    if not uri:
+        return  # memory releases nothing
+    await put(store, place, [record(0)])
+    client = MilvusClient(uri, timeout=10)
+    try:
+        client.release_collection(place.collection)
+    finally:
+        client.close()
+    assert [hit.id for hit in await dense(store, place, axis(0), limit=1)] == ["d1-0"]
 
 
 async def test_the_index_is_as_it_was_asked_for(store: VectorStore, place: Place, make: Make) -> None:
