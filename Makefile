@@ -43,7 +43,7 @@ demo: $(VENV)/.run ## The same, but end after the answer; on free ports, beside 
 ##@ Work on it
 setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
 
-test: $(VENV)/.dev ## All tests, with real services, Postgres and Milvus Lite
+test: $(VENV)/.dev ## All tests, with real services, Postgres, Milvus Lite and Standalone
 	@$(BIN)/python -m pytest tests
 
 test-unit: $(VENV)/.dev ## Only the tests that start no server process

@@ -74,8 +74,11 @@ def _create_missing_indexes(
     """The spec's for vectors, an inverted one for words."""
     collection = spec.place.collection
     present = set(client.list_indexes(collection, timeout=timeout_s))
+    build_params: dict[str, Any] = dict(spec.index.build_params)
+    if spec.index.type == IndexType.HNSW_SQ:
+        build_params["sq_type"] = "SQ8"  # there are others, of six bits and of sixteen
     for field, index_type, metric, build in (
-        (VECTOR, spec.index.type.name, "COSINE", dict(spec.index.build_params)),
+        (VECTOR, spec.index.type.name, "COSINE", build_params),
         (SPARSE, "SPARSE_INVERTED_INDEX", "BM25", {}),
     ):
         if field in present or (field == SPARSE and not sparse):
