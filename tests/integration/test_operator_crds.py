@@ -99,7 +99,11 @@ def test_every_example_is_accepted(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("embedding", {"modelConfigRef": {"name": "other"}}), ("chunking", {"maxTokens": 300})],
+    [
+        ("embedding", {"modelConfigRef": {"name": "other"}}),
+        ("chunking", {"maxTokens": 300}),
+        ("tenancy", {"strategy": "Database"}),
+    ],
 )
 def test_what_would_need_new_vectors_cannot_be_changed(
     cluster: Cluster, namespace: str, field: str, value: Any
@@ -109,6 +113,19 @@ def test_what_would_need_new_vectors_cannot_be_changed(
     cluster.apply(manifest("KnowledgeBase", spec | {"retrieval": {"topK": 4}}), namespace=namespace)
     with pytest.raises(KubectlError, match=f"spec.{field}: Invalid value: cannot be changed: .*make another"):
         cluster.apply(manifest("KnowledgeBase", spec | {field: value}), namespace=namespace)
+
+
+def test_metadata_fields_can_be_added_only(cluster: Cluster, namespace: str) -> None:
+    fields = [{"name": "year", "type": "Int64"}, {"name": "lang", "type": "String"}]
+    for wanted in ([], fields[:1], fields, fields[::-1]):
+        spec = dict(GOOD["KnowledgeBase"]) | {"schema": {"metadataFields": wanted}}
+        cluster.apply(manifest("KnowledgeBase", spec), namespace=namespace)
+    for wrong in (fields[:1], [{"name": "year", "type": "Bool"}, fields[1]]):
+        spec = dict(GOOD["KnowledgeBase"]) | {"schema": {"metadataFields": wrong}}
+        with pytest.raises(KubectlError, match=r"spec\.schema: Invalid value: fields can be added, none can"):
+            cluster.apply(manifest("KnowledgeBase", spec), namespace=namespace)
+    with pytest.raises(KubectlError, match="fields can be added"):
+        cluster.apply(manifest("KnowledgeBase", dict(GOOD["KnowledgeBase"])), namespace=namespace)
 
 
 def test_a_name_that_would_not_be_a_label_is_refused(cluster: Cluster) -> None:

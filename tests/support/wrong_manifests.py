@@ -154,6 +154,24 @@ KNOWLEDGE = [
     Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
     Wrong("KnowledgeBase", {"retrieval.searchMode": "hybrid"}, "retrieval.searchMode"),
     Wrong("KnowledgeBase", {"deletionPolicy": "Keep"}, "deletionPolicy"),
+    Wrong("KnowledgeBase", {"chunking.strategy": "Fixed"}, "chunking.strategy"),
+    Wrong("KnowledgeBase", {"tenancy.strategy": "Shared"}, "tenancy.strategy"),
+    Wrong("KnowledgeBase", {"tenancy.strategy": "PartitionKey", "index.tuning.enabled": False}, "index"),
+    Wrong("KnowledgeBase", {"retrieval.ranker.type": "Weighted"}, "retrieval.ranker.weighted"),
+    Wrong(
+        "KnowledgeBase",
+        {"retrieval.ranker.type": "Weighted", "retrieval.ranker.rrf.k": 10}
+        | {"retrieval.ranker.weighted.denseWeight": "0.5"},
+        "retrieval.ranker.rrf",
+    ),
+    Wrong("KnowledgeBase", {"index.policy": "Manual"}, "index.type"),
+    Wrong("KnowledgeBase", {"index.type": "HNSW"}, "index.type"),
+    Wrong("KnowledgeBase", {"index.searchParams": {"ef": 10}}, "index.searchParams"),
+    Wrong(
+        "KnowledgeBase",
+        {"index.policy": "Manual", "index.type": "HNSW", "index.target.recallPercent": 49},
+        "index.target.recallPercent",
+    ),
 ]
 
 TEAMS = [

@@ -71,8 +71,9 @@ class KnowledgeBaseSpec(Model):
             for field in ("embedding", "chunking", "tenancy")
         ),
         Cel(
-            "oldSelf.schema.metadataFields.all(was, "
-            "self.schema.metadataFields.exists(f, f.name == was.name && f.type == was.type))",
+            "!has(oldSelf.schema) || !has(oldSelf.schema.metadataFields) || (has(self.schema) && "
+            "has(self.schema.metadataFields) && oldSelf.schema.metadataFields.all(was, "
+            "self.schema.metadataFields.exists(f, f.name == was.name && f.type == was.type)))",
             "fields can be added, none can be changed or taken away: documents may have it; add a field of "
             "another name",
             ".schema",

@@ -22,7 +22,7 @@ TenancyName = Literal["Collection", "PartitionKey", "Database"]
 class MetadataField(Model):
     """Something that documents may say about themselves."""
 
-    name: Annotated[str, StringConstraints(pattern=METADATA_FIELD_PATTERN)] = Field(
+    name: Annotated[str, StringConstraints(pattern=METADATA_FIELD_PATTERN, max_length=63)] = Field(
         description="Unique: lower-case letters, digits and '_', a letter first, at most 63."
     )
     type: MetadataTypeName = Field(
