@@ -99,13 +99,14 @@ async def fill(store: MilvusStore, place: Place, index: BuiltIndex, vectors: Vec
         ]
         await store.upsert(place, records, block)
     await store.flush(place)
+    segments = None
     ends = time.monotonic() + 300
     while time.monotonic() < ends:
         segments = await store.segments(place)
         if segments is not None and segments.rows >= len(vectors) and segments.indexed >= segments.rows:
             return
         await asyncio.sleep(1)
-    raise SystemExit("the index was not built in 300 s")
+    raise SystemExit(f"the index was not built in 300 s: {segments}")
 
 
 async def one(

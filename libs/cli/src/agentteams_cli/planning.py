@@ -99,7 +99,7 @@ def show(output: Output, plan: Plan) -> None:
     output.line()
     output.line(
         "Search parameters are not planned: the service measures them (`agentteams tune`). "
-        "Estimates are within about 30 %.",
+        "Memory is estimated: leave room.",
         "dim",
     )
 

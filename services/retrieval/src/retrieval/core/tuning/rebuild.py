@@ -9,6 +9,7 @@ import structlog
 from retrieval.core.directory import Directory
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import KnowledgeBase, MetadataField, Place, Vectors
+from retrieval.core.places import tenant_database
 from retrieval.core.ports import VectorStore
 from retrieval.core.tuning.model import Job, Measurement, TuningLimits
 from retrieval.core.tuning.policy import fits
@@ -129,9 +130,11 @@ class Rebuild:
         await self._store.drop(_at(place, former))
         log.info("former_collection_dropped", collection=former)
 
-    async def drop(self, place: Place, collection: str) -> None:
-        """Of a knowledge base that is gone."""
-        await self._store.drop(_at(place, collection))
+    async def drop_orphans(self, job: Job) -> None:
+        """Of a knowledge base that is gone, and with it what its tenancy was: both places are looked at."""
+        for collection in filter(None, (job.shadow, job.former)):
+            await self._store.drop(Place(collection=collection))
+            await self._store.drop(Place(collection=collection, database=tenant_database(job.tenant)))
 
     async def _wait_for_workers(self, job: Job) -> None:
         """Those that hold a document may still write to the collection in use."""

@@ -187,8 +187,7 @@ class TuningWorker:
     async def _attempt(self, job: Job) -> None:
         snapshot = await self._catalogue.snapshot(job.tenant, job.knowledge_base)
         if snapshot is None:
-            for collection in filter(None, (job.shadow, job.former)):
-                await self._rebuild.drop(Place(collection=collection), collection)
+            await self._rebuild.drop_orphans(job)
             await self._tunings.remove(job)
             return
         knowledge_base = snapshot.knowledge_base
