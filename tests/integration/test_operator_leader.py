@@ -1,6 +1,7 @@
 """Several operators: one works, the others wait with full caches."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def test_a_standby_takes_over_from_a_leader_that_was_killed_and_one_that_ended(t
     cluster = shared_cluster()
     cluster.install_crds()
     with cluster.namespace() as own, cluster.namespace() as namespace, fake_endpoint() as endpoint:
-        settings = {"lease_namespace": own, "lease_s": "4"}
+        settings: dict[str, Any] = {"lease_namespace": own, "lease_s": "4"}
         with running_operator(cluster, tmp_path, namespaces=[namespace], **settings) as first:
             cluster.apply(model(endpoint), namespace=namespace)
             await_condition(cluster, namespace, "mc/m", "Ready", "Ready")

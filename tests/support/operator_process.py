@@ -47,16 +47,21 @@ class Operator:
 
 @contextmanager
 def running_operator(
-    cluster: Cluster, folder: Path, *, namespaces: list[str] | None = None, **settings: str
+    cluster: Cluster,
+    folder: Path,
+    *,
+    namespaces: list[str] | None = None,
+    key: bytes = b"a key for tests only, 32 bytes or more",
+    **settings: Any,
 ) -> Iterator[Operator]:
     """An operator for the block. Killed at the end, if it still runs."""
-    key = folder / "identity-key"
-    key.write_bytes(b"a key for tests only, 32 bytes or more")
+    key_file = folder / "identity-key"
+    key_file.write_bytes(key)
     number = len(list(folder.glob("operator-*.log")))
     log = folder / f"operator-{number}.log"
     environment = os.environ | {
         "KUBECONFIG": str(cluster.kubeconfig),
-        "AGENTTEAMS_IDENTITY_KEY_FILE": str(key),
+        "AGENTTEAMS_IDENTITY_KEY_FILE": str(key_file),
         "AGENTTEAMS_NAMESPACES": json.dumps(namespaces or []),
         **{f"AGENTTEAMS_{name.upper()}": value for name, value in settings.items()},
     }

@@ -117,6 +117,7 @@ class RetrievalClient:
     def __init__(self, rpc: RpcClient) -> None:
         self.rpc = rpc
         self.stub = RetrievalServiceStub(rpc.channel)
+        self.target = ""  # host:port, where `running` serves it
 
     async def create(self, id_: str, **fields: Any) -> kb_pb.KnowledgeBase:
         fields = {"name": f"knowledgeBases/{id_}", "embedding_model": MODEL} | fields
@@ -170,7 +171,9 @@ async def running(settings: Settings, *, tenant: str = "default") -> AsyncIterat
         tasks = [asyncio.ensure_future(task()) for task in assembly.tasks]
         try:
             async with serve_in_process(assembly.services) as target, rpc_as(target, tenant=tenant) as rpc:
-                yield RetrievalClient(rpc)
+                client = RetrievalClient(rpc)
+                client.target = target
+                yield client
         finally:
             for task in tasks:
                 task.cancel()

@@ -10,10 +10,12 @@ from lightkube import AsyncClient
 from agentteams_operator.adapters.endpoints import EndpointProbes
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.adapters.lease import LeaderLease
+from agentteams_operator.adapters.retrieval import RetrievalKnowledge
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
-from agentteams_operator.core.objects import MODEL, POOL, TEAM, Key
+from agentteams_operator.core.objects import KNOWLEDGE, MODEL, POOL, TEAM, Key
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
@@ -21,13 +23,15 @@ from agentteams_operator.core.teams import Teams
 from agentteams_operator.handlers.watches import Watches
 from agentteams_operator.settings import Settings
 from agentteams_operator.specs.settings import PoolSettings
+from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
-from servicekit.identity import load_key
+from servicekit.identity import TokenIssuer, load_key
 from servicekit.ids import new_id
 from servicekit.server import Assembly
 
 LEASE = "agentteams-operator"
 POOL_PAUSE_S = 0.5
+_CALL = timedelta(seconds=10)
 
 
 async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
@@ -64,11 +68,15 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         tenant_key=lambda tenant: key.of_tenant(tenant).to_file(),
         clock=clock,
     )
+    channel = open_channel(settings.retrieval_target)
+    stack.push_async_callback(channel.close)
+    rpc = RpcClient(channel, issuer=TokenIssuer(key, service="operator"), default_timeout=_CALL)
+    knowledge = KnowledgeBases(cache=cache, reader=reader, knowledge=RetrievalKnowledge(rpc), clock=clock)
     reconciler = Reconciler(
         cache=cache,
         queue=queue,
         applier=Applier(api=api, cache=cache),
-        looks={MODEL: models.look, TEAM: teams.look, POOL: teams.look_at_pool},
+        looks={MODEL: models.look, KNOWLEDGE: knowledge.look, TEAM: teams.look, POOL: teams.look_at_pool},
         workers=settings.workers,
     )
     watches = Watches(cache=cache, namespaces=settings.namespaces)

@@ -48,10 +48,12 @@ class Applier:
             if found is not None and found.deleted_at is None:
                 await self._api.delete(key)
                 self._applied.get(one.key, {}).pop(key, None)
-        if outcome.status is not None and outcome.status != one.status:
+        if outcome.status is not None:
+            if outcome.status == one.status:
+                return
             self._cache.put(await self._api.apply_status(one, outcome.status))
-            for event in outcome.events:
-                await self._api.tell(one, event)
+        for event in outcome.events:
+            await self._api.tell(one, event)
 
     def forget(self, key: Key) -> None:
         """The object is gone."""

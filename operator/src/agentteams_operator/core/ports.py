@@ -80,7 +80,12 @@ class Endpoints(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnowledgeState:
-    """What the retrieval service says of a knowledge base."""
+    """What the retrieval service says of a knowledge base.
+
+    Attributes:
+        tuning: Its index is being measured.
+        capacity_advice: What to do, since it does not fit, or soon will not; empty if it does.
+    """
 
     model: str
     dimensions: int
@@ -91,6 +96,9 @@ class KnowledgeState:
     pending: int
     failed: int
     last_error: str = ""
+    tuning: bool = False
+    tuning_failure: str = ""
+    capacity_advice: str = ""
 
 
 class KnowledgeRefused(Exception):
@@ -106,6 +114,10 @@ class Knowledge(Protocol):
 
     async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
         """Creates or updates it. Raises KnowledgeRefused too."""
+        ...
+
+    async def get(self, namespace: str, name: str) -> KnowledgeState | None:
+        """As it is; None: it is not there."""
         ...
 
     async def delete(self, namespace: str, name: str) -> None:

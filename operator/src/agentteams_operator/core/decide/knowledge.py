@@ -1,0 +1,135 @@
+"""A KnowledgeBase: what the retrieval service has of it, and what is left outside when it goes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from agentteams_operator.core.conditions import Verdict, conditions, no, ready, unknown, yes
+from agentteams_operator.core.decide.model_config import resolved_refs
+from agentteams_operator.core.objects import Stored
+from agentteams_operator.core.outcome import Event, Outcome, transitions
+from agentteams_operator.core.ports import KnowledgeState
+from agentteams_operator.core.reading import Read
+
+FINALIZER = "agentteams.dev/knowledge"
+TIMEOUT_ANNOTATION = "agentteams.dev/deletion-timeout-seconds"
+DELETION_TIMEOUT_S = 3600.0
+_QUIET_S, _BUSY_S, _FAILED_S = 600.0, 10.0, 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedKnowledge:
+    """What is known of a KnowledgeBase.
+
+    Attributes:
+        state: What the retrieval service says; None: it was not asked, or did not answer.
+        refused: Why the retrieval service refuses the spec.
+        silent: Why it does not answer.
+    """
+
+    one: Stored
+    read: Read
+    broken: Sequence[tuple[str, str]] = ()
+    state: KnowledgeState | None = None
+    refused: str = ""
+    silent: str = ""
+
+
+def wants_deletion(one: Stored) -> bool:
+    """Whether what lies outside the cluster goes with the object."""
+    return bool(one.spec.get("deletionPolicy") == "Delete")
+
+
+def decide_knowledge(seen: ObservedKnowledge, now: datetime) -> Outcome:
+    """The status of a KnowledgeBase, and whether its deletion waits for the retrieval service."""
+    one, state = seen.one, seen.state
+    parts = (
+        no("Accepted", "Refused", seen.refused) if seen.refused else seen.read.accepted,
+        resolved_refs(one.key.namespace, {}, (), seen.broken),
+        _connected(seen),
+    )
+    verdicts = [*parts, *(_state_verdicts(state) if state is not None else ())]
+    message = f"{state.documents} documents can be found" if state is not None else ""
+    verdicts.append(ready(parts, message))
+    status: dict[str, Any] = {"observedGeneration": one.generation}
+    if state is not None:
+        status |= _figures(state)
+    else:
+        known = ("documents", "chunks", "deployment", "embedding", "ingestion")
+        status |= {field: one.status[field] for field in known if field in one.status}
+    status["conditions"] = conditions(
+        verdicts, one.status.get("conditions", ()), generation=one.generation, now=now
+    )
+    again_s = _QUIET_S
+    if seen.silent or seen.refused:
+        again_s = _FAILED_S
+    elif state is not None and (state.pending or state.tuning):
+        again_s = _BUSY_S
+    return Outcome(
+        status=status,
+        finalizers=(FINALIZER,) if wants_deletion(one) else (),
+        events=transitions(one.status, status),
+        again_s=again_s,
+    )
+
+
+def decide_deletion(one: Stored, failure: str, now: datetime) -> Outcome:
+    """After the retrieval service was told to delete: empty failure means it did, or there was nothing."""
+    if not failure:
+        return Outcome(finalizers=())
+    deleted = datetime.fromisoformat(str(one.deleted_at))
+    try:
+        timeout_s = float(one.annotations.get(TIMEOUT_ANNOTATION, DELETION_TIMEOUT_S))
+    except ValueError:
+        timeout_s = DELETION_TIMEOUT_S
+    if now - deleted >= timedelta(seconds=timeout_s):
+        message = (
+            f"after {timeout_s:.0f} s its documents and vectors are left where they are ({failure}); make a "
+            "KnowledgeBase of the same name with deletionPolicy: Delete and delete it, to be rid of them"
+        )
+        return Outcome(finalizers=(), events=(Event("KeptOutside", message, "Warning"),))
+    waits = no("Ready", "DeletionWaits", f"its documents could not be deleted yet: {failure}")
+    status = {key: value for key, value in one.status.items() if key != "conditions"}
+    before = one.status.get("conditions", ())
+    others = [c for c in before if c.get("type") != "Ready"]
+    status["conditions"] = [
+        *others, *conditions([waits], before, generation=one.generation, now=now)
+    ]  # fmt: skip
+    return Outcome(status=status, events=transitions(one.status, status), again_s=_BUSY_S)
+
+
+def _connected(seen: ObservedKnowledge) -> Verdict:
+    if seen.silent:
+        return no("Connected", "NoAnswer", f"{seen.silent}; see the retrieval service and its Milvus")
+    if seen.state is None:
+        return unknown("Connected", "NotAsked", "not asked before the rest is in order")
+    return yes("Connected", "Connected", seen.state.deployment)
+
+
+def _state_verdicts(state: KnowledgeState) -> Sequence[Verdict]:
+    index = yes("IndexReady", "Built")
+    if state.tuning:
+        index = yes("IndexReady", "Tuning", "it is being measured; searches go on")
+    elif state.tuning_failure:
+        index = yes("IndexReady", "TuningFailed", f"the former parameters stay: {state.tuning_failure}")
+    at_risk = (
+        yes("CapacityAtRisk", "WillNotFit", state.capacity_advice)
+        if state.capacity_advice
+        else no("CapacityAtRisk", "Fits", "")
+    )
+    return index, at_risk
+
+
+def _figures(state: KnowledgeState) -> dict[str, Any]:
+    return {
+        "documents": state.documents,
+        "chunks": state.chunks,
+        "deployment": state.deployment,
+        "embedding": {
+            "model": state.model,
+            "dimensions": state.dimensions,
+            "fingerprint": state.fingerprint,
+        },
+        "ingestion": {"pending": state.pending, "failed": state.failed, "lastError": state.last_error},
+    }
