@@ -15,9 +15,9 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 
-from agentteams_cli.knowledge import to_pb
 from manifests import KnowledgeBase, check_references, load_file
 from manifests.filters import parse_filter
+from manifests.knowledge_pb import to_pb
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from servicekit.testing import serve_in_process
 from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401

@@ -11,8 +11,8 @@ from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from google.protobuf import json_format
 
-from agentteams_cli.knowledge import to_pb
 from manifests import KnowledgeBase, load_text
+from manifests.knowledge_pb import to_pb
 from tests.unit.agentteams_cli.fakes import Run, Scenario, run, services
 from tests.unit.manifests.test_knowledge import FULL
 

@@ -23,10 +23,11 @@ from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 from agentteams_cli.conversations import Conversations
 from agentteams_cli.errors import CliError, StackError, Unreachable
 from agentteams_cli.evaluations import Evaluations
-from agentteams_cli.knowledge import Knowledge, to_pb
+from agentteams_cli.knowledge import Knowledge
 from agentteams_cli.paging import pages
 from agentteams_cli.state import RuntimeInfo, StateFolder
 from manifests import DEFAULT_NAMESPACE, KnowledgeBase
+from manifests.knowledge_pb import to_pb
 from servicekit.client import RpcClient, open_channel
 from servicekit.context import Caller, scope
 from servicekit.errors import DeadlineExceeded, ServiceError, Unavailable

@@ -5,52 +5,15 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
 from agentteams.retrieval.v1 import filter_pb2 as filter_pb
-from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 from agentteams_cli.errors import CliError
-from manifests import KnowledgeBase
 from servicekit.client import RpcClient
 
 EXPORT_TIMEOUT = timedelta(hours=2)
 MAX_FAILURES = 5
-
-
-def to_pb(manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
-    """What the manifest asks for."""
-    spec = manifest.spec
-    message = kb_pb.KnowledgeBase(
-        name=f"knowledgeBases/{manifest.metadata.name}",
-        embedding_model=f"models/{spec.embedding.model_config_ref.name}",
-        chunking=kb_pb.Chunking(
-            max_tokens=spec.chunking.max_tokens,
-            overlap_tokens=spec.chunking.overlap_tokens,
-            strategy=kb_pb.ChunkingStrategy.Value(f"CHUNKING_STRATEGY_{spec.chunking.strategy.upper()}"),
-        ),
-        search_mode=kb_pb.SearchMode.Value(f"SEARCH_MODE_{spec.retrieval.search_mode.upper()}"),
-        tenancy=_TENANCIES[spec.tenancy.strategy],
-        metadata_fields=[
-            kb_pb.MetadataField(
-                name=field.name, type=kb_pb.MetadataType.Value(f"METADATA_TYPE_{field.type.upper()}")
-            )
-            for field in spec.content.metadata_fields
-        ],
-        search_defaults=_defaults(manifest),
-        sources=[
-            kb_pb.Source(
-                name=source.name,
-                folder=kb_pb.FolderSource(path=source.folder.path),
-                mirror_deletes=source.delete_policy == "Mirror",
-                interval_seconds=source.interval_seconds,
-            )
-            for source in spec.sources
-        ],
-    )
-    if spec.tenancy.strategy != "PartitionKey":
-        message.index.CopyFrom(_index(manifest))
-    return message
 
 
 def metadata_values(
@@ -126,35 +89,3 @@ class Knowledge:
         async with contextlib.aclosing(stream):  # type: ignore[type-var]
             async for response in stream:
                 yield response
-
-
-_TENANCIES = {
-    "Collection": kb_pb.TENANCY_COLLECTION,
-    "PartitionKey": kb_pb.TENANCY_PARTITION_KEY,
-    "Database": kb_pb.TENANCY_DATABASE,
-}
-
-
-def _defaults(manifest: KnowledgeBase) -> kb_pb.SearchDefaults:
-    retrieval = manifest.spec.retrieval
-    defaults = kb_pb.SearchDefaults(top_k=retrieval.top_k)
-    ranker = retrieval.ranker
-    if ranker.weighted is not None:
-        defaults.ranker.weighted.dense_weight = float(ranker.weighted.dense_weight)
-    elif ranker.rrf is not None:
-        defaults.ranker.reciprocal_rank.k = ranker.rrf.k
-    if retrieval.rerank is not None:
-        defaults.rerank.model = f"models/{retrieval.rerank.model_config_ref.name}"
-        defaults.rerank.candidates = retrieval.rerank.candidates or 0
-    return defaults
-
-
-def _index(manifest: KnowledgeBase) -> index_pb.IndexPolicy:
-    index = manifest.spec.index
-    return index_pb.IndexPolicy(
-        type=index_pb.IndexType.Value(f"INDEX_TYPE_{index.type or 'UNSPECIFIED'}"),
-        build_params=index.build_params,
-        search_params=index.search_params,
-        target_recall_percent=index.target.recall_percent,
-        tuning_off=not index.tuning.enabled,
-    )

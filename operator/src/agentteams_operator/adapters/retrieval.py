@@ -11,6 +11,7 @@ from agentteams.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceS
 
 from agentteams_operator.core.ports import KnowledgeRefused, KnowledgeState, KnowledgeUnavailable
 from manifests import KnowledgeBase
+from manifests.knowledge_pb import to_pb
 from servicekit.client import RpcClient
 from servicekit.context import Caller, scope
 from servicekit.errors import (
@@ -57,20 +58,6 @@ class RetrievalKnowledge:
                 await self._rpc.unary(self._stub.DeleteKnowledgeBase, request, timeout=_WRITE)
             except NotFound:
                 return
-
-
-def to_pb(manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
-    """What the manifest asks for."""
-    spec = manifest.spec
-    return kb_pb.KnowledgeBase(
-        name=f"knowledgeBases/{manifest.metadata.name}",
-        embedding_model=f"models/{spec.embedding.model_config_ref.name}",
-        chunking=kb_pb.Chunking(
-            max_tokens=spec.chunking.max_tokens, overlap_tokens=spec.chunking.overlap_tokens
-        ),
-        search_mode=kb_pb.SearchMode.Value(f"SEARCH_MODE_{spec.retrieval.search_mode.upper()}"),
-        search_defaults=kb_pb.SearchDefaults(top_k=spec.retrieval.top_k),
-    )
 
 
 def _state(found: kb_pb.KnowledgeBase) -> KnowledgeState:
