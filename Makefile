@@ -90,7 +90,7 @@ lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 	@$(BIN)/python requirements/compile.py
 
 # Not among them: bench/questions.py asks a stack that runs already, with a real model; bench/retrieval.py
-# needs data that are not ours to give.
+# and bench/candidates.py need data that are not ours to give.
 bench: $(VENV)/.dev ## Everything in bench/ that needs no running stack, in short
 	@$(BIN)/python bench/turn.py
 	@$(BIN)/python bench/sessions.py --seconds 1 --sessions 10000
