@@ -1,5 +1,6 @@
 """Every store finds what `core.filters.matches` says, whatever values are in metadata and filter."""
 
+import functools
 import uuid
 from collections.abc import AsyncIterator
 
@@ -18,9 +19,15 @@ from tests.support.vector_stores import DIMENSION, axis, dense, put, rows, spars
 SHARED = f"shared_{uuid.uuid4().hex}"
 MINE = Place(collection=SHARED, scope='mine" or "')
 THEIRS = Place(collection=SHARED, scope="theirs")
-_ROWS, _FILTERS = 60, 150
+_ROWS, _FILTERS = 60, 80
 
 
+@functools.cache  # making them takes longer than asking a store
+def _filters(number: int) -> list[Filter]:
+    return [checked(made, FIELDS) for made in examples(filters, number)]
+
+
+@functools.cache
 def _records() -> list[ChunkRecord]:
     made = examples(st.tuples(metadata, strings), _ROWS)
     return [
@@ -50,8 +57,7 @@ async def test_hostile_values_find_the_same_everywhere(store: VectorStore, place
     records = _records()
     await put(store, place, records)
     some = 0
-    for made in examples(filters, _FILTERS):
-        filter_ = checked(made, FIELDS)
+    for filter_ in _filters(_FILTERS):
         expected = _expected(records, filter_)
         found = [chunk.record.id for chunk in await walked(store, place, filter=filter_)]
         assert sorted(found) == expected, filter_
@@ -63,8 +69,7 @@ async def test_searches_find_only_what_the_filter_allows(store: VectorStore, pla
     records = _records()
     await put(store, place, records)
     both = (await store.capabilities()).sparse
-    for made in examples(filters, 15):
-        filter_ = checked(made, FIELDS)
+    for filter_ in _filters(_FILTERS)[:15]:
         expected = _expected(records, filter_)
         hits = await dense(store, place, axis(0), limit=len(records), filter=filter_)
         assert sorted(hit.id for hit in hits) == expected, filter_
@@ -88,7 +93,7 @@ async def shared(store: VectorStore) -> AsyncIterator[list[ChunkRecord]]:
 
 async def test_no_filter_leads_out_of_the_scope(store: VectorStore, shared: list[ChunkRecord]) -> None:
     everything = Or((Compare("text", Operator.EQUAL, "x"), Not(Compare("text", Operator.EQUAL, "x"))))
-    for made in (everything, Not(And((everything, Not(everything)))), *examples(filters, 20)):
+    for made in (everything, Not(And((everything, Not(everything)))), *_filters(_FILTERS)[:20]):
         filter_ = checked(made, FIELDS)
         for place, records in ((MINE, shared[: _ROWS // 2]), (THEIRS, shared[_ROWS // 2 :])):
             found = [chunk.record.id for chunk in await walked(store, place, filter=filter_)]
