@@ -16,9 +16,9 @@ VERSION ?= dev
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
-SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py
+SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py
 
-IMAGES := session retrieval embedding orchestrator gateway $(if $(wildcard operator/pyproject.toml),operator)
+IMAGES := session retrieval embedding orchestrator gateway operator milvus-lite
 FOLDER_operator := operator
 MODULE_operator := agentteams_operator
 PORT_embedding := 50051
@@ -26,12 +26,17 @@ PORT_retrieval := 50052
 PORT_session := 50053
 PORT_orchestrator := 50054
 PORT_gateway := 8080
+PORT_operator := 50055
+FOLDER_milvus-lite := libs/servicekit
+MODULE_milvus-lite := milvus_lite.cmdline
+PORT_milvus-lite := 19530
+HEALTH_URL_milvus-lite := tcp
 HEALTH_URL_gateway := http://127.0.0.1:8080/healthz
 # buildah needs no daemon; in a container of its own it can only change the root.
 BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check lock bench chaos chaos-ingest check clean
+.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check lock bench chaos chaos-ingest check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -56,7 +61,7 @@ conformance: $(VENV)/.dev ## The vector store on memory, Milvus Lite, Standalone
 golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
 	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says
 
-lint: $(VENV)/.dev layers proto-check crds-check ## Style, imports between parts, the proto files, the CRDs
+lint: $(VENV)/.dev layers proto-check crds-check charts-check ## Style, imports between parts, the proto files, the CRDs
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@cd protos && ../$(BIN)/buf lint
@@ -85,6 +90,12 @@ crds: $(VENV)/.dev ## Write the CustomResourceDefinitions anew from libs/manifes
 
 crds-check: $(VENV)/.dev ## Fail if the committed ones differ from the models
 	@$(BIN)/python -m manifests.crds --check charts/agentteams-crds/files
+
+charts: $(VENV)/.dev ## Write the README and the schema of the chart's values anew
+	@$(BIN)/python charts/document.py
+
+charts-check: $(VENV)/.dev ## Fail if the committed ones differ from values.yaml
+	@$(BIN)/python charts/document.py --check
 
 lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 	@$(BIN)/python requirements/compile.py
