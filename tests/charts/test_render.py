@@ -219,6 +219,17 @@ def test_the_crds_are_rendered_to_the_letter() -> None:
     assert {name(one): one for one in objects} == {name(one): one for one in files}
 
 
+def test_autoscalers_ask_for_metrics_that_services_have() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
+    asked = set()
+    for one in render("production", values=KEYS):
+        if one["kind"] == "ScaledObject":
+            query = one["spec"]["triggers"][0]["metadata"]["query"]
+            asked |= {n.removesuffix("_bucket") for n in re.findall(r"agentteams_[a-z_]+", query)}
+    assert len(asked) == 5
+    assert {metric for metric in asked if f"`{metric}`" not in documented} == set()
+
+
 @pytest.mark.parametrize("chart", [CHART, CRDS])
 def test_helm_has_nothing_to_say(chart: Path) -> None:
     said = helm("lint", "--strict", str(chart))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from servicekit.errors import InvalidArgument, ResourceExhausted
+from session.adapters.database import POOL_WAIT, PostgresDatabase
 from session.adapters.store import SqlSessionStore
 from session.core.model import NO_SUMMARY, BegunRun, Lease, Owner, RunState, Summary
 from session.core.user_data import NewFork
@@ -163,3 +164,9 @@ async def test_a_fork_has_the_summary_only_of_what_it_has(kit: Kit, through: int
     forked = await kit.store.fork_session(ADA, fork)
     begun = await kit.store.begin_run(ADA, question("three", session=forked.id))
     assert begun.summary == (Summary(text="short", through_sequence=through) if copied else NO_SUMMARY)
+
+
+async def test_the_wait_for_connections_is_measured_where_there_is_a_pool(kit: Kit) -> None:
+    before = POOL_WAIT._sum.get()
+    await kit.store.begin_run(ADA, question())
+    assert (POOL_WAIT._sum.get() > before) == isinstance(kit.store._database, PostgresDatabase)

@@ -28,7 +28,7 @@ from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, runn
 from tests.support.stack import cached_embedding_model
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "examples" / "quickstart" / "golden.yaml"
+GOLDEN = ROOT / "examples" / "evaluation" / "golden.yaml"
 DENSE, SPARSE, HYBRID = kb_pb.SEARCH_MODE_DENSE, kb_pb.SEARCH_MODE_SPARSE, kb_pb.SEARCH_MODE_HYBRID
 TEXTS = {
     "foxes.md": b"# Foxes\n\nThe red fox hunts at night.",

@@ -24,6 +24,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 _SERVICE_CONFIG = json.dumps(
     {
+        # A name on a cluster stands for all pods of a service.
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [{}],
@@ -37,7 +39,7 @@ _SERVICE_CONFIG = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
     }
 )
 

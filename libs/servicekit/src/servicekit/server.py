@@ -89,6 +89,9 @@ def new_server(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # Clients look up the name again when they connect anew: so they find pods that were added.
+            # Calls that are under way, streams too, end in their own time.
+            ("grpc.max_connection_age_ms", 600_000),
         ],
     )
     for service in services:

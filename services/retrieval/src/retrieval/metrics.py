@@ -28,6 +28,7 @@ SEARCH_SECONDS = Histogram(
     "Wall time of a search, embedding included",
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+SEARCHING = Gauge("agentteams_retrieval_searches_in_flight", "Searches that are being made")
 INGESTED = Counter(
     "agentteams_retrieval_ingested_documents_total", "Documents that ended as READY or FAILED", ["state"]
 )

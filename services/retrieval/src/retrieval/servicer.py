@@ -138,7 +138,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto file."""
         query = query_from_pb(request)
-        with metrics.SEARCH_SECONDS.time():
+        with metrics.SEARCHING.track_inprogress(), metrics.SEARCH_SECONDS.time():
             result = await self._search.run(query)
         metrics.searched(result)
         return result_to_pb(query.knowledge_base, result)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
+from prometheus_client import Histogram
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -27,6 +28,12 @@ from session.adapters.access import Access, AnnouncingConnection, announce
 from session.adapters.blobs import OFFLOAD_BYTES, OPTION
 
 T = TypeVar("T")
+
+POOL_WAIT = Histogram(
+    "agentteams_session_pool_wait_seconds",
+    "How long a transaction waits for a connection to Postgres",
+    buckets=(0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +144,7 @@ class PostgresDatabase:
         """See Database."""
 
         def transaction() -> T:
-            with self._engine.sync_engine.begin() as connection:
+            with self._connect() as connection, connection.begin():
                 announce(connection, access)
                 return work(connection)
 
@@ -147,11 +154,15 @@ class PostgresDatabase:
         """See Database."""
 
         def statements() -> T:
-            with self._engine.sync_engine.connect() as connection:
+            with self._connect() as connection:
                 announce(connection, access)
                 return work(connection)
 
         return await self._run(statements)
+
+    def _connect(self) -> Connection:
+        with POOL_WAIT.time():
+            return self._engine.sync_engine.connect()
 
     async def _run(self, work: Callable[[], T]) -> T:
         """In one greenlet from the pool's connection to its return: one a step costs a third more."""
