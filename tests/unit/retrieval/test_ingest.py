@@ -120,10 +120,10 @@ class DirectParser:
 class World:
     """Everything of the service but the server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: MemoryStore | None = None) -> None:
         self.engine = new_engine(f"sqlite:///{folder / 'catalogue.db'}")
         self.catalogue = SqlCatalogue(self.engine)
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.embedder = HashEmbedder()
         self.folder = folder / "originals"
         self.blobs = LocalBlobs(self.folder)

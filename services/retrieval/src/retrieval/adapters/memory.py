@@ -74,6 +74,11 @@ class MemoryStore:
             self._aliases[place.database, place.alias] = place.collection
         return created
 
+    async def lacking(self, place: Place) -> frozenset[str]:
+        """Nothing."""
+        self._collection(place)
+        return frozenset()
+
     async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
         """Rows hold whatever they are given."""
         self._collection(place)

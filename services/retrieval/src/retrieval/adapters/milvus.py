@@ -5,7 +5,7 @@ What differs between them is learnt at connect, not configured.
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from pymilvus import AsyncMilvusClient
@@ -17,6 +17,7 @@ from retrieval.adapters.milvus_filter import expression
 from retrieval.adapters.milvus_probe import Server, probe
 from retrieval.adapters.milvus_rows import (
     HIT_FIELDS,
+    METADATA,
     RECORD_FIELDS,
     SPARSE,
     VECTOR,
@@ -28,6 +29,7 @@ from retrieval.adapters.milvus_rows import (
     to_stored,
     within,
 )
+from retrieval.core.errors import OutdatedCollection
 from retrieval.core.filters import Filter
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import (
@@ -96,6 +98,16 @@ class MilvusStore:
             "ensure_collection",
             database,
             lambda c: schema.ensure(c, spec, sparse=capabilities.sparse, timeout_s=self._ddl_timeout_s),
+        )
+
+    async def lacking(self, place: Place) -> frozenset[str]:
+        """Asks Milvus each time."""
+        sparse = (await self.capabilities()).sparse
+        return await self._connection.read(
+            "describe_collection",
+            place.database,
+            place.collection,
+            lambda c: schema.lacking(c, place, sparse=sparse, timeout_s=self._timeout_s),
         )
 
     async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
@@ -343,18 +355,19 @@ class MilvusStore:
         if not data:
             return []
         chosen = await self._chosen(place, filter)
-        answers = await self._connection.call(
+        answers = await self._reading(
             "search",
             place.database,
             place.searched,
-            lambda c, t: c.search(
+            [*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
+            lambda c, t, output: c.search(
                 place.searched,
                 data=data,
                 anns_field=field,
                 limit=limit,
                 filter=chosen,
                 search_params=search_params,
-                output_fields=[*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
+                output_fields=output,
                 # Does not wait: writers do, in `settle`. Strong and Session cost a search up to a time
                 # tick; Eventually finds nothing in a collection that is just being loaded again.
                 consistency_level="Bounded",
@@ -382,13 +395,29 @@ class MilvusStore:
         options = options or {"consistency_level": "Strong"}
         if limit is not None:
             options["limit"] = limit
-        rows = await self._connection.call(
+        rows = await self._reading(
             "query",
             place.database,
             name,
-            lambda c, t: c.query(name, filter=chosen, output_fields=fields, timeout=t, **options),
+            fields,
+            lambda c, t, output: c.query(name, filter=chosen, output_fields=output, timeout=t, **options),
         )
         return list(rows)
+
+    async def _reading(
+        self,
+        action: str,
+        database: str,
+        name: str,
+        fields: list[str],
+        call: Callable[[AsyncMilvusClient, float, list[str]], Awaitable[Any]],
+    ) -> Any:
+        """Of a collection without metadata, what it has. Lite leaves it out by itself, servers refuse."""
+        try:
+            return await self._connection.call(action, database, name, lambda c, t: call(c, t, fields))
+        except OutdatedCollection:
+            older = [field for field in fields if field != METADATA]
+            return await self._connection.call(action, database, name, lambda c, t: call(c, t, older))
 
 
 def _recent() -> int:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from retrieval.adapters.milvus_errors import NotLoaded, TimedOut, mapped, silence_client_log
+from retrieval.core.errors import OutdatedCollection
 from servicekit.context import remaining_s
 from servicekit.errors import Unavailable
 
@@ -121,7 +122,7 @@ class Connection:
                     ) from None
                 await self._load(database, collection)
                 loaded = True
-            except TimedOut:
+            except (TimedOut, OutdatedCollection):
                 raise
             except Unavailable:
                 delay = next(delays, None)

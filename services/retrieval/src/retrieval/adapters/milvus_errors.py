@@ -13,11 +13,14 @@ from contextlib import contextmanager
 import grpc
 from pymilvus.exceptions import MilvusException
 
+from retrieval.core.errors import OutdatedCollection
 from servicekit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
 COLLECTION_NOT_FOUND = 100
 _NOT_LOADED = 101
 _DATABASE_NOT_FOUND = 800
+# Of reads and filters on Lite, of writes by the client, and of servers.
+_NO_FIELD = re.compile(r"unknown field '|unexpected field `|field \w+ not exist|fieldName\(\w+\) not found")
 
 
 class NotLoaded(Exception):
@@ -60,16 +63,18 @@ def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None
             ) from error
         if error.code == _NOT_LOADED or "not loaded" in error.message:
             raise NotLoaded(error.message) from error
+        if _NO_FIELD.search(error.message):
+            raise _failed(action, target, error.message, kind=OutdatedCollection) from error
         if _timed_out(error):
             raise _too_late(action, deadline_is_ours, target) from error
-        raise _unavailable(action, target, error.message) from error
+        raise _failed(action, target, error.message) from error
     except TimeoutError as error:
         raise _too_late(action, deadline_is_ours, target) from error
     except grpc.RpcError as error:
         code = error.code() if isinstance(error, grpc.Call) else None
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             raise _too_late(action, deadline_is_ours, target) from error
-        raise _unavailable(action, target, str(code)) from error
+        raise _failed(action, target, str(code)) from error
 
 
 def silence_client_log() -> None:
@@ -88,15 +93,13 @@ def _timed_out(error: MilvusException) -> bool:
 
 def _too_late(action: str, deadline_is_ours: bool, target: str) -> ServiceError:
     if deadline_is_ours:
-        return _unavailable(action, target, "no answer in time", kind=TimedOut)
+        return _failed(action, target, "no answer in time", kind=TimedOut)
     return DeadlineExceeded(
         f"the deadline came before Milvus answered ({action})", reason="DEADLINE_TOO_SHORT"
     )
 
 
-def _unavailable(
-    action: str, target: str, message: str, *, kind: type[Unavailable] = Unavailable
-) -> Unavailable:
+def _failed(action: str, target: str, message: str, *, kind: type[Unavailable] = Unavailable) -> Unavailable:
     return kind(
         f"Milvus at {target} failed ({action}): {message}",
         reason="DEPENDENCY_UNAVAILABLE",

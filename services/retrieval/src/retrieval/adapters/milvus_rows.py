@@ -91,7 +91,7 @@ def to_hit(
         text=entity["text"],
         location=entity["location"],
         score=score,
-        metadata=entity[METADATA],
+        metadata=entity.get(METADATA, {}),
         similarity=similarity,
         vector=_vector(entity),
     )
@@ -107,7 +107,7 @@ def to_stored(place: Place, row: Mapping[str, Any]) -> StoredChunk:
         ordinal=row["ordinal"],
         text=row["text"],
         location=row["location"],
-        metadata=row[METADATA],
+        metadata=row.get(METADATA, {}),
     )
     return StoredChunk(record=record, vector=_vector(row))
 

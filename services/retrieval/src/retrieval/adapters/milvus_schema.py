@@ -7,17 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pymilvus import DataType, Function, FunctionType, MilvusClient
+from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from retrieval.adapters.milvus_errors import COLLECTION_NOT_FOUND
 from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
 from retrieval.core.index import BuiltIndex, CollectionSpec
-from retrieval.core.model import IndexType, Segments
+from retrieval.core.model import IndexType, Place, Segments
 
 SPARSE_SEARCH_PARAMS: dict[str, Any] = {"metric_type": "BM25"}
 
 _ID_MAX_BYTES = 128
+_ANY_DIMENSION = 8  # where only names matter
 _BUILD_PARAMS = ("nlist", "M", "efConstruction")
 _SEALED = ("Sealed", "Flushing", "Flushed")
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
@@ -30,6 +31,7 @@ def ensure(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_
     if created:
         _create(client, spec, sparse=sparse, timeout_s=timeout_s)
     # Also when the collection is there: a crash may have come between the two.
+    sparse = sparse and SPARSE in _fields(client, place.collection, timeout_s=timeout_s)
     _create_missing_indexes(client, spec, sparse=sparse, timeout_s=timeout_s)
     client.load_collection(place.collection, timeout=timeout_s)
     if place.alias:
@@ -37,10 +39,32 @@ def ensure(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_
     return created
 
 
+def lacking(client: MilvusClient, place: Place, *, sparse: bool, timeout_s: float) -> frozenset[str]:
+    """Fields that `ensure` would make and that are not there."""
+    made = _schema(client, place, dimension=_ANY_DIMENSION, sparse=sparse)
+    wanted = frozenset(str(field.name) for field in made.fields)
+    return wanted - _fields(client, place.collection, timeout_s=timeout_s)
+
+
+def _fields(client: MilvusClient, collection: str, *, timeout_s: float) -> frozenset[str]:
+    described = client.describe_collection(collection, timeout=timeout_s)
+    return frozenset(str(field["name"]) for field in described["fields"])
+
+
 def _create(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_s: float) -> None:
+    # Session: what this process wrote, its next search finds; Bounded would not (0 of 10 on 2.3.5).
+    client.create_collection(
+        spec.place.collection,
+        schema=_schema(client, spec.place, dimension=spec.dimension, sparse=sparse),
+        consistency_level="Session",
+        timeout=timeout_s,
+    )
+
+
+def _schema(client: MilvusClient, place: Place, *, dimension: int, sparse: bool) -> CollectionSchema:
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_MAX_BYTES)
-    if spec.place.scope:
+    if place.scope:
         schema.add_field(SCOPE, DataType.VARCHAR, is_partition_key=True, max_length=512)
     schema.add_field("document", DataType.VARCHAR, max_length=1024)
     schema.add_field("title", DataType.VARCHAR, max_length=1024)
@@ -49,7 +73,7 @@ def _create(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout
     schema.add_field("location", DataType.VARCHAR, max_length=4096)
     schema.add_field(METADATA, DataType.JSON)
     schema.add_field("text", DataType.VARCHAR, max_length=TEXT_MAX_BYTES)
-    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=spec.dimension)
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
     if sparse:
         # The analyzer only parts them at the spaces: core/words.py says why the words are made here.
         schema.add_field(WORDS, DataType.VARCHAR, max_length=TEXT_MAX_BYTES, enable_analyzer=True)
@@ -62,10 +86,7 @@ def _create(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout
                 output_field_names=[SPARSE],
             )
         )
-    # Session: what this process wrote, its next search finds; Bounded would not (0 of 10 on 2.3.5).
-    client.create_collection(
-        spec.place.collection, schema=schema, consistency_level="Session", timeout=timeout_s
-    )
+    return schema
 
 
 def _create_missing_indexes(

@@ -1,6 +1,10 @@
-"""Errors that more than one module raises."""
+"""Errors that more than one module raises or catches."""
 
-from servicekit.errors import NotFound
+from servicekit.errors import NotFound, Unavailable
+
+
+class OutdatedCollection(Unavailable):
+    """A collection lacks fields that this release needs. Retrying helps once the knowledge base has moved."""
 
 
 def knowledge_base_not_found(knowledge_base: str) -> NotFound:

@@ -237,6 +237,7 @@ class Indexer:
                 f"the collection of {knowledge_base.name} is missing in Milvus; create the knowledge base "
                 "again with the same fields",
                 reason="DEPENDENCY_UNAVAILABLE",
+                metadata={"dependency": "milvus"},  # so that the next comparison, which makes it, comes soon
             ) from error
 
     async def _flush(self, place: Place, *, rows: int) -> None:

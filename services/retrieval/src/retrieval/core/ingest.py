@@ -17,7 +17,9 @@ from datetime import timedelta
 import structlog
 
 from retrieval import metrics
+from retrieval.core.collections import Collections
 from retrieval.core.directory import Directory
+from retrieval.core.errors import OutdatedCollection
 from retrieval.core.indexing import Indexer, Saturated
 from retrieval.core.ingest_limits import IngestLimits
 from retrieval.core.model import Claim, DocumentError, DocumentState
@@ -61,6 +63,7 @@ class IngestWorker:
         self._indexer = Indexer(
             store=store, embedder=embedder, blobs=blobs, parser=parser, clock=clock, limits=limits
         )
+        self._collections = Collections(catalogue=catalogue, store=store, directory=directory, clock=clock)
         self._directory = directory
         self._clock = clock
         self._limits = limits
@@ -225,6 +228,9 @@ class IngestWorker:
         if snapshot is None:
             raise _ClaimLost
         knowledge_base = snapshot.knowledge_base
+        if not await self._collections.before_writing(knowledge_base):
+            self._sweep_now.set()  # the former collection can go
+            raise _ClaimLost  # every document was queued anew
 
         async def still_ours() -> None:
             with metrics.ingest_stage("catalogue"):
@@ -301,7 +307,15 @@ class IngestWorker:
         if error.metadata.get("dependency") == _STORE:
             # It may do late what it did not answer to, or have lost what it did.
             await self._catalogue.reconcile_by(now + self._limits.lease)
-        if claim.first_failure is not None and now - claim.first_failure >= self._limits.patience:
+        # However long it lasts: a person must mend it, and no document is at fault.
+        outdated = isinstance(error, OutdatedCollection)
+        if outdated:
+            self._collections.look_again()
+        if (
+            not outdated
+            and claim.first_failure is not None
+            and now - claim.first_failure >= self._limits.patience
+        ):
             minutes = round((now - claim.first_failure).total_seconds() / 60)
             message = f"gave up after {minutes} minutes: {error.message}. Retry it when that is mended."
             await self._give_up(

@@ -6,20 +6,18 @@ from datetime import timedelta
 
 import structlog
 
+from retrieval.core.collections import Collections, new_collection
 from retrieval.core.directory import Directory
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.exports import chunks_of
 from retrieval.core.filters import Filter
-from retrieval.core.index import CollectionSpec
 from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot, StoredChunk
 from retrieval.core.places import collection_alias
 from retrieval.core.ports import BlobStore, Catalogue, Embedder, Specs, VectorStore
 from retrieval.core.spec_changes import refuse_changes
-from retrieval.core.tuning.policy import first_index
 from servicekit.clock import Clock
 from servicekit.context import current_caller
 from servicekit.errors import Conflict, InvalidArgument, ServiceError
-from servicekit.ids import new_id
 
 log = structlog.get_logger()
 
@@ -53,12 +51,13 @@ class KnowledgeBases:
         self._directory = directory
         self._clock = clock
         self._queued = queued
+        self._collections = Collections(catalogue=catalogue, store=store, directory=directory, clock=clock)
 
     async def create(self, id_: str, spec: KnowledgeBaseSpec) -> Snapshot:
         """Creates it; if it is there, changes what is another and can be changed.
 
-        If the model makes other vectors than before, or the collection is gone, all documents are
-        indexed anew from their originals.
+        If the model makes other vectors than before, or the collection is gone or lacks fields that
+        this release needs, all documents are indexed anew from their originals.
 
         Raises:
             FailedPrecondition: It is there with other fields.
@@ -77,11 +76,13 @@ class KnowledgeBases:
                 knowledge_base = await self._renewed(before.knowledge_base, model)
             if knowledge_base is None:
                 continue  # another call was first: look again
+            if before is not None and await self._collections.renewed(knowledge_base):
+                continue
             created = await self.ensure_collection(knowledge_base)
             if before is not None and before.counts.chunks and await self._lost(knowledge_base, created):
                 # The store has lost its data; the originals have not.
                 log.warning("collection_was_missing", knowledge_base=id_)
-                await self._reindex(knowledge_base, model)
+                await self._collections.reindex(knowledge_base)
                 continue
             self._directory.forget(tenant, id_)
             self._queued()
@@ -168,14 +169,7 @@ class KnowledgeBases:
 
     async def ensure_collection(self, knowledge_base: KnowledgeBase) -> bool:
         """Makes what is missing of its collection; True if all of it was."""
-        return await self._store.ensure_collection(
-            CollectionSpec(
-                place=knowledge_base.place,
-                dimension=knowledge_base.dimension,
-                fields=knowledge_base.spec.metadata_fields,
-                index=first_index(knowledge_base.spec.index),
-            )
-        )
+        return await self._collections.ensure(knowledge_base)
 
     async def deployment(self) -> str:
         """What the store is; empty if it does not answer."""
@@ -231,7 +225,7 @@ class KnowledgeBases:
             model_fingerprint=model.fingerprint,
             revision=round(now.timestamp() * 1000),
             alias=alias,
-            collection=_new_collection(alias),
+            collection=new_collection(alias),
             create_time=now,
         )
         if await self._catalogue.insert_knowledge_base(knowledge_base):
@@ -247,31 +241,14 @@ class KnowledgeBases:
         """The knowledge base itself, or None after starting a re-index."""
         if model.fingerprint == knowledge_base.model_fingerprint:
             return knowledge_base
-        await self._reindex(knowledge_base, model)
+        await self._collections.reindex(knowledge_base, model)
         return None
-
-    async def _reindex(self, knowledge_base: KnowledgeBase, model: ModelInfo) -> None:
-        """The next round of `create` makes the new collection and drops the old one."""
-        if await self._catalogue.start_reindex(
-            knowledge_base,
-            collection=_new_collection(knowledge_base.alias),
-            dimension=model.dimension,
-            fingerprint=model.fingerprint,
-            now=self._clock.now(),
-        ):
-            log.info("reindex_started", tenant=knowledge_base.tenant, id=knowledge_base.id)
-        self._directory.forget(knowledge_base.tenant, knowledge_base.id)
 
     async def _remove(self, knowledge_base: KnowledgeBase) -> None:
         await self._store.drop(knowledge_base.place)
         for blob in await self._catalogue.remove_knowledge_base(knowledge_base.tenant, knowledge_base.id):
             await self._blobs.delete(blob)
         log.info("knowledge_base_deleted", tenant=knowledge_base.tenant, id=knowledge_base.id)
-
-
-def _new_collection(alias: str) -> str:
-    """Never the name of a former one, which a worker might still be writing to."""
-    return f"{alias}_{new_id()}"
 
 
 def _changing(id_: str) -> Conflict:

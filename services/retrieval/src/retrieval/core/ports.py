@@ -62,6 +62,14 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def lacking(self, place: Place) -> frozenset[str]:
+        """Names of fields that `ensure_collection` would make now and this collection does not have.
+
+        An earlier release made it, or an earlier Milvus. Its rows can be read, as chunks without
+        metadata; what needs such a field raises OutdatedCollection, every `upsert` among it.
+        """
+        ...
+
     async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
         """Rows that are written from now on may have these fields too."""
         ...
