@@ -74,6 +74,17 @@ async def test_only_claims_that_died_with_their_worker_are_interruptions(catalog
     assert (await claimed(catalogue, NOW + LEASE)).interruptions == 0
 
 
+async def test_only_a_document_that_nobody_ever_had_has_no_former_chunks(catalogue: SqlCatalogue) -> None:  # noqa: F811
+    await catalogue.put_document(document())
+    claim = await claimed(catalogue)
+    assert claim.first
+    assert await catalogue.release(claim, until=NOW, now=NOW)  # it may have written
+    again = await claimed(catalogue)
+    assert not again.first
+    await catalogue.put_document(replace(document(), sha256="b" * 64))  # another version of the same path
+    assert not (await claimed(catalogue, NOW + LEASE)).first
+
+
 async def test_the_version_is_that_of_the_claim_that_finished(catalogue: SqlCatalogue) -> None:  # noqa: F811
     await catalogue.put_document(document())
     claim = await claimed(catalogue)

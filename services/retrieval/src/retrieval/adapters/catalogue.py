@@ -173,7 +173,7 @@ class SqlCatalogue(SqlIngestQueue, SqlUpkeep):
             row = await document_row(connection, document.tenant, document.knowledge_base, document.id)
             if row is None:
                 created = await connection.execute(
-                    insert(documents).values(upload_values(document)).returning(documents)
+                    insert(documents).values(upload_values(document) | {"claimed": 0}).returning(documents)
                 )
                 return document_from_row(created.one()), None
             current = document_from_row(row)

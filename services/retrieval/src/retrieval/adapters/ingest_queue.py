@@ -172,7 +172,7 @@ class SqlIngestQueue(Transactions):
     ) -> Claim | None:
         token = new_id()
         waiting = (
-            select(documents.c.id)
+            select(documents.c.id, documents.c.claimed)
             .where(of_kb(tenant, knowledge_base), _claimable(now))
             .order_by(documents.c.due_ms, documents.c.path)
             .limit(1)
@@ -189,18 +189,19 @@ class SqlIngestQueue(Transactions):
             ):
                 return None
             await put_state(connection, tenant, knowledge_base, {"turn": next_turn()})
-            found = await connection.scalar(waiting)
+            found = (await connection.execute(waiting)).one_or_none()
             if found is None:
                 return None
             row = (
                 await connection.execute(
                     update(documents)
-                    .where(is_id(tenant, knowledge_base, found))
+                    .where(is_id(tenant, knowledge_base, found.id))
                     .values(
                         state=_INDEXING,
                         lease_token=token,
                         lease_until_ms=ms(now + lease),
                         attempts=documents.c.attempts + 1,
+                        claimed=1,
                         # It was in the hands of a worker that has not let go.
                         interruptions=documents.c.interruptions
                         + case((documents.c.state == _INDEXING, 1), else_=0),
@@ -215,6 +216,7 @@ class SqlIngestQueue(Transactions):
             token=token,
             first_failure=None if first is None else datetime.fromtimestamp(first / 1000, UTC),
             interruptions=row.interruptions,
+            first=not found.claimed,
         )
 
 

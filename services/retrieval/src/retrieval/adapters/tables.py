@@ -66,6 +66,8 @@ documents = Table(
     Column("queued_ms", BigInteger),
     # Claims that ended with their worker.
     Column("interruptions", Integer, nullable=False, server_default="0"),
+    # Whether any worker has ever had it, and may have written chunks of it. 1 unless we know better.
+    Column("claimed", Integer, nullable=False, server_default="1"),
     # The claim whose chunks can be found.
     Column("version", String(26)),
     # The document that it was before; its chunks can be copied while this one waits.

@@ -109,9 +109,10 @@ class Indexer:
         """All is written: what other claims wrote goes."""
         await still_ours()
         with metrics.ingest_stage("insert"):
-            await self._store.delete_document(
-                knowledge_base.place, claim.document.id, keep_version=claim.token
-            )
+            if not claim.first:  # on Lite a deletion looks at every row, and searches wait for it
+                await self._store.delete_document(
+                    knowledge_base.place, claim.document.id, keep_version=claim.token
+                )
             await self._store.settle(knowledge_base.place)  # READY means found
         await self._flush(knowledge_base.place, rows=rows)
 

@@ -307,12 +307,14 @@ class Claim:
         token: Names the lease; every write of the claim is refused once another has it.
         first_failure: When the present series of transient failures began.
         interruptions: How many claims before have ended with their worker.
+        first: Nobody had it before, so no other claim has written chunks of it.
     """
 
     document: Document
     token: str
     first_failure: datetime | None
     interruptions: int = 0
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
