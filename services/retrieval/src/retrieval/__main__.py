@@ -6,6 +6,7 @@ python -m retrieval migrate    prepares the catalogue
 """
 
 import asyncio
+import os
 import sys
 from contextlib import AsyncExitStack
 
@@ -20,6 +21,8 @@ from servicekit.server import Assembly, run
 
 log = structlog.get_logger()
 
+_NICE = 5  # where there are fewer cores than work, searches go first
+
 
 async def _migrate(settings: Settings) -> None:
     engine = new_engine(settings.database_url.get_secret_value())
@@ -33,6 +36,7 @@ def main() -> None:
     """Reads the settings and runs."""
     if sys.argv[1:] == ["worker"]:
         worker = WorkerSettings()
+        os.nice(_NICE)
 
         async def build_worker(stack: AsyncExitStack) -> Assembly:
             return await assemble(worker, stack, serve=False)

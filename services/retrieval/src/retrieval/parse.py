@@ -24,6 +24,7 @@ from retrieval.parsing.formats import as_asked, read
 
 READY = "ready"  # the first line
 _PR_SET_PDEATHSIG = 1
+_NICE = 10  # where there are fewer cores than work, searches go first
 # The parent holds the answer several times while it reads it.
 _MAX_TEXT_CHARACTERS = 64 * 1024 * 1024
 
@@ -68,6 +69,7 @@ def main() -> None:
     arguments.add_argument("--tokenizer", type=Path)
     options = arguments.parse_args()
     _bind_to_parent()
+    os.nice(_NICE)
     bound = options.memory_mb * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
