@@ -88,7 +88,8 @@ class MilvusStore:
 
     async def ensure_collection(self, spec: CollectionSpec) -> bool:
         """Creates, indexes, loads and names the collection: every step only if it is missing."""
-        capabilities = await self.capabilities()
+        server = await self._known()
+        sparse, loose = server.capabilities.sparse, server.loose_metadata
         database = spec.place.database
         if database:
             await self._connection.ddl(
@@ -97,17 +98,18 @@ class MilvusStore:
         return await self._connection.ddl(
             "ensure_collection",
             database,
-            lambda c: schema.ensure(c, spec, sparse=capabilities.sparse, timeout_s=self._ddl_timeout_s),
+            lambda c: schema.ensure(c, spec, sparse=sparse, loose=loose, timeout_s=self._ddl_timeout_s),
         )
 
     async def lacking(self, place: Place) -> frozenset[str]:
         """Asks Milvus each time."""
-        sparse = (await self.capabilities()).sparse
+        server = await self._known()
+        sparse, loose = server.capabilities.sparse, server.loose_metadata
         return await self._connection.read(
             "describe_collection",
             place.database,
             place.collection,
-            lambda c: schema.lacking(c, place, sparse=sparse, timeout_s=self._timeout_s),
+            lambda c: schema.lacking(c, place, sparse=sparse, loose=loose, timeout_s=self._timeout_s),
         )
 
     async def add_fields(self, place: Place, fields: Sequence[MetadataField]) -> None:
@@ -135,7 +137,9 @@ class MilvusStore:
     async def upsert(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
         """Never a plain insert: servers keep both rows of a repeated id."""
         server = await self._known()
-        rows = to_rows(place, records, vectors, sparse=server.capabilities.sparse)
+        rows = to_rows(
+            place, records, vectors, sparse=server.capabilities.sparse, loose=server.loose_metadata
+        )
         write = self._upsert if server.upserts_by_partition_key or not place.scope else self._replace
         for start in range(0, len(rows), _WRITE_BATCH):
             await write(place, rows[start : start + _WRITE_BATCH])
@@ -379,7 +383,7 @@ class MilvusStore:
     async def _chosen(self, place: Place, filter: Filter | None, *more: str) -> str:
         if filter is None:
             return within(place, *more)
-        return within(place, *more, expression(filter, json_in=(await self._known()).json_in))
+        return within(place, *more, expression(filter, loose=(await self._known()).loose_metadata))
 
     async def _query(
         self,

@@ -20,7 +20,10 @@ COLLECTION_NOT_FOUND = 100
 _NOT_LOADED = 101
 _DATABASE_NOT_FOUND = 800
 # Of reads and filters on Lite, of writes by the client, and of servers.
-_NO_FIELD = re.compile(r"unknown field '|unexpected field `|field \w+ not exist|fieldName\(\w+\) not found")
+_NO_FIELD = re.compile(
+    r"unknown field '|\$meta access requires|unexpected field `|field \w+ not exist"
+    r"|fieldName\(\w+\) not found"
+)
 
 
 class NotLoaded(Exception):

@@ -1,8 +1,11 @@
-"""Filters as expressions of Milvus, the same ones for Lite and for every server.
+"""Filters as expressions of Milvus, for Lite and for servers alike but for where metadata is.
 
-Metadata is a JSON column; a document's path is the column `title`. What was
-found by trying (Lite 3.2, 2.3.5), and holds for later servers too:
+Metadata is a JSON column, and on Lite loose fields too; a document's path is
+the column `title`. What was found by trying (Lite 3.2, 2.3.5), and holds for
+later servers too:
 
+- Lite turns every row, its vector too, into Python objects if a filter names a
+  JSON column, but of loose fields only those that the filter names.
 - A comparison with a key that is not there is null on Lite, so that `not` of it
   finds nothing; on servers it is false, but `!=` is true. So `not` is pushed
   down to the comparisons, and each of those says what a missing key means.
@@ -10,13 +13,13 @@ found by trying (Lite 3.2, 2.3.5), and holds for later servers too:
 - There is no form of `like` that is the same everywhere: what begins with a
   text is what sorts at or behind it and before the next text of its length.
 - Lite knows no `\\u` in strings and servers no raw line end; the smallest int64
-  cannot be written for servers; Lite has no `in` for JSON.
+  cannot be written for servers; Lite has no `in` for loose fields.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
-from retrieval.adapters.milvus_rows import METADATA
+from retrieval.adapters.milvus_rows import LOOSE, METADATA, loose_name
 from retrieval.core.filters import (
     DOCUMENT,
     PATH,
@@ -53,14 +56,14 @@ _OPPOSITE = {
 _AFTER_SURROGATES, _SURROGATES, _LAST = 0xE000, 0xD800, 0x10FFFF
 
 
-def expression(filter_: Filter, *, json_in: bool) -> str:
+def expression(filter_: Filter, *, loose: bool) -> str:
     """The expression that finds what `core.filters.matches` finds. Always in brackets.
 
     Args:
         filter_: As `core.filters.checked` returned it.
-        json_in: Whether this Milvus has `in` for JSON; it is quicker.
+        loose: Whether the collection has loose fields for metadata.
     """
-    return _Writer(json_in=json_in).write(filter_, negated=False)
+    return _Writer(loose=loose).write(filter_, negated=False)
 
 
 def literal(value: Scalar) -> str:
@@ -79,8 +82,8 @@ def literal(value: Scalar) -> str:
 
 
 class _Writer:
-    def __init__(self, *, json_in: bool) -> None:
-        self._json_in = json_in
+    def __init__(self, *, loose: bool) -> None:
+        self._loose = loose
 
     def write(self, node: Filter, *, negated: bool) -> str:
         match node:
@@ -100,17 +103,23 @@ class _Writer:
     def _has(self, field: str, *, negated: bool) -> str:
         if field in _COLUMNS:  # every chunk has them
             return _always(not negated)
-        return f"(not (exists {_path(field)}))" if negated else f"(exists {_path(field)})"
+        path = self._path(field)
+        return f"(not (exists {path}))" if negated else f"(exists {path})"
 
     def _leaf(self, field: str, negated: bool, compared: Callable[[str, bool], str]) -> str:
         if field in _COLUMNS:
             return compared(_COLUMNS[field], negated)
         there = self._has(field, negated=negated)
-        return f"({there} {'or' if negated else 'and'} {compared(_path(field), negated)})"
+        return f"({there} {'or' if negated else 'and'} {compared(self._path(field), negated)})"
+
+    def _path(self, field: str) -> str:
+        if FIELD_NAME.fullmatch(field) is None:
+            raise ValueError(f"{field!r} is not the name of a metadata field")
+        return f'{LOOSE}["{loose_name(field)}"]' if self._loose else f'{METADATA}["{field}"]'
 
     def _one_of(self, at: str, values: Sequence[Scalar], *, negated: bool) -> str:
         every = list(dict.fromkeys(values))
-        can_be_listed = self._json_in or not at.startswith(METADATA)
+        can_be_listed = not at.startswith(LOOSE)
         # The smallest int64 has no literal, hence no place in a list.
         listed = [value for value in every if can_be_listed and value != MIN_INT64]
         parts = [
@@ -120,12 +129,6 @@ class _Writer:
             members = f"({at} in [{', '.join(map(literal, listed))}])"
             parts.append(f"(not {members})" if negated else members)
         return _joined("and" if negated else "or", parts)
-
-
-def _path(field: str) -> str:
-    if FIELD_NAME.fullmatch(field) is None:
-        raise ValueError(f"{field!r} is not the name of a metadata field")
-    return f'{METADATA}["{field}"]'
 
 
 def _compared(at: str, op: Operator, value: Scalar, *, negated: bool) -> str:

@@ -35,14 +35,14 @@ class Server:
         lags: Searches see writes a moment later, unless they wait for them.
         upserts_by_partition_key: Whether an upsert keeps a row in the partition of its key.
         lists_segments: Whether it says which segments a collection has.
-        json_in: Whether filters may ask for `in` of a JSON path.
+        loose_metadata: Whether filters read metadata from loose fields beside the JSON column.
     """
 
     capabilities: Capabilities
     lags: bool
     upserts_by_partition_key: bool
     lists_segments: bool
-    json_in: bool
+    loose_metadata: bool
 
 
 def probe(client: MilvusClient, *, timeout_s: float) -> Server:
@@ -64,7 +64,7 @@ def probe(client: MilvusClient, *, timeout_s: float) -> Server:
             lags=False,
             upserts_by_partition_key=True,
             lists_segments=lists_segments,
-            json_in=False,
+            loose_metadata=True,
         )
     found = re.search(r"(\d+)\.(\d+)[^-]*", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -81,7 +81,7 @@ def probe(client: MilvusClient, *, timeout_s: float) -> Server:
         lags=True,
         upserts_by_partition_key=number >= _UPSERT_KEEPS_PARTITION_SINCE,
         lists_segments=lists_segments,
-        json_in=True,
+        loose_metadata=False,
     )
 
 

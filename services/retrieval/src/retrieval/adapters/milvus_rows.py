@@ -21,6 +21,7 @@ WORDS = "words"
 SPARSE = "sparse"
 SCOPE = "scope"
 METADATA = "metadata"
+LOOSE = "$meta"  # as Milvus calls fields that are in the rows and not in the schema
 # Always given: Lite returns every field, vectors too, when they are not.
 HIT_FIELDS = ["document", "title", "ordinal", "text", "location", METADATA]
 RECORD_FIELDS = ["id", "version", *HIT_FIELDS]
@@ -56,10 +57,15 @@ def _prefix(place: Place) -> str:
     return hashlib.sha256(place.scope.encode()).hexdigest()[:_SCOPE_DIGITS] + "-"
 
 
+def loose_name(field: str) -> str:
+    """Of a metadata field; never that of a column."""
+    return f"m_{field}"
+
+
 def to_rows(
-    place: Place, records: Sequence[ChunkRecord], vectors: Vectors, *, sparse: bool
+    place: Place, records: Sequence[ChunkRecord], vectors: Vectors, *, sparse: bool, loose: bool
 ) -> list[dict[str, Any]]:
-    """As Milvus stores them; `sparse`: with their words."""
+    """As Milvus stores them; `sparse`: with their words; `loose`: with metadata as loose fields too."""
     scope = {SCOPE: place.scope} if place.scope else {}
     return [
         {
@@ -73,6 +79,7 @@ def to_rows(
             METADATA: dict(record.metadata),
             VECTOR: vector,
             **({WORDS: _words(record)} if sparse else {}),
+            **({loose_name(name): value for name, value in record.metadata.items()} if loose else {}),
             **scope,
         }
         for record, vector in zip(records, np.asarray(vectors, dtype=np.float32), strict=True)

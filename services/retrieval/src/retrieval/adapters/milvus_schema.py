@@ -11,7 +11,7 @@ from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusC
 from pymilvus.exceptions import MilvusException
 
 from retrieval.adapters.milvus_errors import COLLECTION_NOT_FOUND
-from retrieval.adapters.milvus_rows import METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
+from retrieval.adapters.milvus_rows import LOOSE, METADATA, SCOPE, SPARSE, TEXT_MAX_BYTES, VECTOR, WORDS
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType, Place, Segments
 
@@ -24,12 +24,14 @@ _SEALED = ("Sealed", "Flushing", "Flushed")
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
 
 
-def ensure(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_s: float) -> bool:
+def ensure(
+    client: MilvusClient, spec: CollectionSpec, *, sparse: bool, loose: bool, timeout_s: float
+) -> bool:
     """Creates, indexes, loads and names it, each only if that is missing; whether it was created."""
     place = spec.place
     created = not client.has_collection(place.collection, timeout=timeout_s)
     if created:
-        _create(client, spec, sparse=sparse, timeout_s=timeout_s)
+        _create(client, spec, sparse=sparse, loose=loose, timeout_s=timeout_s)
     # Also when the collection is there: a crash may have come between the two.
     sparse = sparse and SPARSE in _fields(client, place.collection, timeout_s=timeout_s)
     _create_missing_indexes(client, spec, sparse=sparse, timeout_s=timeout_s)
@@ -39,30 +41,37 @@ def ensure(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_
     return created
 
 
-def lacking(client: MilvusClient, place: Place, *, sparse: bool, timeout_s: float) -> frozenset[str]:
+def lacking(
+    client: MilvusClient, place: Place, *, sparse: bool, loose: bool, timeout_s: float
+) -> frozenset[str]:
     """Fields that `ensure` would make and that are not there."""
-    made = _schema(client, place, dimension=_ANY_DIMENSION, sparse=sparse)
-    wanted = frozenset(str(field.name) for field in made.fields)
-    return wanted - _fields(client, place.collection, timeout_s=timeout_s)
+    made = _schema(client, place, dimension=_ANY_DIMENSION, sparse=sparse, loose=loose)
+    wanted = {str(field.name) for field in made.fields} | ({LOOSE} if loose else set())
+    return frozenset(wanted) - _fields(client, place.collection, timeout_s=timeout_s)
 
 
 def _fields(client: MilvusClient, collection: str, *, timeout_s: float) -> frozenset[str]:
     described = client.describe_collection(collection, timeout=timeout_s)
-    return frozenset(str(field["name"]) for field in described["fields"])
+    names = {str(field["name"]) for field in described["fields"]}
+    return frozenset(names | {LOOSE} if described["enable_dynamic_field"] else names)
 
 
-def _create(client: MilvusClient, spec: CollectionSpec, *, sparse: bool, timeout_s: float) -> None:
+def _create(
+    client: MilvusClient, spec: CollectionSpec, *, sparse: bool, loose: bool, timeout_s: float
+) -> None:
     # Session: what this process wrote, its next search finds; Bounded would not (0 of 10 on 2.3.5).
     client.create_collection(
         spec.place.collection,
-        schema=_schema(client, spec.place, dimension=spec.dimension, sparse=sparse),
+        schema=_schema(client, spec.place, dimension=spec.dimension, sparse=sparse, loose=loose),
         consistency_level="Session",
         timeout=timeout_s,
     )
 
 
-def _schema(client: MilvusClient, place: Place, *, dimension: int, sparse: bool) -> CollectionSchema:
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+def _schema(
+    client: MilvusClient, place: Place, *, dimension: int, sparse: bool, loose: bool
+) -> CollectionSchema:
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=loose)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_MAX_BYTES)
     if place.scope:
         schema.add_field(SCOPE, DataType.VARCHAR, is_partition_key=True, max_length=512)
