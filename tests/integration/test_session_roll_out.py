@@ -13,7 +13,8 @@ import pytest
 from agentteams.session.v1 import run_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
 
-from servicekit.testing import rpc_as
+from servicekit.identity import IdentityKey
+from servicekit.testing import TEST_KEY, rpc_as
 from tests.support.postgres import shared_postgres
 from tests.support.previous import code_before, migrations
 from tests.support.session_processes import environment, migrated, serving
@@ -71,9 +72,15 @@ async def test_the_code_before_a_migration_works_beside_this_one(migration: str,
             await exits.enter_async_context(serving(name, tmp_path, env))
             for name, env in ((f"before ({commit})", old), ("this", plain))
         ]
+        # Code before docs/adr/0011 signs and verifies with the installation's key itself, as a key that is
+        # said to be the tenant's own does.
+        identity = (tmp_path / "before/libs/servicekit/src/servicekit/identity.py").read_text()
+        former = TEST_KEY if "of_tenant" in identity else IdentityKey(TEST_KEY.secret, tenant="acme")
         clients = [
-            Client(await exits.enter_async_context(rpc_as(process.target, tenant="acme", user="ada")))
-            for process in processes
+            Client(
+                await exits.enter_async_context(rpc_as(process.target, tenant="acme", user="ada", key=key))
+            )
+            for process, key in zip(processes, (former, TEST_KEY), strict=True)
         ]
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for number in range(4):
