@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support.helm import CHART, CRDS, HelmError, helm, render
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "charts"
+GOLDEN = Path(__file__).parent / "golden"
 KEYS = {"gateway": {"apiKeysSecret": "agentteams-api-keys"}}
 # Kinds of others' operators, which no schema of Kubernetes knows.
 FOREIGN = {"Cluster", "Milvus", "ScaledObject", "PodMonitor"}
