@@ -28,7 +28,9 @@ from retrieval.core.tokens import EstimatedTokens
 from servicekit.clock import Clock
 from servicekit.errors import NotFound, ResourceExhausted, Unavailable
 
-_FLUSH_ROWS = 2_000  # unflushed rows cost each search on Lite 7 us a row
+# On Lite a search pays 0.07 ms a row for vectors and 0.18 ms for words until they are flushed; a flush
+# takes 50 ms, and many segments cost a search nothing (measured to 20,000 rows in 100 of them).
+_FLUSH_ROWS = 200
 _MAX_NAP = timedelta(seconds=10)
 _TOKENS = EstimatedTokens()
 
