@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentteams_operator.specs.pool import PART_OF, Pool
 from tests.support.helm import CHART, CRDS, HelmError, helm, render
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -135,10 +136,7 @@ def test_whatever_the_values_the_rules_hold(values: dict[str, Any]) -> None:
 def test_the_calls_that_are_allowed_are_those_of_the_architecture() -> None:
     objects = render("production", values=KEYS)
     labels = {n.split("/")[1]: found for n, _, found in pods(objects)}
-    labels["orchestrators"] = {
-        "app.kubernetes.io/part-of": "agentteams",
-        "app.kubernetes.io/name": "orchestrator",
-    }
+    labels["orchestrators"] = Pool(namespace="acme").selector  # the operator's pods
 
     def peers(rules: list[dict[str, Any]], side: str) -> set[str]:
         found = set()
@@ -217,6 +215,16 @@ def test_the_crds_are_rendered_to_the_letter() -> None:
     files = [yaml.safe_load(file.read_text()) for file in sorted((CRDS / "files").glob("*.yaml"))]
     assert sorted(map(name, objects)) == sorted(map(name, files))
     assert {name(one): one for one in objects} == {name(one): one for one in files}
+
+
+def test_the_metrics_of_every_pod_are_read() -> None:
+    monitor = named(render("production", values=KEYS), "PodMonitor/agentteams")["spec"]
+    assert monitor["selector"] == {"matchLabels": PART_OF}
+    assert monitor["namespaceSelector"] == {"any": True}
+    for which, pod, labels in pods(render("production", values=KEYS)):
+        if which.startswith("Deployment"):
+            assert labels.items() >= PART_OF.items(), which
+            assert "metrics" in [port["name"] for port in pod["containers"][0]["ports"]], which
 
 
 def test_autoscalers_ask_for_metrics_that_services_have() -> None:

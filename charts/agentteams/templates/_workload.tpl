@@ -205,7 +205,7 @@ spec:
 {{- if kindIs "map" .peer -}}
 {{ toJson .peer }}
 {{- else if eq .peer "orchestrators" -}}
-{namespaceSelector: {}, podSelector: {matchLabels: {app.kubernetes.io/part-of: agentteams, app.kubernetes.io/name: orchestrator}}}
+{namespaceSelector: {}, podSelector: {matchLabels: {app.kubernetes.io/name: agentteams-orchestrator}}}
 {{- else -}}
 {podSelector: {matchLabels: {{ include "agentteams.selector" (dict "root" .root "name" .peer) | fromYaml | toJson }}}}
 {{- end }}

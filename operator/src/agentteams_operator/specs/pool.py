@@ -23,6 +23,7 @@ IDENTITY_KEY = "key"
 PORT, METRICS_PORT = 50054, 9090
 METRIC = "agentteams_active_runs"
 _NAME = "app.kubernetes.io/name"
+PART_OF = {"app.kubernetes.io/part-of": "agentteams"}  # what the chart's PodMonitor looks for
 _SECRETS, _IDENTITY_DIR = "/run/agentteams/secrets", "/run/agentteams/identity"
 _GRACE_S = 60
 _LAST_S = 15  # of the grace period: for what comes after the runs
@@ -123,7 +124,7 @@ def _deployment(pool: Pool, settings: PoolSettings) -> Spec:
         "revisionHistoryLimit": 3,
         "template": {
             "metadata": {
-                "labels": {**pool.selector, MANAGED_BY: MANAGER},
+                "labels": {**pool.selector, **PART_OF, MANAGED_BY: MANAGER},
                 "annotations": _hashes(pool),
             },
             "spec": _pod(pool, settings),
