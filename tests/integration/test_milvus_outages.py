@@ -33,7 +33,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             yield lite
         return
     if not os.environ.get("CONFORMANCE"):
-        pytest.skip("half a minute to come back; make conformance does it")
+        pytest.skip(
+            "NOT RUN against Standalone, which takes half a minute to come back: make conformance does it"
+        )
     standalone = MilvusStandalone(milvus_folder(), tmp_path_factory.mktemp("standalone"))
     standalone.start()
     try:

@@ -199,7 +199,9 @@ async def test_the_projects_own_documents_are_found(
 ) -> None:
     folder = cached_embedding_model()
     if folder is None:
-        pytest.skip("the built-in embedding model is not on this machine; `make run` fetches it")
+        pytest.skip(
+            "NOT RUN with the built-in embedding model: it is not on this machine; `make run` fetches it"
+        )
     golden = read_golden_set(GOLDEN)
     paths = sorted({judgment.path for one in golden.queries for judgment in one.relevant})
     async with AsyncExitStack() as stack:
