@@ -1,7 +1,10 @@
 """The locks hold what the packages ask for. `make lock` writes them."""
 
+import ast
+import importlib.metadata
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +38,27 @@ def test_an_images_lock_has_all_that_it_needs_in_the_versions_of_the_tests(name:
         package = re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
         assert package in lock, f"{requirement} of {name}: run make lock"
     assert {n: v for n, v in lock.items() if tested.get(n) != v} == {}
+
+
+@pytest.mark.parametrize("name", sorted(COMPILE.deployables()))
+def test_what_is_imported_is_in_the_lock(name: str) -> None:
+    """Here everything is installed, the tools of the tests too; where it runs, only what the lock has."""
+    folders = [COMPILE.deployables()[name].parent / "src", ROOT / "libs/servicekit/src"]
+    ours = {"agentteams", *(package.name for package in ROOT.glob("*/*/src/*")), "agentteams_operator"}
+    modules: set[str] = set()
+    for file in (file for folder in folders for file in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    given, lock = importlib.metadata.packages_distributions(), set(locked(name))
+    missing = {
+        module
+        for module in modules - ours - set(sys.stdlib_module_names)
+        if not {d.lower().replace("_", "-").replace(".", "-") for d in given.get(module, [])} & lock
+    }
+    assert missing == set(), f"{name} imports them; add them to its pyproject.toml and run make lock"
 
 
 def test_development_has_what_runs() -> None:

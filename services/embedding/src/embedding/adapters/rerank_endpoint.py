@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 from openai import APIStatusError, AsyncOpenAI, OpenAIError
 
 from embedding.adapters.endpoint import Endpoint
@@ -69,7 +69,7 @@ class RerankEndpoint:
 
         async def send(client: AsyncOpenAI, allowed_s: float) -> Any:
             response = await client.post(
-                "/rerank", cast_to=httpx.Response, body=body, options={"timeout": allowed_s}
+                "/rerank", cast_to=httpx2.Response, body=body, options={"timeout": allowed_s}
             )
             return response.json()
 
