@@ -1,3 +1,4 @@
+import csv
 import io
 from pathlib import Path
 
@@ -180,3 +181,11 @@ def test_white_space_only_is_empty(tmp_path: Path) -> None:
     with pytest.raises(Unreadable) as caught:
         read(file, media.TEXT)
     assert caught.value.reason == "DOCUMENT_EMPTY"
+
+
+def test_a_small_csv_leaves_room_for_the_other_readers_of_the_process(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    file = tmp_path / "small.csv"
+    file.write_text("name,age\nAda,36\n")
+    read(file, media.CSV)
+    assert csv.field_size_limit() >= before

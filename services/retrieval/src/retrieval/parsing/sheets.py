@@ -118,7 +118,8 @@ def separated(delimiter: str) -> Callable[[Path], tuple[list[Section], list[str]
 
     def read_separated(file: Path) -> tuple[list[Section], list[str]]:
         text, warnings = decode(file.read_bytes())
-        csv.field_size_limit(len(text) + 1)
+        # The limit is the process's, and other readers live in it (importlib.metadata): only ever raised.
+        csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
         used = _delimiter(text) if delimiter == "," else delimiter
         reader = csv.reader(io.StringIO(text), delimiter=used)
         rows = (row for row in reader if any(map(str.strip, row)))
