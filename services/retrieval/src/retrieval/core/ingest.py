@@ -22,6 +22,7 @@ from retrieval.core.directory import Directory
 from retrieval.core.errors import OutdatedCollection
 from retrieval.core.indexing import Indexer, Saturated
 from retrieval.core.ingest_limits import IngestLimits
+from retrieval.core.leases import Claiming, do_while_leased
 from retrieval.core.model import Claim, DocumentError, DocumentState
 from retrieval.core.ports import BlobStore, Catalogue, DocumentUnreadable, Embedder, Parser, VectorStore
 from servicekit.clock import Clock
@@ -67,19 +68,17 @@ class IngestWorker:
         self._directory = directory
         self._clock = clock
         self._limits = limits
-        self._wake = asyncio.Event()
+        self._claiming = Claiming(self.run_once, poll=limits.poll, what="ingest")
         self._sweep_now = asyncio.Event()
-        self._stopping = False
         self._working: set[asyncio.Future[None]] = set()
 
     def wake(self) -> None:
         """There is work."""
-        self._wake.set()
+        self._claiming.wake()
 
     async def drain(self, *, within: timedelta) -> None:
         """No further claims. What is not done within the time goes back into the queue at once."""
-        self._stopping = True
-        self._wake.set()
+        self._claiming.stop()
         if self._working:
             await asyncio.wait(list(self._working), timeout=within.total_seconds())
         for work in self._working:
@@ -95,15 +94,12 @@ class IngestWorker:
         """
         async with asyncio.TaskGroup() as group:
             for _ in range(self._limits.parallel):
-                group.create_task(self._loop())
+                group.create_task(self._claiming.run())
             group.create_task(self._sweep(sweeps))
 
     async def run_until_idle(self) -> int:
         """Indexes, one after the other, all that can be claimed now; returns how many there were."""
-        done = 0
-        while await self.run_once():
-            done += 1
-        return done
+        return await self._claiming.until_idle()
 
     async def run_once(self) -> bool:
         """Indexes one document; False if none could be claimed.
@@ -125,21 +121,6 @@ class IngestWorker:
             self._directory.forget(document.tenant, document.knowledge_base)
         return True
 
-    async def _loop(self) -> None:
-        while True:
-            if self._stopping:
-                # Until it is cancelled; `_wake` stays set, and waiting for it would hold the event loop.
-                await asyncio.Future()
-            self._wake.clear()
-            try:
-                if await self.run_once():
-                    continue
-            except ServiceError as error:
-                log.warning("ingest_queue_unavailable", reason=error.reason, error=error.message)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.poll.total_seconds()):
-                    await self._wake.wait()
-
     async def _sweep(self, sweeps: Sequence[Callable[[], Awaitable[None]]]) -> None:
         while True:
             self._sweep_now.clear()
@@ -154,9 +135,15 @@ class IngestWorker:
 
     async def _index_while_renewing(self, claim: Claim) -> None:
         """A claim that is lost ends the work; work that is ended by a stop goes back into the queue."""
-        work = asyncio.ensure_future(self._index(claim))
-        renewal = asyncio.ensure_future(self._keep(claim))
-        whole = asyncio.ensure_future(self._first_of(claim, work, renewal))
+        whole = asyncio.ensure_future(
+            do_while_leased(
+                self._index(claim),
+                renew=lambda: self._renew(claim),
+                lease=self._limits.lease,
+                lost=lambda: self._let_go(claim),
+                stopped=lambda: self._release(claim),
+            )
+        )
         self._working.add(whole)
         whole.add_done_callback(self._working.discard)
         try:
@@ -167,33 +154,6 @@ class IngestWorker:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-
-    async def _first_of(
-        self, claim: Claim, work: "asyncio.Future[None]", renewal: "asyncio.Future[None]"
-    ) -> None:
-        try:
-            await asyncio.wait([work, renewal], return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            else:
-                await _ended(work)
-                await self._let_go(claim)
-        except asyncio.CancelledError:
-            if await _ended(work):
-                await self._release(claim)
-            raise
-        finally:
-            await _ended(renewal)
-
-    async def _keep(self, claim: Claim) -> None:
-        """Renews the lease while a slow parser or model is at it; ends when the claim is lost."""
-        while True:
-            await asyncio.sleep(self._limits.lease.total_seconds() / 3)
-            try:
-                if not await self._renew(claim):
-                    return
-            except ServiceError as error:
-                log.warning("lease_not_renewed", reason=error.reason)  # two more tries before it ends
 
     async def _index(self, claim: Claim) -> None:
         document = claim.document
@@ -342,12 +302,3 @@ class IngestWorker:
             await self._let_go(claim)
             return
         metrics.ingested(DocumentState.FAILED)
-
-
-async def _ended(work: "asyncio.Future[None]") -> bool:
-    """Cancels it and waits; False if it came to an end of its own."""
-    work.cancel()
-    await asyncio.wait([work])
-    if not work.cancelled():
-        work.exception()  # was logged, or is a kill
-    return work.cancelled()

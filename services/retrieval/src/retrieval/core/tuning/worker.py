@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
 from retrieval.core.directory import Directory
 from retrieval.core.index import IndexPolicy
+from retrieval.core.leases import Claiming, do_while_leased
 from retrieval.core.model import KnowledgeBase, MetadataField, Place, Tenancy
 from retrieval.core.ports import Catalogue, VectorStore
 from retrieval.core.tuning.model import (
@@ -55,30 +55,25 @@ class TuningWorker:
         self._directory = directory
         self._clock = clock
         self._limits = limits
-        self._wake = asyncio.Event()
-        self._stopping = False
+        self._claiming = Claiming(self.run_once, poll=limits.poll, what="tuning")
 
     def wake(self) -> None:
         """There is work."""
-        self._wake.set()
+        self._claiming.wake()
 
     def stop(self) -> None:
         """No further claims; the job in hand goes on until `run` is cancelled."""
-        self._stopping = True
-        self._wake.set()
+        self._claiming.stop()
 
     async def run(self) -> None:
         """Works until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._loop())
+            group.create_task(self._claiming.run())
             group.create_task(self._sweeping())
 
     async def run_until_idle(self) -> int:
         """Does all jobs that can be claimed now; returns how many there were."""
-        done = 0
-        while await self.run_once():
-            done += 1
-        return done
+        return await self._claiming.until_idle()
 
     async def run_once(self) -> bool:
         """Does one job; False if none could be claimed.
@@ -91,7 +86,12 @@ class TuningWorker:
             return False
         # Nobody waits for it: it is done on the tenant's behalf, by the service.
         with scope(caller=Caller(job.tenant, "tuner", "retrieval")):
-            await self._do_while_renewing(job)
+            await do_while_leased(
+                self._do(job),
+                renew=lambda: self._tunings.renew(job, lease=self._limits.lease, now=self._clock.now()),
+                lease=self._limits.lease,
+                lost=lambda: self._lost(job),
+            )
         self._directory.forget(job.tenant, job.knowledge_base)
         return True
 
@@ -121,20 +121,6 @@ class TuningWorker:
             self.wake()
         return queued
 
-    async def _loop(self) -> None:
-        while True:
-            if self._stopping:
-                await asyncio.Future()  # until it is cancelled
-            self._wake.clear()
-            try:
-                if await self.run_once():
-                    continue
-            except ServiceError as error:
-                log.warning("tuning_queue_unavailable", reason=error.reason, error=error.message)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.poll.total_seconds()):
-                    await self._wake.wait()
-
     async def _sweeping(self) -> None:
         while True:
             try:
@@ -143,36 +129,14 @@ class TuningWorker:
                 log.warning("tuning_sweep_failed", reason=error.reason, error=error.message)
             await asyncio.sleep(self._limits.sweep.total_seconds())
 
-    async def _do_while_renewing(self, job: Job) -> None:
-        work = asyncio.ensure_future(self._do(job))
-        renewal = asyncio.ensure_future(self._keep(job, work.cancel))
-        try:
-            await work
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            log.info("tuning_lost", knowledge_base=job.knowledge_base)
-        finally:
-            renewal.cancel()
-            work.cancel()
-            await asyncio.gather(renewal, work, return_exceptions=True)
-
-    async def _keep(self, job: Job, lost: Callable[[], object]) -> None:
-        while True:
-            await asyncio.sleep(self._limits.lease.total_seconds() / 3)
-            try:
-                if not await self._tunings.renew(job, lease=self._limits.lease, now=self._clock.now()):
-                    lost()
-                    return
-            except ServiceError as error:
-                log.warning("lease_not_renewed", reason=error.reason)  # two more tries before it ends
+    async def _lost(self, job: Job) -> None:
+        log.info("tuning_lost", knowledge_base=job.knowledge_base)
 
     async def _do(self, job: Job) -> None:
         try:
             await self._attempt(job)
         except JobLost:
-            log.info("tuning_lost", knowledge_base=job.knowledge_base)
+            await self._lost(job)
             await self._later(job, "the knowledge base changed meanwhile", delay=self._limits.poll)
         except FailedPrecondition as error:
             await self._fail(job, error.message, retry_after=self._limits.check_every)
