@@ -29,7 +29,10 @@ FULL = KnowledgeBaseSpec(
         MetadataField(name="product", type=MetadataType.STRING),
     ),
     search_defaults=SearchDefaults(
-        top_k=20, ranker=Weighted(dense_weight=0.25), rerank=Rerank(model="models/r", candidates=50)
+        top_k=20,
+        ranker=Weighted(dense_weight=0.25),
+        rerank=Rerank(model="models/r", candidates=50),
+        min_similarity=-0.1,
     ),
     index=IndexPolicy(
         type=IndexType.HNSW,

@@ -152,6 +152,7 @@ KNOWLEDGE = [
     Wrong("KnowledgeBase", {"chunking.maxTokens": 15}, "chunking.maxTokens"),
     Wrong("KnowledgeBase", {"chunking.overlapTokens": 200}, "chunking.overlapTokens"),
     Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
+    Wrong("KnowledgeBase", {"retrieval.minScore": "1.1"}, "retrieval.minScore"),
     Wrong("KnowledgeBase", {"retrieval.searchMode": "hybrid"}, "retrieval.searchMode"),
     Wrong("KnowledgeBase", {"deletionPolicy": "Keep"}, "deletionPolicy"),
     Wrong("KnowledgeBase", {"chunking.strategy": "Fixed"}, "chunking.strategy"),

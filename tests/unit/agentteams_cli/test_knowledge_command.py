@@ -40,6 +40,7 @@ def test_every_field_of_the_manifest_is_asked_for() -> None:
             "top_k": 12,
             "ranker": {"weighted": {"dense_weight": 0.7}},
             "rerank": {"model": "models/rerank", "candidates": 50},
+            "min_similarity": 0.25,
         },
         "index": {
             "type": "INDEX_TYPE_HNSW",

@@ -21,6 +21,7 @@ spec:
   retrieval:
     searchMode: Hybrid
     topK: 12
+    minScore: "0.25"
     ranker: {type: Weighted, weighted: {denseWeight: "0.7"}}
     rerank: {modelConfigRef: {name: rerank}, candidates: 50}
   index:
@@ -90,6 +91,8 @@ def test_all_fields() -> None:
             "spec.retrieval.ranker.weighted: is required with type Weighted; add weighted: {denseWeight: "
             '"0.5"}',
         ),
+        ('"0.25"', '"-1.01"', "spec.retrieval.minScore: must be between -1 and 1"),
+        ('"0.25"', "0.25", "spec.retrieval.minScore: "),
         ('"0.7"', '"1.1"', "spec.retrieval.ranker.weighted.denseWeight: must be between 0 and 1"),
         ("candidates: 50", "candidates: 257", "spec.retrieval.rerank.candidates: must be at most 256"),
         (

@@ -129,6 +129,14 @@ async def test_minimum_similarity_holds_for_what_words_found(world: World) -> No
     assert none.hits[0].similarity == pytest.approx(1)
 
 
+async def test_minimum_similarity_of_the_request_then_of_the_knowledge_base(world: World) -> None:
+    await put(world.store, ("near", 0, "zebra"), ("far", 0, "zebra " + " ".join("abcdefghijklmnop")))
+    world.catalogue.defaults(min_similarity=0.9)
+    for mode in (SearchMode.DENSE, SearchMode.HYBRID):
+        assert ids(await world.search("zebra", mode=mode)) == ["near0"]
+        assert sorted(ids(await world.search("zebra", mode=mode, min_similarity=-1))) == ["far0", "near0"]
+
+
 async def test_minimum_similarity_that_cannot_count_is_said(world: World) -> None:
     await put(world.store, ("a", 0, "zebra"))
     world.embedder.error = DOWN

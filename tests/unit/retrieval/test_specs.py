@@ -68,6 +68,8 @@ def _source(**more: Any) -> dict[str, Any]:
             "search_defaults.ranker.weighted.dense_weight",
             "0",
         ),
+        ({"search_defaults": {"min_similarity": 1.1}}, "search_defaults.min_similarity", "-1 to 1"),
+        ({"search_defaults": {"min_similarity": "NaN"}}, "search_defaults.min_similarity", "-1 to 1"),
         ({"search_defaults": {"rerank": {}}}, "search_defaults.rerank.model", "models/{model}"),
         (
             {"search_defaults": {"rerank": {"model": "models/r", "candidates": 257}}},

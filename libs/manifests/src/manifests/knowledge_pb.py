@@ -62,6 +62,8 @@ def _defaults(manifest: KnowledgeBase) -> kb_pb.SearchDefaults:
     if retrieval.rerank is not None:
         defaults.rerank.model = f"models/{retrieval.rerank.model_config_ref.name}"
         defaults.rerank.candidates = retrieval.rerank.candidates or 0
+    if retrieval.min_score is not None:
+        defaults.min_similarity = float(retrieval.min_score)
     return defaults
 
 

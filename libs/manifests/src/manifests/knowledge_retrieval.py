@@ -8,6 +8,7 @@ from manifests.base import (
     METADATA_FIELD_PATTERN,
     Model,
     ModelConfigRef,
+    Similarity,
     Threshold,
     Violation,
     refuse,
@@ -133,4 +134,9 @@ class Retrieval(Model):
     ranker: Ranker = Field(default_factory=Ranker, description="How the lists of a hybrid search become one.")
     rerank: KnowledgeRerank | None = Field(
         default=None, description="A second look at the best. Default: none."
+    )
+    min_score: Similarity | None = Field(
+        default=None,
+        description="Chunks below this cosine similarity to the query are left out of dense and hybrid "
+        'searches. Decimal in quotes, "-1" to "1". Default: none are.',
     )

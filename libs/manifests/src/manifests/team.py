@@ -128,7 +128,7 @@ class Knowledge(Model):
     min_score: Similarity | None = Field(
         default=None,
         description="Chunks below this cosine similarity to the query are left out of dense and hybrid "
-        'searches. Decimal in quotes, "-1" to "1". Default: none are.',
+        'searches. Decimal in quotes, "-1" to "1". Default: the knowledge base\'s.',
     )
     filter: Annotated[str, StringConstraints(max_length=4096)] = Field(
         default="",

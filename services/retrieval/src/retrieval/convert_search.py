@@ -1,11 +1,11 @@
 """Searches: protobuf to domain and back."""
 
 import math
-from typing import Literal
 
 import numpy as np
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
+from google.protobuf.message import Message
 
 from retrieval.convert import mode_from_pb
 from retrieval.convert_filter import filter_from_pb, value_to_pb
@@ -52,12 +52,12 @@ def query_from_pb(request: pb.SearchRequest) -> SearchQuery:
         model_fingerprint=request.model_fingerprint,
         top_k=_within(request.top_k, MAX_TOP_K, "top_k") or None,
         mode=mode_from_pb(request.mode, field="mode"),
-        min_similarity=_between(request, "min_similarity", -1, "a cosine"),
+        min_similarity=between(request, "min_similarity", -1, "a cosine"),
         filter=filter_from_pb(request.filter) if request.HasField("filter") else None,
         ranker=ranker_from_pb(request.ranker, field="ranker") if request.HasField("ranker") else None,
         rerank=rerank_from_pb(request.rerank, field="rerank") if request.HasField("rerank") else None,
         rerank_off=request.rerank_off,
-        relevance_weight=_between(request, "relevance_weight", 0, "1 looks at relevance only"),
+        relevance_weight=between(request, "relevance_weight", 0, "1 looks at relevance only"),
         max_per_document=_within(request.max_per_document, MAX_PER_DOCUMENT, "max_per_document"),
         neighbours=_within(request.neighbours, MAX_NEIGHBOURS, "neighbours"),
     )
@@ -147,14 +147,17 @@ def _within(value: int, maximum: int, field: str) -> int:
     return value
 
 
-def _between(
-    request: pb.SearchRequest, field: Literal["min_similarity", "relevance_weight"], least: int, what: str
-) -> float | None:
-    if not request.HasField(field):
+def between(message: Message, name: str, least: int, what: str, *, field: str = "") -> float | None:
+    """An optional number of the message; `field` names it if it is not at the top of a request.
+
+    Raises:
+        InvalidArgument: Out of range.
+    """
+    if not message.HasField(name):
         return None
-    value: float = getattr(request, field)
+    value: float = getattr(message, name)
     if not least <= value <= 1:  # NaN is not either
-        raise InvalidArgument.field(field, f"must be {least} to 1: {what}", value)
+        raise InvalidArgument.field(field or name, f"must be {least} to 1: {what}", value)
     return value
 
 

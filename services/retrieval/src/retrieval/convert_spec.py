@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from retrieval.convert import chunking_from_pb, mode_from_pb
-from retrieval.convert_search import ranker_from_pb, rerank_from_pb
+from retrieval.convert_search import between, ranker_from_pb, rerank_from_pb
 from retrieval.core.index import BUILD_PARAMS, SEARCH_PARAMS
 from retrieval.core.metadata import FIELD_NAME
 from retrieval.core.model import (
@@ -106,6 +106,8 @@ def spec_to_pb(spec: KnowledgeBaseSpec, message: kb_pb.KnowledgeBase) -> None:
     if defaults.rerank is not None:
         message.search_defaults.rerank.model = defaults.rerank.model
         message.search_defaults.rerank.candidates = defaults.rerank.candidates
+    if defaults.min_similarity is not None:
+        message.search_defaults.min_similarity = defaults.min_similarity
     index = spec.index
     message.index.type = index_pb.IndexType.ValueType(index.type or 0)
     message.index.build_params.update(index.build_params)
@@ -215,6 +217,7 @@ def _defaults(message: kb_pb.SearchDefaults, field: str) -> SearchDefaults:
         rerank=rerank_from_pb(message.rerank, field=f"{field}.rerank")
         if message.HasField("rerank")
         else None,
+        min_similarity=between(message, "min_similarity", -1, "a cosine", field=f"{field}.min_similarity"),
     )
 
 

@@ -360,8 +360,13 @@ class SearchDefaults(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     RANKER_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """Default 8, at most 100."""
+    min_similarity: _builtins.float
+    """Chunks with a lower cosine to the query are left out of searches by
+    meaning, -1 to 1. Absent: none are.
+    """
     @_builtins.property
     def ranker(self) -> Global___Ranker:
         """How both lists of a hybrid search become one. Default: RRF with k = 60."""
@@ -376,12 +381,15 @@ class SearchDefaults(_message.Message):
         top_k: _builtins.int = ...,
         ranker: Global___Ranker | None = ...,
         rerank: Global___Rerank | None = ...,
+        min_similarity: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ranker", b"ranker", "rerank", b"rerank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity", "ranker", b"ranker", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranker", b"ranker", "rerank", b"rerank", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity", "ranker", b"ranker", "rerank", b"rerank", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
+    _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
 
 Global___SearchDefaults: _TypeAlias = SearchDefaults  # noqa: Y015
 

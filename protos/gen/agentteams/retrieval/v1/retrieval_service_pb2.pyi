@@ -648,7 +648,7 @@ class SearchRequest(_message.Message):
     """Optional. Default: the knowledge base's."""
     min_similarity: _builtins.float
     """Optional. Chunks below this cosine similarity are left out of dense and
-    hybrid results; absent: none are. -1 to 1.
+    hybrid results, -1 to 1. Default: the knowledge base's; -1: none are.
     """
     rerank_off: _builtins.bool
     """Optional. No rerank, though the knowledge base has one."""

@@ -29,6 +29,7 @@ def spec_to_text(spec: KnowledgeBaseSpec) -> str:
                 "ranker": _ranker_to_json(defaults.ranker),
                 "rerank": defaults.rerank
                 and {"model": defaults.rerank.model, "candidates": defaults.rerank.candidates},
+                "min_similarity": defaults.min_similarity,
             },
             "index": {
                 "type": index.type,
@@ -92,6 +93,7 @@ def _defaults(stored: dict[str, Any]) -> SearchDefaults:
         top_k=stored["top_k"],
         ranker=Weighted(**ranker) if "dense_weight" in ranker else ReciprocalRank(**ranker),
         rerank=stored["rerank"] and Rerank(**stored["rerank"]),
+        min_similarity=stored.get("min_similarity"),
     )
 
 

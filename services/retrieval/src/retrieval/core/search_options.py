@@ -49,3 +49,4 @@ class SearchDefaults:
     top_k: int = DEFAULT_TOP_K
     ranker: Ranker = ReciprocalRank()
     rerank: Rerank | None = None
+    min_similarity: float | None = None

@@ -1,7 +1,7 @@
 """What one search does: the request, and the knowledge base where the request says nothing. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retrieval.core.candidates import SPARE
 from retrieval.core.filters import Filter, checked
@@ -17,6 +17,7 @@ class Plan:
     Attributes:
         texts: All queries, each once, the main one first.
         rerank: With the number of candidates.
+        query: The request, with the knowledge base's minimum similarity if it has none of its own.
         search_params: Of the index: prescribed, else tuned; empty: the store's own.
     """
 
@@ -40,6 +41,8 @@ class Plan:
         knowledge_base = snapshot.knowledge_base
         defaults = knowledge_base.spec.search_defaults
         top_k = query.top_k or defaults.top_k
+        if query.min_similarity is None:
+            query = replace(query, min_similarity=defaults.min_similarity)
         rerank = None if query.rerank_off else query.rerank or defaults.rerank
         if rerank is not None:
             wanted = rerank.candidates or SPARE * top_k
