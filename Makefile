@@ -16,7 +16,7 @@ VERSION ?= dev
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
-SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py
+SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py docs/document.py
 
 IMAGES := session retrieval embedding orchestrator gateway operator milvus-lite
 FOLDER_operator := operator

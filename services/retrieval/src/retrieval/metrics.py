@@ -28,6 +28,14 @@ SEARCH_SECONDS = Histogram(
     "Wall time of a search, embedding included",
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+TOP_SIMILARITY = Histogram(
+    "agentteams_retrieval_top_similarity",
+    "Cosine of the best chunk of a search to its query, where vectors were compared",
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)
+FOUND_CHUNKS = Histogram(
+    "agentteams_retrieval_found_chunks", "Chunks that a search gave back", buckets=(0, 1, 2, 4, 8, 16, 32, 64)
+)
 SEARCHING = Gauge("agentteams_retrieval_searches_in_flight", "Searches that are being made")
 INGESTED = Counter(
     "agentteams_retrieval_ingested_documents_total", "Documents that ended as READY or FAILED", ["state"]
@@ -72,6 +80,10 @@ def reconciled(outcome: Reconciled) -> None:
 def searched(result: SearchResult) -> None:
     """One search more has ended so."""
     SEARCHES.labels(result.outcome.name).inc()
+    FOUND_CHUNKS.observe(len(result.hits))
+    similarities = [hit.similarity for hit in result.hits if hit.similarity is not None]
+    if similarities:
+        TOP_SIMILARITY.observe(max(similarities))
     for reason in result.reasons:
         SEARCH_REASONS.labels(reason.code.name).inc()
 

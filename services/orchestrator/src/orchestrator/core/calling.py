@@ -15,6 +15,7 @@ from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from orchestrator.core.gate import Gate
 from orchestrator.core.guardrails.turns import report
 from orchestrator.core.log import Text
+from orchestrator.core.metrics import FIRST_TOKEN_SECONDS, MODEL_SECONDS
 from orchestrator.core.model import FailedModel
 from orchestrator.core.recorded import is_own
 from orchestrator.core.structured import Schema
@@ -130,9 +131,13 @@ class ModelCall:
                 raise
             self.attempts += 1
             self._draft.begin_anew()
+            began = self._turn.stages.elapsed_s
             try:
                 with passed:
                     done = await self._read(config)
+                    MODEL_SECONDS.labels(gate.label).observe(self._turn.stages.elapsed_s - began)
+                    if self._draft.first_token_s is not None:
+                        FIRST_TOKEN_SECONDS.labels(gate.label).observe(self._draft.first_token_s)
                     passed.tokens = done.input_tokens + done.output_tokens
                     self._count(config, gate, done)
                 if not done.text.strip() and not done.tool_calls:

@@ -11,6 +11,7 @@ from prometheus_client import Gauge, Histogram
 from manifests import ModelConfig
 from orchestrator.core.pace import Breaker, Bucket
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable
+from servicekit.labels import BoundedLabels
 
 BREAKER = Gauge(
     "agentteams_model_breaker_state",
@@ -249,7 +250,7 @@ class Gates:
 
     def __init__(self) -> None:
         self._gates: OrderedDict[tuple[str, str], Gate] = OrderedDict()
-        self._labels: set[str] = set()
+        self._labels = BoundedLabels(_MAX_LABELS)
 
     def of(self, config: ModelConfig) -> Gate:
         """The ModelConfig's."""
@@ -264,11 +265,7 @@ class Gates:
 
     def label(self, namespace: str, name: str) -> str:
         """What metrics call a ModelConfig; of very many the last ones are called "other"."""
-        text = f"{namespace}/{name}"
-        if text not in self._labels and len(self._labels) >= _MAX_LABELS:
-            return "other"
-        self._labels.add(text)
-        return text
+        return self._labels.of(f"{namespace}/{name}")
 
     def _forget_an_idle_one(self) -> None:
         for key, gate in self._gates.items():

@@ -3,7 +3,7 @@
 import asyncio
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from orchestrator.core import modes, prompts
 from orchestrator.core.citations import cite
@@ -11,6 +11,7 @@ from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
+from orchestrator.core.metrics import note_end
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
@@ -19,12 +20,6 @@ from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
 log = structlog.get_logger()
 
-RUNS = Counter("agentteams_runs_total", "Runs that ended", ["state", "reason"])
-RUN_SECONDS = Histogram(
-    "agentteams_run_duration_seconds",
-    "Wall time of a run",
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
-)
 UNKNOWN_CITATIONS = Counter(
     "agentteams_unknown_citations_total", "Marks in answers whose number no evidence has"
 )
@@ -114,8 +109,8 @@ async def conclude(turn: Turn) -> None:
         # Only a failure has a status: the session service refuses another end that carries one.
         error = turn.end.error if turn.end.state == "FAILED" else None
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))
-        RUNS.labels(turn.end.state, turn.end.error.reason if turn.end.error else "").inc()
-        RUN_SECONDS.observe(seconds)
+        reason = turn.end.error.reason if turn.end.error else ""
+        note_end(turn, summary, state=turn.end.state, reason=reason)
     with turn.stages.stage("session_save"):
         await turn.log.flush()
 

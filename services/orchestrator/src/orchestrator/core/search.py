@@ -13,6 +13,7 @@ from orchestrator.core import prompts
 from orchestrator.core.grading import grade, rewritten
 from orchestrator.core.guardrails.turns import screen_evidence
 from orchestrator.core.ledger import UNKNOWN_REVISION, Found
+from orchestrator.core.metrics import GRADES, SEARCHES, team_label
 from orchestrator.core.model import (
     Embedding,
     EvidenceRetrieved,
@@ -26,10 +27,6 @@ from orchestrator.core.turn import Turn, together
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 
 log = structlog.get_logger()
-
-SEARCHES = Counter(
-    "agentteams_ledger_searches_total", "Searches of agents, by who answered", ["source", "outcome"]
-)
 
 CORRECTIONS = Counter(
     "agentteams_ledger_corrections_total",
@@ -263,7 +260,9 @@ async def _search_with_retries(turn: Turn, query: SearchQuery) -> SearchResult:
 def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -> None:
     if found.source != "SEARCH":
         turn.usage.searches_saved += 1
-    SEARCHES.labels(found.source, found.result.outcome).inc()
+    team = team_label(turn)
+    SEARCHES.labels(team, found.source, found.result.outcome).inc()
+    GRADES.labels(team, found.result.grade or "NONE").inc()
     is_other_query = found.source in ("LEDGER_SEMANTIC", "LEDGER_SESSION")
     reason = "; ".join(found.result.reasons) or (found.reused_query if is_other_query else "")
     sequence = turn.log.emit(

@@ -1,0 +1,74 @@
+"""What runs count for their teams; other metrics stand beside the code that counts."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Histogram
+
+from orchestrator.core.model import Summary, Usage
+from servicekit.labels import BoundedLabels
+
+if TYPE_CHECKING:
+    from orchestrator.core.turn import Turn
+
+RUNS = Counter("agentteams_runs_total", "Runs that ended", ["team", "state", "reason"])
+RUN_SECONDS = Histogram(
+    "agentteams_run_duration_seconds",
+    "Wall time of a run",
+    ["team"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+# A histogram for each stage of each team would be 15 times as many series.
+STAGES = Counter(
+    "agentteams_team_stage_seconds_total", "Wall time of the stages of runs that ended", ["team", "stage"]
+)
+TOKENS = Counter("agentteams_team_tokens_total", "Tokens of runs that ended", ["team", "kind"])
+COST = Counter(
+    "agentteams_team_cost_micros_total",
+    "What runs that ended cost, in millionths of the currency",
+    ["team", "currency"],
+)
+SEARCHES = Counter(
+    "agentteams_ledger_searches_total", "Searches of agents, by who answered", ["team", "source", "outcome"]
+)
+GRADES = Counter(
+    "agentteams_evidence_grades_total", "How well what was found fits its query", ["team", "grade"]
+)
+MODEL_SECONDS = Histogram(
+    "agentteams_model_call_duration_seconds",
+    "Wall time of a request to a model that was answered",
+    ["model_config"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "agentteams_model_first_token_seconds",
+    "From a request to a model to the first piece of its answer",
+    ["model_config"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+
+_MAX_TEAMS = 100
+_TEAMS = BoundedLabels(_MAX_TEAMS)  # of the process, as the metrics are
+
+
+def team_label(turn: "Turn") -> str:
+    """What metrics call the team that was asked: `namespace/name`; of very many the last are "other"."""
+    while turn.outer is not None:
+        turn = turn.outer.turn
+    return _TEAMS.of(f"{turn.team.metadata.namespace}/{turn.team.metadata.name}")
+
+
+def note_end(turn: "Turn", summary: Summary, *, state: str, reason: str) -> None:
+    """A run ended."""
+    team = team_label(turn)
+    RUNS.labels(team, state, reason).inc()
+    RUN_SECONDS.labels(team).observe(summary.seconds)
+    for stage in summary.stages:
+        STAGES.labels(team, stage.stage).inc(stage.seconds)
+    _note_usage(team, summary.usage)
+
+
+def _note_usage(team: str, usage: Usage) -> None:
+    TOKENS.labels(team, "input").inc(usage.input_tokens)
+    TOKENS.labels(team, "output").inc(usage.output_tokens)
+    if usage.cost_micros:
+        COST.labels(team, usage.currency).inc(usage.cost_micros)
