@@ -4,8 +4,9 @@
 
 Milvus and the service are processes of their own; the callers are this one. The queries' vectors are
 given, so no model is asked. Ours and the bare calls take turns within one run, so that other work on
-the machine meets both alike. The bare call of a hybrid search is `hybrid_search`, which fuses in the
-server, with as many candidates as ours; where the server has none there is only a dense search.
+the machine meets both alike, and both read text and metadata of what was found. The bare call of a
+hybrid search is `hybrid_search`, which fuses in the server, with as many candidates as ours; where the
+server has none there is only a dense search.
 Standalone is 2.3.5, where it can be had. CPU is that of one search: the caller's and the service's, not
 Milvus'; it tells the same on a busy machine, where each hop of ours waits for its turn.
 """
@@ -25,6 +26,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ from agentteams_cli.stack import Endpoint, Stack, StackConfig  # noqa: E402
 from agentteams_cli.state import StateFolder  # noqa: E402
 from bench.turn import cpu_ms  # noqa: E402
 from retrieval.adapters.milvus import MilvusStore  # noqa: E402
-from retrieval.adapters.milvus_rows import HIT_FIELDS, SPARSE, VECTOR  # noqa: E402
+from retrieval.adapters.milvus_rows import HIT_FIELDS, METADATA, SPARSE, VECTOR  # noqa: E402
 from retrieval.adapters.milvus_schema import SPARSE_SEARCH_PARAMS, dense_search_params  # noqa: E402
 from retrieval.core.candidates import SPARE  # noqa: E402
 from retrieval.core.model import ChunkRecord, Place, Vectors  # noqa: E402
@@ -197,7 +199,7 @@ def ours(rpc: RpcClient, fingerprint: str, mode: kb_pb.SearchMode.ValueType) -> 
         )
         if response.outcome != pb.SEARCH_OUTCOME_OK or len(response.chunks) != TOP_K:
             raise RuntimeError(f"a search went wrong: {response}")
-        return response
+        return [(chunk.id, chunk.text, dict(chunk.metadata)) for chunk in response.chunks]
 
     return search
 
@@ -205,8 +207,11 @@ def ours(rpc: RpcClient, fingerprint: str, mode: kb_pb.SearchMode.ValueType) -> 
 def bare(client: AsyncMilvusClient, collection: str, mode: kb_pb.SearchMode.ValueType) -> Search:
     """What somebody would write who has only pymilvus."""
 
+    def read(answer: list[list[dict[str, Any]]]) -> object:
+        return [(hit["id"], hit["entity"]["text"], hit["entity"][METADATA]) for hit in answer[0]]
+
     async def dense(text: str, vector: Vectors) -> object:
-        return await client.search(
+        answer = await client.search(
             collection,
             data=[vector],
             anns_field=VECTOR,
@@ -215,6 +220,7 @@ def bare(client: AsyncMilvusClient, collection: str, mode: kb_pb.SearchMode.Valu
             output_fields=HIT_FIELDS,
             timeout=60,
         )
+        return read(answer)
 
     async def hybrid(text: str, vector: Vectors) -> object:
         many = SPARE * TOP_K
@@ -223,9 +229,10 @@ def bare(client: AsyncMilvusClient, collection: str, mode: kb_pb.SearchMode.Valu
             AnnSearchRequest([vector], VECTOR, dense_search_params(many, {}), many),
             AnnSearchRequest([words], SPARSE, SPARSE_SEARCH_PARAMS, many),
         ]
-        return await client.hybrid_search(
+        answer = await client.hybrid_search(
             collection, requests, RRFRanker(60), limit=TOP_K, output_fields=HIT_FIELDS, timeout=60
         )
+        return read(answer)
 
     return dense if mode == kb_pb.SEARCH_MODE_DENSE else hybrid
 

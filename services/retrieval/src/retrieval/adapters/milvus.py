@@ -6,9 +6,11 @@ What differs between them is learnt at connect, not configured.
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient
+from pymilvus.grpc_gen.common_pb2 import PlaceholderValue
+from pymilvus.grpc_gen.schema_pb2 import SearchResultData
 
 from retrieval.adapters import milvus_schema as schema
 from retrieval.adapters.milvus_connection import Connection, Settling
@@ -29,6 +31,7 @@ from retrieval.adapters.milvus_rows import (
     to_stored,
     within,
 )
+from retrieval.adapters.milvus_wire import Wire, hits_of, of_texts, of_vectors, search_request
 from retrieval.core.errors import OutdatedCollection
 from retrieval.core.filters import Filter
 from retrieval.core.index import BuiltIndex, CollectionSpec
@@ -45,6 +48,8 @@ from retrieval.core.model import (
 from retrieval.core.ports import NO_PARAMS
 from retrieval.core.words import query_words
 from servicekit.errors import FailedPrecondition
+
+Answer = TypeVar("Answer")
 
 _WRITE_BATCH = 500  # 384 floats and 1 kB of text each: 1.3 MB a message
 _MAX_WINDOW = 16_384  # Milvus' own bound of rows in one answer
@@ -185,22 +190,17 @@ class MilvusStore:
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """Nearest by cosine, all in one call."""
-        answers = await self._search(
+        if not len(vectors):
+            return []
+        return await self._search(
             place,
-            list(vectors),
+            of_vectors(vectors),
             VECTOR,
             limit,
             filter,
             search_params=schema.dense_search_params(limit, search_params),
             with_vectors=with_vectors,
         )
-        return [
-            [
-                to_hit(place, row["id"], row["entity"], row["distance"], similarity=row["distance"])
-                for row in rows
-            ]
-            for rows in answers
-        ]
 
     async def search_sparse(
         self,
@@ -218,21 +218,19 @@ class MilvusStore:
                 reason="SPARSE_UNSUPPORTED",
             )
         asked = [" ".join(query_words(text)) for text in texts]
+        searched = [text for text in asked if text]
+        if not searched:
+            return [[] for _ in asked]
         answers = await self._search(
             place,
-            [text for text in asked if text],
+            of_texts(searched),
             SPARSE,
             limit,
             filter,
             search_params=schema.SPARSE_SEARCH_PARAMS,
             with_vectors=with_vectors,
         )
-        found = iter(
-            [
-                [to_hit(place, row["id"], row["entity"], abs(row["distance"])) for row in rows]
-                for rows in answers
-            ]
-        )
+        found = iter(answers)
         return [next(found) if text else [] for text in asked]
 
     async def chunks_at(self, place: Place, wanted: Sequence[tuple[str, Sequence[int]]]) -> list[Hit]:
@@ -348,37 +346,35 @@ class MilvusStore:
     async def _search(
         self,
         place: Place,
-        data: list[Any],
+        queries: PlaceholderValue,
         field: str,
         limit: int,
         filter: Filter | None,
         *,
         search_params: dict[str, Any],
         with_vectors: bool,
-    ) -> list[list[dict[str, Any]]]:
-        if not data:
-            return []
+    ) -> list[list[Hit]]:
         chosen = await self._chosen(place, filter)
-        answers = await self._reading(
-            "search",
-            place.database,
-            place.searched,
-            [*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
-            lambda c, t, output: c.search(
+
+        async def search(wire: Wire, timeout_s: float, output: list[str]) -> SearchResultData:
+            request = search_request(
                 place.searched,
-                data=data,
-                anns_field=field,
+                queries,
+                field,
                 limit=limit,
-                filter=chosen,
+                chosen=chosen,
                 search_params=search_params,
-                output_fields=output,
-                # Does not wait: writers do, in `settle`. Strong and Session cost a search up to a time
-                # tick; Eventually finds nothing in a collection that is just being loaded again.
-                consistency_level="Bounded",
-                timeout=t,
+                output=output,
+            )
+            return await wire.search(request, timeout_s=timeout_s)
+
+        found = await self._with_or_without_metadata(
+            [*HIT_FIELDS, VECTOR] if with_vectors else HIT_FIELDS,
+            lambda fields: self._connection.search(
+                place.database, place.searched, lambda w, t: search(w, t, fields)
             ),
         )
-        return list(answers)
+        return hits_of(place, found, by_meaning=field == VECTOR)
 
     async def _chosen(self, place: Place, filter: Filter | None, *more: str) -> str:
         if filter is None:
@@ -399,29 +395,26 @@ class MilvusStore:
         options = options or {"consistency_level": "Strong"}
         if limit is not None:
             options["limit"] = limit
-        rows = await self._reading(
-            "query",
-            place.database,
-            name,
+        rows = await self._with_or_without_metadata(
             fields,
-            lambda c, t, output: c.query(name, filter=chosen, output_fields=output, timeout=t, **options),
+            lambda output: self._connection.call(
+                "query",
+                place.database,
+                name,
+                lambda c, t: c.query(name, filter=chosen, output_fields=output, timeout=t, **options),
+            ),
         )
         return list(rows)
 
-    async def _reading(
-        self,
-        action: str,
-        database: str,
-        name: str,
-        fields: list[str],
-        call: Callable[[AsyncMilvusClient, float, list[str]], Awaitable[Any]],
-    ) -> Any:
+    @staticmethod
+    async def _with_or_without_metadata(
+        fields: list[str], read: Callable[[list[str]], Awaitable[Answer]]
+    ) -> Answer:
         """Of a collection without metadata, what it has. Lite leaves it out by itself, servers refuse."""
         try:
-            return await self._connection.call(action, database, name, lambda c, t: call(c, t, fields))
+            return await read(fields)
         except OutdatedCollection:
-            older = [field for field in fields if field != METADATA]
-            return await self._connection.call(action, database, name, lambda c, t: call(c, t, older))
+            return await read([field for field in fields if field != METADATA])
 
 
 def _recent() -> int:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from retrieval.adapters.milvus_errors import NotLoaded, TimedOut, mapped, silence_client_log
+from retrieval.adapters.milvus_wire import Wire
 from retrieval.core.errors import OutdatedCollection
 from servicekit.context import remaining_s
 from servicekit.errors import Unavailable
@@ -36,9 +37,11 @@ class _Clients:
 
     sync: MilvusClient
     asynchronous: AsyncMilvusClient
+    wire: Wire
     users: int = 0
 
     async def close(self) -> None:
+        await self.wire.close()
         await self.asynchronous.close()
         self.sync.close()
 
@@ -89,6 +92,19 @@ class Connection:
                 with mapped(action, deadline_is_ours=ours, target=self._uri):
                     async with asyncio.timeout(budget_s + 0.05):
                         return await call(clients.asynchronous, budget_s)
+
+        return await self._again(database, collection, attempt)
+
+    async def search(
+        self, database: str, collection: str, call: Callable[[Wire, float], Awaitable[Answer]]
+    ) -> Answer:
+        """As `call`, for searches, which have a channel of their own."""
+
+        async def attempt() -> Answer:
+            async with self._of(database) as clients:
+                budget_s, ours = self._budget(self.timeout_s)
+                with mapped("search", deadline_is_ours=ours, target=self._uri):
+                    return await call(clients.wire, budget_s)
 
         return await self._again(database, collection, attempt)
 
@@ -183,7 +199,8 @@ class Connection:
                 sync = await self._thread(lambda: MilvusClient(timeout=self.timeout_s, **options))
                 asynchronous = AsyncMilvusClient(timeout=self.timeout_s, **options)
                 await asynchronous.__aenter__()  # else calls at the same time connect once each
-        clients = _Clients(sync, asynchronous)
+        wire = Wire(uri=self._uri, token=self._token, database=database, grpc_options=options["grpc_options"])
+        clients = _Clients(sync, asynchronous, wire)
         self._clients[database] = clients
         idle = [name for name, other in self._clients.items() if not other.users and name != database]
         for name in idle[: max(0, len(self._clients) - _MAX_DATABASES)]:

@@ -48,10 +48,11 @@ def one_of(field: str, values: Iterable[str]) -> str:
 
 def key(place: Place, id_: str) -> str:
     """The row's primary key: ids of different scopes must not meet in a shared collection."""
-    return _prefix(place) + id_
+    return key_prefix(place) + id_
 
 
-def _prefix(place: Place) -> str:
+def key_prefix(place: Place) -> str:
+    """What keys of the place's scope begin with."""
     if not place.scope:
         return ""
     return hashlib.sha256(place.scope.encode()).hexdigest()[:_SCOPE_DIGITS] + "-"
@@ -86,12 +87,10 @@ def to_rows(
     ]
 
 
-def to_hit(
-    place: Place, id_: str, entity: Mapping[str, Any], score: float, *, similarity: float | None = None
-) -> Hit:
-    """From a row of a search or a query."""
+def to_hit(place: Place, id_: str, entity: Mapping[str, Any], score: float) -> Hit:
+    """From a row of a query."""
     return Hit(
-        id=id_.removeprefix(_prefix(place)),
+        id=id_.removeprefix(key_prefix(place)),
         document=entity["document"],
         title=entity["title"],
         ordinal=entity["ordinal"],
@@ -99,7 +98,6 @@ def to_hit(
         location=entity["location"],
         score=score,
         metadata=entity.get(METADATA, {}),
-        similarity=similarity,
         vector=_vector(entity),
     )
 
@@ -107,7 +105,7 @@ def to_hit(
 def to_stored(place: Place, row: Mapping[str, Any]) -> StoredChunk:
     """From a row of a walk."""
     record = ChunkRecord(
-        id=str(row["id"]).removeprefix(_prefix(place)),
+        id=str(row["id"]).removeprefix(key_prefix(place)),
         document=row["document"],
         title=row["title"],
         version=row["version"],
