@@ -74,7 +74,7 @@ def mapped(action: str, *, deadline_is_ours: bool, target: str) -> Iterator[None
     except TimeoutError as error:
         raise _too_late(action, deadline_is_ours, target) from error
     except grpc.RpcError as error:
-        code = error.code() if isinstance(error, grpc.Call) else None
+        code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             raise _too_late(action, deadline_is_ours, target) from error
         raise _failed(action, target, str(code)) from error
