@@ -129,7 +129,7 @@ class FakeEndpoint:
         if path.endswith("/models"):
             return 200, {"data": [{"id": name} for name in self.models]}
         if path.endswith("/embeddings"):
-            return 200, {"data": [{"embedding": [0.5] * self.dimensions}]}
+            return 200, {"data": [{"index": 0, "embedding": [0.5] * self.dimensions}]}
         return 200, {"results": []}
 
 

@@ -92,6 +92,14 @@ def _flow(field: str, *steps: Mapping[str, Any], late: bool = False, **more: Any
 _INJECTION = {"type": "PromptInjection", "action": "Warn"}
 _STEP = {"name": "s", "member": "a"}
 
+
+def _third(field: str, **step: Any) -> Wrong:
+    """A step of the third level, which the API server does not look at."""
+    inner = {"name": "x", "loop": {"steps": [{"name": "y"} | step], "until": "true"}}
+    at = f"steps[0].parallel.steps[0].loop.steps[0].{field}".removesuffix(".")
+    return _flow(at, {"name": "s", "parallel": {"steps": [inner]}}, late=True)
+
+
 MODELS = [
     _model("type", {"type": "chat"}),
     _model("type", {"type": REMOVED}),
@@ -262,6 +270,14 @@ TEAMS = [
     _flow("steps[0].parallel.steps[0]", {"name": "s", "parallel": {"steps": [{"name": "x"}]}}),
     _flow("steps[0].parallel.steps[0].parallel.steps[0]", {"name": "s", "parallel": {"steps": [
         {"name": "x", "parallel": {"steps": [{"name": "y"}]}}]}}, late=True),
+    _third(""),
+    _third("", member="a", approval={"message": "?"}),
+    _third("member", member="nobody"),
+    _third("membr", membr="a"),
+    _third("parallel", parallel={"steps": [_STEP]}),
+    _third("input", member="a", input="nothing.here"),
+    _third("task", member="a", task="{{ x"),
+    _third("retries.maxAttempts", member="a", retries={"maxAttempts": "three"}),
     _flow("steps[0].loop.until", {"name": "s", "loop": {
         "steps": [_STEP | {"name": "x"}], "until": "1"}}, late=True),
 ]  # fmt: skip

@@ -13,9 +13,10 @@ from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.adapters.retrieval import RetrievalKnowledge
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.credentials import Credentials
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
-from agentteams_operator.core.objects import KNOWLEDGE, MODEL, POOL, TEAM, Key
+from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, POOL, TEAM, Key
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
@@ -45,7 +46,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
 
     def changed(key: Key) -> None:
         # One look at a pool is a look at all teams of its namespace: not one for each of a thousand.
-        if key.kind == POOL:
+        if key.kind in (POOL, CREDENTIALS):
             queue.add_after(key, POOL_PAUSE_S)
         else:
             queue.add(key)
@@ -72,11 +73,18 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     stack.push_async_callback(channel.close)
     rpc = RpcClient(channel, issuer=TokenIssuer(key, service="operator"), default_timeout=_CALL)
     knowledge = KnowledgeBases(cache=cache, reader=reader, knowledge=RetrievalKnowledge(rpc), clock=clock)
+    credentials = Credentials(cache=cache, api=api, namespace=settings.system_namespace)
     reconciler = Reconciler(
         cache=cache,
         queue=queue,
         applier=Applier(api=api, cache=cache),
-        looks={MODEL: models.look, KNOWLEDGE: knowledge.look, TEAM: teams.look, POOL: teams.look_at_pool},
+        looks={
+            MODEL: models.look,
+            KNOWLEDGE: knowledge.look,
+            TEAM: teams.look,
+            POOL: teams.look_at_pool,
+            CREDENTIALS: credentials.look,
+        },
         workers=settings.workers,
     )
     watches = Watches(cache=cache, namespaces=settings.namespaces)

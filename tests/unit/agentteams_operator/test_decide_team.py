@@ -12,6 +12,7 @@ from agentteams_operator.core.reading import Reader
 from agentteams_operator.specs.pool import Pool, namespace_objects, pool_objects
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import Runtime
+from tests.support.wrong_manifests import WRONG, Wrong
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = PoolSettings(image="orchestrator:1", environment={"AGENTTEAMS_SESSION_TARGET": "session:1"})
@@ -189,3 +190,15 @@ def test_only_the_tenants_own_key_and_least_rights_are_in_its_namespace() -> Non
     assert made["Role"]["rules"][0]["verbs"] == ["get", "list", "watch"]
     assert "secrets" not in str(made["Role"]["rules"])
     assert made["Secret"]["data"] == {"key": "YWdlbnR0ZWFtcy10ZW5hbnQta2V5IG4gMDA="}
+
+
+@pytest.mark.parametrize(
+    "wrong", [w for w in WRONG if w.kind == "AgentTeam" and w.late], ids=lambda w: w.field
+)
+def test_what_the_api_server_cannot_know_is_told_by_accepted(wrong: Wrong) -> None:
+    """Expressions, and all of a workflow's third level, which is open in the schema (ADR 0010)."""
+    outcome = decided(wrong.spec())
+    assert condition(outcome, "Accepted") == ("False", "Invalid")
+    assert condition(outcome, "Ready") == ("False", "Invalid")
+    assert outcome.status is not None
+    assert outcome.status["conditions"][0]["message"].startswith(f"spec.{wrong.field}: ")

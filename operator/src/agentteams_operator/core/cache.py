@@ -4,7 +4,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from agentteams_operator.core.objects import OURS, POOL, TEAM, Key, Stored, owner_of, rolled_out, stored
+from agentteams_operator.core.objects import (
+    ALL_CREDENTIALS,
+    OURS,
+    POOL,
+    TEAM,
+    Key,
+    Stored,
+    embeds,
+    owner_of,
+    rolled_out,
+    stored,
+)
 from agentteams_operator.core.references import references
 
 
@@ -38,6 +49,7 @@ class Cache:
 
     def everything(self) -> Iterator[Key]:
         """All that must be looked at once at the start."""
+        yield ALL_CREDENTIALS
         for key, one in list(self._objects.items()):
             owner = owner_of(one)
             if owner is not None:
@@ -107,6 +119,8 @@ class Cache:
             self._changed(key)
             if key.kind == TEAM:
                 self._changed(Key(POOL, key.namespace, ""))
+            if (embeds(old) or embeds(new)) and _spec_differs(old, new):
+                self._changed(ALL_CREDENTIALS)
         owner = owner_of(new) or owner_of(old)
         if owner is not None:
             self._changed(owner)
@@ -118,6 +132,8 @@ class Cache:
                 self._changed(user)
                 if user.kind == TEAM:
                     self._changed(Key(POOL, user.namespace, ""))
+                if embeds(self._objects.get(user)):
+                    self._changed(ALL_CREDENTIALS)
 
 
 def matters(old: Stored | None, new: Stored | None) -> bool:
@@ -132,6 +148,12 @@ def matters(old: Stored | None, new: Stored | None) -> bool:
         or _ready(old) != _ready(new)
         or old.status.get("secretHash") != new.status.get("secretHash")
     )
+
+
+def _spec_differs(old: Stored | None, new: Stored | None) -> bool:
+    if old is None or new is None:
+        return True
+    return old.generation != new.generation or old.uid != new.uid or old.deleted_at != new.deleted_at
 
 
 def _serves(one: Stored | None) -> tuple[bool, bool]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.credentials import too_long
 from agentteams_operator.core.decide.model_config import (
     PROBE_FAILED_S,
     PROBE_S,
@@ -59,7 +60,7 @@ class Models:
             for key in secrets_of(keys, namespace)
             if (found := self._cache.get(key)) is not None and found.deleted_at is None
         }
-        broken = broken_references(self._cache, self._reader, one)
+        broken = [*too_long(one), *broken_references(self._cache, self._reader, one)]
         probe = None
         config = read.resource
         if isinstance(config, ModelConfig) and resolved_refs(namespace, secrets, keys, broken).holds:

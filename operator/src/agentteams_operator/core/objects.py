@@ -12,12 +12,16 @@ SECRET = "Secret"
 OURS = (MODEL, KNOWLEDGE, TEAM)
 POOL = "Pool"
 """A key that is no object: the orchestrators that the teams of a namespace share."""
+CREDENTIALS = "Credentials"
+"""A key that is no object: what the embedding service must know of Secrets."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "agentteams-operator"
 TEAM_LABEL = "agentteams.dev/team"
 """On what the operator makes for one team: its name. On what it makes for a pool: POOL_LABEL."""
 POOL_LABEL = "agentteams.dev/pool"
 SHARED = "shared"
+CREDENTIALS_LABEL = "agentteams.dev/credentials"
+"""On the Secret for the embedding service."""
 
 
 class Key(NamedTuple):
@@ -29,6 +33,9 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
+
+
+ALL_CREDENTIALS = Key(CREDENTIALS, "", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +80,14 @@ def owner_of(one: Stored | None) -> Key | None:
         return None
     if TEAM_LABEL in one.labels:
         return Key(TEAM, one.key.namespace, one.labels[TEAM_LABEL])
+    if CREDENTIALS_LABEL in one.labels:
+        return ALL_CREDENTIALS
     return Key(POOL, one.key.namespace, "") if POOL_LABEL in one.labels else None
+
+
+def embeds(one: Stored | None) -> bool:
+    """Whether it is a model that the embedding service asks."""
+    return one is not None and one.key.kind == MODEL and one.spec.get("type") in ("Embedding", "Rerank")
 
 
 def rolled_out(deployment: Stored) -> bool:

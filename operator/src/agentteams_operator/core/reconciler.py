@@ -80,6 +80,8 @@ class Reconciler:
 
     def _leaving(self, key: Key) -> bool:
         """Whether the object, or its namespace, is being deleted."""
+        if not key.namespace:
+            return False
         one = self._cache.get(key)
         namespace = self._cache.get(Key("Namespace", "", key.namespace))
         if namespace is None or namespace.deleted_at is not None:
