@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_TYPES = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram"}
+_TYPES = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram", "GaugeMetricFamily": "gauge"}
+_LABELS = ("labelnames", "labels")  # the latter of what is made at each scrape
 _SHARED = "servicekit"
 
 
@@ -54,7 +55,7 @@ def _of_file(path: Path, package: str) -> Iterator[Declared]:
             continue
         if not first.value.startswith("agentteams_"):
             continue
-        given = [*node.args[2:3], *(word.value for word in node.keywords if word.arg == "labelnames")]
+        given = [*node.args[2:3], *(word.value for word in node.keywords if word.arg in _LABELS)]
         wanted = constants.get(given[0].id) if given and isinstance(given[0], ast.Name) else None
         labels = ast.literal_eval(wanted or given[0]) if given else ()
         yield Declared(

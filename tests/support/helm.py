@@ -89,7 +89,11 @@ def helm(*arguments: str, stdin: str = "", kubeconfig: Path | None = None) -> st
 
 
 def render(
-    *profiles: str, values: Mapping[str, Any] | None = None, chart: Path = CHART, version: str = "1.36.0"
+    *profiles: str,
+    values: Mapping[str, Any] | None = None,
+    chart: Path = CHART,
+    version: str = "1.36.0",
+    namespace: str = "agentteams-system",
 ) -> list[dict[str, Any]]:
     """The objects of an install, in their order.
 
@@ -98,7 +102,7 @@ def render(
     """
     files: Sequence[str] = [f"--values={CHART / 'profiles' / profile}.yaml" for profile in profiles]
     text = helm(
-        "template", "agentteams", str(chart), "--namespace=agentteams-system", f"--kube-version={version}",
+        "template", "agentteams", str(chart), f"--namespace={namespace}", f"--kube-version={version}",
         *files, "--values=-", stdin=yaml.safe_dump(dict(values or {})),
     )  # fmt: skip
     return [document for document in yaml.safe_load_all(text) if document]

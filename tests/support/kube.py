@@ -80,6 +80,16 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
 
+    def as_account(self, namespace: str, name: str, file: Path) -> "Cluster":
+        """The same cluster with the rights of a ServiceAccount only; its kubeconfig is written to `file`."""
+        token = self.kubectl("create", "token", name, f"--namespace={namespace}").strip()
+        config = yaml.safe_load(self.kubectl("config", "view", "--raw", "--flatten", "-o", "yaml"))
+        for user in config["users"]:
+            user["user"] = {"token": token}
+        file.touch(mode=0o600)
+        file.write_text(yaml.safe_dump(config))
+        return Cluster(kubeconfig=file, kubectl=self._kubectl)
+
     def install_crds(self) -> None:
         """Applies our CustomResourceDefinitions and waits until they are served."""
         for file in sorted(CRDS.glob("*.yaml")):

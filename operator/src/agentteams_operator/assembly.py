@@ -6,17 +6,19 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from lightkube import AsyncClient
+from prometheus_client import REGISTRY
 
 from agentteams_operator.adapters.endpoints import EndpointProbes
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.adapters.retrieval import RetrievalKnowledge
+from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.credentials import Credentials
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
-from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, POOL, TEAM, Key
+from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, OURS, POOL, TEAM, Key, Stored
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
@@ -98,8 +100,19 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         give_up=timedelta(seconds=settings.lease_s * 2 / 3),
     )
 
+    def ours() -> list[Stored]:
+        return [one for key in cache.keys(*OURS) if (one := cache.get(key)) is not None]
+
+    state = metrics.State(objects=ours, waiting=lambda: len(queue), retrying=lambda: queue.retrying)
+    REGISTRY.register(state)
+    stack.callback(REGISTRY.unregister, state)
+
+    async def work() -> None:
+        with metrics.LEADER.track_inprogress():
+            await reconciler.work()
+
     async def lead() -> None:
         await watches.synced()
-        await lease.hold(reconciler.work)
+        await lease.hold(work)
 
     return Assembly(services=[], tasks=[watches.run, lead])

@@ -3,7 +3,9 @@
 import asyncio
 import random
 from collections import OrderedDict
+from collections.abc import Mapping
 
+from agentteams_operator.core import metrics
 from agentteams_operator.core.objects import Key
 
 FIRST_RETRY_S = 1.0
@@ -15,7 +17,7 @@ class WorkQueue:
     """As big as there are objects, since it holds a key once. Used from one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._waiting: OrderedDict[Key, float] = OrderedDict()  # since when
         self._working: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -26,12 +28,17 @@ class WorkQueue:
         """How many wait for their turn now."""
         return len(self._waiting)
 
+    @property
+    def retrying(self) -> Mapping[Key, int]:
+        """Those whose last turn failed, with how many before it did without a success between."""
+        return self._failures
+
     def add(self, key: Key) -> None:
         """Now; after its present turn, if it has one."""
         if key in self._working:
             self._again.add(key)
             return
-        self._waiting[key] = None
+        self._waiting.setdefault(key, asyncio.get_running_loop().time())
         self._wake.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -69,7 +76,8 @@ class WorkQueue:
         while not self._waiting:
             self._wake.clear()
             await self._wake.wait()
-        key, _ = self._waiting.popitem(last=False)
+        key, since = self._waiting.popitem(last=False)
+        metrics.QUEUE_WAIT_SECONDS.observe(asyncio.get_running_loop().time() - since)
         self._working.add(key)
         return key
 

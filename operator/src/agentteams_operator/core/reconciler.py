@@ -1,11 +1,13 @@
 """The loop: observe, decide, apply."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
 
+from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key, Stored
@@ -16,7 +18,8 @@ from agentteams_operator.core.queue import WorkQueue
 Look = Callable[[Stored], Awaitable[Outcome]]
 """Observes and decides about one object."""
 _GONE = (404, 403)
-_SOON = (0, 409, 429, 500, 503, 504)
+_CONFLICT = 409
+_SOON = (0, _CONFLICT, 429, 500, 503, 504)
 
 log = structlog.get_logger()
 
@@ -55,28 +58,38 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> None:
         """One turn of one object. Never raises but for a cancellation: a failure is another turn later."""
+        started = time.perf_counter()
+        outcome = await self._turn(key)
+        metrics.RECONCILES.labels(key.kind, outcome).inc()
+        metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.perf_counter() - started)
+
+    async def _turn(self, key: Key) -> str:
+        """How it ended, for the metrics."""
         look = self._looks.get(key.kind)
         one = self._cache.get(key) or (_nothing(key) if not key.name else None)
         if look is None or one is None:
             self._queue.forget(key)
             self._applier.forget(key)
-            return
+            return "gone"
         try:
             outcome = await look(one)
             await self._applier.apply(one, outcome)
         except ApiFailure as error:
             if error.code in _GONE and self._leaving(key):
                 self._queue.forget(key)
-                return
+                return "gone"
             seconds = self._queue.retry(key)
             if error.code not in _SOON:
                 log.warning("object_not_applied", object=str(key), error=str(error), again_s=round(seconds))
+                return "refused"
+            return "conflict" if error.code == _CONFLICT else "unavailable"
         except Exception:
             seconds = self._queue.retry(key)
             log.exception("object_failed", object=str(key), again_s=round(seconds))
-        else:
-            self._queue.succeeded(key)
-            self._queue.add_after(key, outcome.again_s)
+            return "failed"
+        self._queue.succeeded(key)
+        self._queue.add_after(key, outcome.again_s)
+        return "done"
 
     def _leaving(self, key: Key) -> bool:
         """Whether the object, or its namespace, is being deleted."""

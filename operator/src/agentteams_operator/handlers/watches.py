@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import aiohttp
 import kopf
 import structlog
 
+from agentteams_operator.core import metrics
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import MANAGED_BY, MANAGER, Key
 
@@ -35,6 +37,7 @@ OWNED: Sequence[tuple[str, ...]] = (
     ("autoscaling", "v2", "horizontalpodautoscalers"),
 )
 """Only those with our label."""
+_PLURALS = {resource[-1] for resource in (*WATCHED, *OWNED)}
 _STOP_S = 10.0
 
 
@@ -133,6 +136,27 @@ class Watches:
         self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+async def _login(**arguments: Any) -> kopf.AiohttpSession | None:
+    """In a cluster by the pod's account, elsewhere by KUBECONFIG. The session counts watches."""
+    info = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    if info is None:
+        return None
+    counting = aiohttp.TraceConfig()
+    counting.on_request_start.append(_count_watch)
+    return kopf.AiohttpSession(
+        server=info.server,
+        default_namespace=info.default_namespace,
+        aiohttp_session=aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers=info.as_http_headers(),
+            proxy=info.proxy_url,
+            trust_env=bool(info.trust_env),
+            trace_configs=[counting],
+        ),
+    )
+
+
+async def _count_watch(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
+    if request.url.query.get("watch") == "true":
+        resource = request.url.name
+        metrics.WATCHES_BEGUN.labels(resource if resource in _PLURALS else "other").inc()
