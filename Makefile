@@ -30,10 +30,10 @@ PORT_operator := 50055
 FOLDER_milvus-lite := libs/servicekit
 MODULE_milvus-lite := milvus_lite.cmdline
 PORT_milvus-lite := 19530
-HEALTH_URL_milvus-lite := tcp
-HEALTH_URL_gateway := http://127.0.0.1:8080/healthz
+HEALTH_URL_milvus-lite := tcp://127.0.0.1:{port}
+HEALTH_URL_gateway := http://127.0.0.1:{port}/readyz
 # buildah needs no daemon; in a container of its own it can only change the root.
-BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
+BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --layers --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check lock bench chaos chaos-ingest check clean

@@ -47,6 +47,16 @@ async def test_what_serves_is_healthy_and_what_starts_or_is_not_there_is_not() -
     assert "/healthz" in said
 
 
+async def test_what_speaks_no_grpc_is_asked_whether_it_listens() -> None:
+    listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with listening:
+        port = str(listening.sockets[0].getsockname()[1])
+        asked = {"AGENTTEAMS_HEALTH_URL": "tcp://127.0.0.1:{port}"}
+        assert await check(AGENTTEAMS_PORT=port, **asked) == (0, "")
+        code, said = await check(AGENTTEAMS_PORT=_NOBODY, **asked)
+    assert (code, f"tcp://127.0.0.1:{_NOBODY}: " in said) == (1, True)
+
+
 def test_only_what_an_image_needs_is_sent_to_its_build() -> None:
     ignored = (Path(__file__).parents[3] / ".dockerignore").read_text().splitlines()
     assert ignored[0] == "*"

@@ -1,24 +1,36 @@
 """`python -m servicekit.healthcheck`: exits 0 if the service of this container answers that it serves.
 
-For engines that run a command; Kubernetes asks by itself (grpc probes). The port is AGENTTEAMS_PORT, or the
-page AGENTTEAMS_HEALTH_URL for what speaks HTTP.
+For engines that run a command; Kubernetes asks by itself. The port is AGENTTEAMS_PORT; what does not speak
+gRPC's health protocol is asked as AGENTTEAMS_HEALTH_URL says: a page, or whether tcp://host:port listens.
+"{port}" in it is AGENTTEAMS_PORT.
 """
 
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
-
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from urllib.parse import urlsplit
 
 _TIMEOUT_S = 2.0
 
 
 def problem() -> str:
     """Why it is not healthy; empty if it is."""
-    url = os.environ.get("AGENTTEAMS_HEALTH_URL")
-    return _http(url) if url else _grpc(f"127.0.0.1:{os.environ.get('AGENTTEAMS_PORT', '')}")
+    port = os.environ.get("AGENTTEAMS_PORT", "")
+    url = os.environ.get("AGENTTEAMS_HEALTH_URL", "").replace("{port}", port)
+    if url.startswith("tcp:"):
+        return _tcp(url)
+    return _http(url) if url else _grpc(f"127.0.0.1:{port}")
+
+
+def _tcp(url: str) -> str:
+    where = urlsplit(url)
+    try:
+        with socket.create_connection((where.hostname, where.port), timeout=_TIMEOUT_S):
+            return ""
+    except OSError as error:
+        return f"{url}: {error}"
 
 
 def _http(url: str) -> str:
@@ -30,6 +42,9 @@ def _http(url: str) -> str:
 
 
 def _grpc(target: str) -> str:
+    import grpc  # noqa: PLC0415  not every image has it
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
     with grpc.insecure_channel(target) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # it ships no types
         try:
