@@ -144,3 +144,20 @@ async def test_the_sweepers_bypass_sees_sessions_and_runs_and_changes_no_run(dat
     assert await plain.read(owners_seen(metadata.tables["run_events"]), sweep) == set()
     assert await plain.write(lambda c: c.execute(sa.delete(runs)).rowcount, sweep) == 0
     assert await plain.write(lambda c: c.execute(sa.update(runs).values(team="x")).rowcount, sweep) == 0
+
+
+async def test_whoever_scores_claims_and_sums_up_but_reads_no_conversation(databases: Databases) -> None:
+    plain, scoring = databases.plain, Bypass.SCORING
+    waiting = metadata.tables["run_scorings"]
+    columns = "run_id, tenant, owner, team, priority, request, create_time_us, attempt, lease_owner,"
+    fill = sa.text(
+        f"INSERT INTO run_scorings ({columns} lease_expire_time_us)"
+        " SELECT id, tenant, owner, team, 1, '', 1, 0, '', 0 FROM runs"
+    )
+    await databases.admin.write(lambda c: c.execute(fill))
+    assert await plain.read(owners_seen(waiting), scoring) == {ADA, BOB, EVE}
+    for hidden in ("sessions", "messages", "runs", "run_events", "memories", "team_evaluations"):
+        assert await plain.read(owners_seen(metadata.tables[hidden]), scoring) == set()
+    assert await plain.write(lambda c: c.execute(sa.delete(waiting)).rowcount, scoring) == 0
+    assert await plain.write(lambda c: c.execute(sa.update(runs).values(team="x")).rowcount, scoring) == 0
+    assert await plain.read(owners_seen(waiting), ADA) == {ADA}

@@ -14,6 +14,7 @@ from session.adapters.retention import SqlRetentionStore
 from session.adapters.schema import check_schema, migrate
 from session.adapters.store import SqlSessionStore
 from session.memory_servicer import MemoryServicer, memory_service
+from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from session.settings import Settings
 from session.sweeper import Sweeper
@@ -43,6 +44,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     services = [
         session_service(SessionServicer(store=store, tokens=tokens)),
         memory_service(MemoryServicer(store=store, tokens=tokens)),
+        score_service(ScoreServicer(store=store, tokens=tokens)),
     ]
     tasks = [sweeper.run]
     if isinstance(database, PostgresDatabase):

@@ -20,6 +20,7 @@ from session.core.model import (
     NewEvent,
     NewInput,
     NewMessage,
+    NewScoring,
     Role,
     Run,
     RunEnd,
@@ -157,6 +158,7 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
             status=finished.status.SerializeToString() if finished.HasField("status") else b"",
             summary=finished.summary.SerializeToString(),
             saved=partial(_saved, event, time.monotonic()),
+            scoring=_scoring(finished.summary),
         )
     elif kind == "input_requested":
         asked = event.input_requested
@@ -182,6 +184,13 @@ def new_event(field: str, event: run_pb2.RunEvent) -> NewEvent:
         payload=event.SerializeToString(),
     )
     return NewEvent(event=stored, answer=answer, end=end, asks=asks, told=told, summary=summary)
+
+
+def _scoring(summary: run_pb2.RunSummary) -> NewScoring | None:
+    if not summary.HasField("scoring"):
+        return None
+    asked = summary.scoring
+    return NewScoring(priority=0 if asked.suspicions else 1, request=asked.SerializeToString())
 
 
 def _storable(text: str) -> str:

@@ -13,11 +13,13 @@ from session.core.model import Owner, Run, Session
 from session.core.ports import SessionStore
 from session.core.user_data import Erased, NewFork, SessionTimes
 from session.memory_servicer import memory_to_pb
+from session.score_servicer import evaluation_to_pb, scores_to_pb
 
 UserRecord = session_service_pb2.UserRecord
 
 # Rows of one read, and what one response holds: memory stays flat however much a user has.
 _PAGE = 100
+_FEW = 4  # of rows that may have megabytes
 _RESPONSE_BYTES = 1024 * 1024
 
 
@@ -103,6 +105,11 @@ async def _records(store: SessionStore, owner: Owner) -> AsyncIterator[UserRecor
         for memory in memories:
             yield UserRecord(memory=memory_to_pb(memory))
         added = (memories[-1].create_time, memories[-1].id)
+    stored: tuple[datetime, str] | None = None
+    while evaluations := await store.list_evaluations(owner, team="", before=stored, limit=_FEW):
+        for evaluation in evaluations:
+            yield UserRecord(team_evaluation=evaluation_to_pb(evaluation))
+        stored = (evaluations[-1].create_time, evaluations[-1].id)
 
 
 async def _records_of_session(
@@ -138,3 +145,5 @@ async def _records_of_run(store: SessionStore, owner: Owner, run: Run) -> AsyncI
     if not run.state.terminal:
         for said in await store.inputs_of_run(owner, run.id):
             yield UserRecord(run_input=convert.input_to_pb(said))
+    for scores in await store.all_scores_of_run(owner, run.id):
+        yield UserRecord(run_scores=scores_to_pb(scores))

@@ -96,6 +96,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The user has as many memories as allowed. Forget some first."""
     ERROR_REASON_TOO_MANY_FOLLOWERS: _ErrorReason.ValueType  # 49
     """As many calls as allowed wait for events. Ask without waiting."""
+    ERROR_REASON_SCORES_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """The run has no scores: it was not chosen, or waits for them."""
+    ERROR_REASON_RUN_NOT_FINISHED: _ErrorReason.ValueType  # 51
+    """The run has not ended. Retry when it has."""
+    ERROR_REASON_TOO_MANY_EVALUATIONS: _ErrorReason.ValueType  # 52
+    """As many evaluations as allowed are under way. Retry later."""
     ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: _ErrorReason.ValueType  # 60
     """No knowledge base of that name in the caller's namespace."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 61
@@ -213,6 +219,12 @@ ERROR_REASON_MEMORY_LIMIT_REACHED: ErrorReason.ValueType  # 48
 """The user has as many memories as allowed. Forget some first."""
 ERROR_REASON_TOO_MANY_FOLLOWERS: ErrorReason.ValueType  # 49
 """As many calls as allowed wait for events. Ask without waiting."""
+ERROR_REASON_SCORES_NOT_FOUND: ErrorReason.ValueType  # 50
+"""The run has no scores: it was not chosen, or waits for them."""
+ERROR_REASON_RUN_NOT_FINISHED: ErrorReason.ValueType  # 51
+"""The run has not ended. Retry when it has."""
+ERROR_REASON_TOO_MANY_EVALUATIONS: ErrorReason.ValueType  # 52
+"""As many evaluations as allowed are under way. Retry later."""
 ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: ErrorReason.ValueType  # 60
 """No knowledge base of that name in the caller's namespace."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 61

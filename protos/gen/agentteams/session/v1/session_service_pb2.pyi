@@ -5,6 +5,7 @@ isort:skip_file
 
 from agentteams.session.v1 import memory_pb2 as _memory_pb2
 from agentteams.session.v1 import run_pb2 as _run_pb2
+from agentteams.session.v1 import scores_pb2 as _scores_pb2
 from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -367,6 +368,8 @@ class UserRecord(_message.Message):
     RUN_EVENT_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
     RUN_INPUT_FIELD_NUMBER: _builtins.int
+    RUN_SCORES_FIELD_NUMBER: _builtins.int
+    TEAM_EVALUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """A session."""
@@ -391,6 +394,14 @@ class UserRecord(_message.Message):
     def run_input(self) -> _run_pb2.RunInput:
         """What was said to the run before, while its log does not hold it yet."""
 
+    @_builtins.property
+    def run_scores(self) -> _scores_pb2.RunScores:
+        """Scores of the run before."""
+
+    @_builtins.property
+    def team_evaluation(self) -> _scores_pb2.TeamEvaluation:
+        """A golden set run that the user started."""
+
     def __init__(
         self,
         *,
@@ -400,12 +411,14 @@ class UserRecord(_message.Message):
         run_event: _run_pb2.RunEvent | None = ...,
         memory: _memory_pb2.Memory | None = ...,
         run_input: _run_pb2.RunInput | None = ...,
+        run_scores: _scores_pb2.RunScores | None = ...,
+        team_evaluation: _scores_pb2.TeamEvaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "run_scores", b"run_scores", "session", b"session", "team_evaluation", b"team_evaluation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "run_scores", b"run_scores", "session", b"session", "team_evaluation", b"team_evaluation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["session", "message", "run", "run_event", "memory", "run_input"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["session", "message", "run", "run_event", "memory", "run_input", "run_scores", "team_evaluation"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 

@@ -195,7 +195,8 @@ class SessionServiceServicer:
 
     def ExportUserData(self, request, context):
         """Streams all that is kept of a user: each session, followed by its messages
-        and its runs, each run followed by its events; then the memories. A session
+        and its runs, each run followed by its events and scores; then the memories
+        and golden set runs. A session
         that is used meanwhile may come again, with what is new: the later one
         counts. Reasons: PERMISSION_DENIED.
         """

@@ -65,7 +65,8 @@ class SessionServiceStub:
     """
     ExportUserData: _grpc.UnaryStreamMultiCallable[_session_service_pb2.ExportUserDataRequest, _session_service_pb2.ExportUserDataResponse]
     """Streams all that is kept of a user: each session, followed by its messages
-    and its runs, each run followed by its events; then the memories. A session
+    and its runs, each run followed by its events and scores; then the memories
+    and golden set runs. A session
     that is used meanwhile may come again, with what is new: the later one
     counts. Reasons: PERMISSION_DENIED.
     """
@@ -168,7 +169,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ExportUserData: _aio.UnaryStreamMultiCallable[_session_service_pb2.ExportUserDataRequest, _session_service_pb2.ExportUserDataResponse]  # type: ignore[assignment]
     """Streams all that is kept of a user: each session, followed by its messages
-    and its runs, each run followed by its events; then the memories. A session
+    and its runs, each run followed by its events and scores; then the memories
+    and golden set runs. A session
     that is used meanwhile may come again, with what is new: the later one
     counts. Reasons: PERMISSION_DENIED.
     """
@@ -316,7 +318,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.ExportUserDataResponse], _abc.AsyncIterator[_session_service_pb2.ExportUserDataResponse]]:
         """Streams all that is kept of a user: each session, followed by its messages
-        and its runs, each run followed by its events; then the memories. A session
+        and its runs, each run followed by its events and scores; then the memories
+        and golden set runs. A session
         that is used meanwhile may come again, with what is new: the later one
         counts. Reasons: PERMISSION_DENIED.
         """

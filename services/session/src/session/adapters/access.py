@@ -20,6 +20,7 @@ class Bypass(StrEnum):
 
     LEASES = "leases"  # an orchestrator renews its leases and takes over runs of every tenant
     RETENTION = "retention"  # the sweeper deletes expired sessions of every tenant
+    SCORING = "scoring"  # an evaluation service claims runs of every tenant; scores are summed up
 
 
 # Nobody: no row of anybody, which is enough to look at the schema.

@@ -32,6 +32,7 @@ from session.adapters.records import (
 )
 from session.adapters.rows import RUNNING, owned, owner_values, to_us
 from session.adapters.run_queue import begin_next
+from session.adapters.score_rows import insert_scoring
 from session.adapters.tables import run_events, runs, sessions
 from session.core.model import (
     AcquiredRun,
@@ -100,6 +101,7 @@ _FINISH = (
         runs.c.lease_address,
         runs.c.lease_duration_us,
         NOTIFY_FOLLOWERS,
+        runs.c.team,
     )
 )
 _LEASED_RUN = (
@@ -229,6 +231,8 @@ class AppendEvents:
             raise Missed
         session, cancel_requested = row[0], row[1]
         insert_events(connection, self.owner, self.run, stored, session=session)
+        if end is not None and end.scoring is not None:
+            insert_scoring(connection, self.owner, self.run, team=row[-1], new=end.scoring, now_us=now_us)
         if answers:
             insert_messages(
                 connection, self.owner, session, self.run, answers, first=first_answer, now=self.now
@@ -256,7 +260,7 @@ class AppendEvents:
         return AppendedEvents(last_sequence=last, cancel_requested=cancel_requested, parked=parked, said=new)
 
     def _begin_next(self, connection: Connection, ended: rows.Row) -> AcquiredRun | None:
-        session, _, _, lease_owner, address, duration_us, _ = ended
+        session, _, _, lease_owner, address, duration_us, *_ = ended
         lease = Lease(owner=lease_owner, address=address, duration=timedelta(microseconds=duration_us))
         return begin_next(connection, self.owner, session, lease=lease, after_run=self.run, now=self.now)
 

@@ -24,6 +24,7 @@ from session.adapters.records import Missed, summaries
 from session.adapters.rows import MESSAGE, RUN, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents
 from session.adapters.run_queue import IDLE_SESSIONS, UNFINISHED, BeginWaiting, RequestCancel
+from session.adapters.score_rows import ScoreRows
 from session.adapters.tables import messages, runs, sessions
 from session.adapters.user_rows import UserRows, within
 from session.core.model import (
@@ -73,7 +74,7 @@ class _Found(Generic[T]):
     body_hash: bytes
 
 
-class SqlSessionStore(EventRows, UserRows, MemoryRows):
+class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
     """SessionStore on a Database.
 
     Leases are timed by this process' clock: replicas need clocks that agree

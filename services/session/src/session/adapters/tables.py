@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -249,4 +250,64 @@ memories = Table(
     Column("body_hash", LargeBinary, nullable=False),
     UniqueConstraint("tenant", "owner", "request_id"),
     Index(None, "tenant", "owner", "create_time_us", "id"),
+)
+
+# Finished runs that wait to be scored. A run leaves the table when its scores are stored.
+run_scorings = Table(
+    "run_scorings",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("team", Text, nullable=False),
+    # The smallest first.
+    Column("priority", SmallInteger, nullable=False),
+    # A serialised ScoringRequest.
+    Column("request", LargeBinary, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    # How often it was claimed.
+    Column("attempt", Integer, nullable=False),
+    Column("lease_owner", Text, nullable=False),
+    # 0: nobody's.
+    Column("lease_expire_time_us", BigInteger, nullable=False),
+    Index(None, "priority", "create_time_us"),
+)
+
+run_scores = Table(
+    "run_scores",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("evaluator", String(128), primary_key=True),
+    Column("version", String(128), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("team", Text, nullable=False),
+    Column("team_revision", Text, nullable=False),
+    Column("selection", SmallInteger, nullable=False),
+    # There are scores; what follows is part of the payload, for averages.
+    Column("scored", Boolean, nullable=False),
+    Column("faithfulness", Double),
+    Column("grounding", Double),
+    Column("retrieval_relevance", Double),
+    Column("answer_relevance", Double),
+    Column("create_time_us", BigInteger, nullable=False),
+    # A serialised RunScores.
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "tenant", "team", "create_time_us"),
+    Index(None, "tenant", "owner", "create_time_us"),
+)
+
+# What golden set runs of teams found, by who started them.
+team_evaluations = Table(
+    "team_evaluations",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    # Made by the caller, hence unique only for the caller.
+    Column("id", String(64), primary_key=True),
+    Column("team", Text, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    # A serialised TeamEvaluation.
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "tenant", "owner", "team", "create_time_us"),
 )

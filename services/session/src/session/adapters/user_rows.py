@@ -12,7 +12,7 @@ from servicekit.errors import InvalidArgument
 from session.adapters import rows
 from session.adapters.database import Database, Duplicate
 from session.adapters.rows import RUN, SESSION, owned, owner_values, to_us
-from session.adapters.tables import blobs, memories, messages, run_events, runs, sessions
+from session.adapters.tables import blobs, memories, messages, run_events, runs, sessions, team_evaluations
 from session.core.model import Owner, Run, RunState, Session
 from session.core.user_data import MAX_FORK_MESSAGES, Erased, NewFork, SessionTimes
 
@@ -181,7 +181,11 @@ def _erase(connection: Connection, owner: Owner) -> Erased:
         raise rows.session_busy(busy[0], busy[1])
     if not some:
         forget = sa.delete(memories).where(owned(memories))
-        return Erased(memories=connection.execute(forget, values).rowcount)
+        evaluations = sa.delete(team_evaluations).where(owned(team_evaluations))
+        return Erased(
+            memories=connection.execute(forget, values).rowcount,
+            team_evaluations=connection.execute(evaluations, values).rowcount,
+        )
     erased = Erased()
     of_runs = sa.select(runs.c.id).where(owned(runs), runs.c.session_id.in_(some))
     # In this order, so that nothing that is still there names what is gone.

@@ -117,6 +117,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewScoring:
+    """A run that ends is to be scored. `priority`: the smallest first. `request`: serialised."""
+
+    priority: int
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
     """How a run ended.
 
@@ -126,12 +134,14 @@ class RunEnd:
         summary: Serialised.
         saved: Called once, when the row is about to be written: the event and its
             summary, with the time that storing took until then. None: as they are.
+        scoring: The run waits to be scored from then on; None: it does not.
     """
 
     state: RunState
     status: bytes
     summary: bytes
     saved: Callable[[], tuple[bytes, bytes]] | None = None
+    scoring: NewScoring | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,11 @@ from session.core.model import (
     Session,
 )
 from session.core.pages import Page
+from session.core.scores import ScoreStore
 from session.core.user_data import ANY_TIME, MemoryStore, SessionTimes, UserDataStore
 
 
-class SessionStore(UserDataStore, MemoryStore, Protocol):
+class SessionStore(UserDataStore, MemoryStore, ScoreStore, Protocol):
     """Sessions, messages, runs and events. Ids are bare, not resource names.
 
     What belongs to another owner is as if it did not exist. Every method

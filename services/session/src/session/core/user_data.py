@@ -49,6 +49,7 @@ class Erased:
     run_events: int = 0
     memories: int = 0
     blob_parts: int = 0
+    team_evaluations: int = 0
 
     def __add__(self, other: "Erased") -> "Erased":
         return Erased(
@@ -58,6 +59,7 @@ class Erased:
             run_events=self.run_events + other.run_events,
             memories=self.memories + other.memories,
             blob_parts=self.blob_parts + other.blob_parts,
+            team_evaluations=self.team_evaluations + other.team_evaluations,
         )
 
 
