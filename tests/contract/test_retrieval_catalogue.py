@@ -223,5 +223,6 @@ async def test_many_workers_and_uploads_at_once(catalogue: SqlCatalogue) -> None
     await asyncio.gather(work(), work(), work(), *(upload(number) for number in range(12, 18)))
     await work()
     assert sorted(done) == sorted(f"{number}.md" for number in range(18))
-    counts = await catalogue.queue_depth()
-    assert (counts.ready, counts.pending, counts.indexing) == (18, 0, 0)
+    snapshot = await catalogue.snapshot("default", "kb")
+    assert snapshot is not None
+    assert (snapshot.counts.ready, snapshot.counts.pending, snapshot.counts.indexing) == (18, 0, 0)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, case, func, select, update
 
 from retrieval.adapters.rows import counts_of, document_from_row, moment, ms, settled
 from retrieval.adapters.statements import (
@@ -22,7 +22,7 @@ from retrieval.adapters.statements import (
     put_state,
     update_claimed,
 )
-from retrieval.adapters.tables import documents, ingest_state, knowledge_bases
+from retrieval.adapters.tables import documents, ingest_state, knowledge_bases, waiting_since
 from retrieval.adapters.tuning_tables import paused
 from retrieval.core.model import Claim, Counts, DocumentError, DocumentState
 from servicekit.ids import new_id
@@ -109,11 +109,14 @@ class SqlIngestQueue(Transactions):
             )
 
     async def queue_depth(self) -> Counts:
-        """One statement over an index."""
+        """One statement over an index. Those that are READY, the most of them, are not counted."""
         async with self._begin() as connection:
             rows = await connection.execute(
                 select(documents.c.state, func.count().label("documents"))
-                .where(documents.c.delete_time_ms.is_(None))
+                .where(
+                    documents.c.state.in_([_PENDING, _INDEXING, _FAILED]),
+                    documents.c.delete_time_ms.is_(None),
+                )
                 .group_by(documents.c.state)
             )
             by_state = {row.state: row.documents for row in rows}
@@ -123,9 +126,10 @@ class SqlIngestQueue(Transactions):
         """Over all knowledge bases."""
         async with self._begin() as connection:
             oldest = await connection.scalar(
-                select(func.min(func.coalesce(documents.c.queued_ms, documents.c.create_time_ms))).where(
-                    documents.c.state == _PENDING, documents.c.delete_time_ms.is_(None)
-                )
+                select(waiting_since)
+                .where(documents.c.state == _PENDING, documents.c.delete_time_ms.is_(None))
+                .order_by(waiting_since)
+                .limit(1)
             )
         return None if oldest is None else moment(oldest)
 
@@ -135,6 +139,17 @@ class SqlIngestQueue(Transactions):
         tenants_turn = (
             select(func.max(of_tenant.c.turn))
             .where(of_tenant.c.tenant == knowledge_bases.c.tenant)
+            .scalar_subquery()
+        )
+        # Not an `exists`: Postgres would join with all that waits; this it looks up in the index.
+        something = (
+            select(documents.c.state)
+            .where(
+                documents.c.tenant == knowledge_bases.c.tenant,
+                documents.c.knowledge_base == knowledge_bases.c.id,
+                _claimable(now, _PENDING, _INDEXING),
+            )
+            .limit(1)
             .scalar_subquery()
         )
         turns = (
@@ -148,11 +163,8 @@ class SqlIngestQueue(Transactions):
             )
             .where(
                 knowledge_bases.c.delete_time_ms.is_(None),
-                exists().where(
-                    documents.c.tenant == knowledge_bases.c.tenant,
-                    documents.c.knowledge_base == knowledge_bases.c.id,
-                    _claimable(now),
-                ),
+                ~paused(knowledge_bases.c.tenant, knowledge_bases.c.id, now),
+                something.is_not(None),
             )
             .order_by(
                 func.coalesce(tenants_turn, 0),
@@ -163,7 +175,8 @@ class SqlIngestQueue(Transactions):
             .limit(_CANDIDATES)
         )
         async with self._begin() as connection:
-            if await connection.scalar(select(documents.c.state).where(_claimable(now)).limit(1)) is None:
+            any_ = select(documents.c.state).where(_claimable(now, _PENDING, _INDEXING)).limit(1)
+            if await connection.scalar(any_) is None:
                 return []
             return [(row.tenant, row.id) for row in await connection.execute(turns)]
 
@@ -171,13 +184,6 @@ class SqlIngestQueue(Transactions):
         self, tenant: str, knowledge_base: str, *, lease: timedelta, now: datetime
     ) -> Claim | None:
         token = new_id()
-        waiting = (
-            select(documents.c.id, documents.c.claimed)
-            .where(of_kb(tenant, knowledge_base), _claimable(now))
-            .order_by(documents.c.due_ms, documents.c.path)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
         async with self._begin() as connection:
             # Before the document is locked: the first turn locks the knowledge base for a moment.
             if not await connection.scalar(
@@ -189,8 +195,23 @@ class SqlIngestQueue(Transactions):
             ):
                 return None
             await put_state(connection, tenant, knowledge_base, {"turn": next_turn()})
-            found = (await connection.execute(waiting)).one_or_none()
-            if found is None:
+            # What a worker has left half done had its turn before. Each state apart: an index has the order.
+            for state in (_INDEXING, _PENDING):
+                waiting = (
+                    select(documents.c.id, documents.c.claimed)
+                    .where(
+                        of_kb(tenant, knowledge_base),
+                        _claimable(now, state),
+                        ~paused(tenant, knowledge_base, now),
+                    )
+                    .order_by(documents.c.due_ms, documents.c.path)
+                    .limit(1)
+                    .with_for_update(skip_locked=True)
+                )
+                found = (await connection.execute(waiting)).one_or_none()
+                if found is not None:
+                    break
+            else:
                 return None
             row = (
                 await connection.execute(
@@ -220,11 +241,11 @@ class SqlIngestQueue(Transactions):
         )
 
 
-def _claimable(now: datetime) -> ColumnElement[bool]:
+def _claimable(now: datetime, *states: DocumentState) -> ColumnElement[bool]:
+    in_state = documents.c.state == states[0] if len(states) == 1 else documents.c.state.in_(states)
     return and_(
         documents.c.delete_time_ms.is_(None),
-        documents.c.state.in_([_PENDING, _INDEXING]),
+        in_state,
         documents.c.due_ms <= ms(now),
         documents.c.lease_until_ms <= ms(now),
-        ~paused(now),
     )

@@ -10,6 +10,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
 )
 
 metadata = MetaData()
@@ -79,10 +80,30 @@ documents = Table(
     Column("source_stamp", String(50)),
     ForeignKeyConstraint(["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"]),
     Index("documents_queue", "state", "due_ms"),
-    Index("documents_waiting", "tenant", "knowledge_base", "state", "due_ms"),
+    Index("documents_next", "tenant", "knowledge_base", "state", "due_ms", "path"),
     Index("documents_settled", "tenant", "knowledge_base", "state", "update_time_ms"),
     Index("documents_moved", "tenant", "knowledge_base", "moved_from"),
     Index("documents_by_path", "tenant", "knowledge_base", "path"),
+)
+
+_SEEN = documents.c.delete_time_ms.is_(None)
+Index(
+    "documents_counted",
+    documents.c.tenant,
+    documents.c.knowledge_base,
+    documents.c.state,
+    documents.c.chunk_count,
+    postgresql_where=_SEEN,
+    sqlite_where=_SEEN,
+)
+# Since when a document has waited; `create_time_ms` in rows that version 0002 wrote.
+waiting_since = func.coalesce(documents.c.queued_ms, documents.c.create_time_ms)
+Index(
+    "documents_oldest",
+    documents.c.state,
+    waiting_since,
+    postgresql_where=_SEEN,
+    sqlite_where=_SEEN,
 )
 
 # Collections that a re-index has left and that must be dropped.

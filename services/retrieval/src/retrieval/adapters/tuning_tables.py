@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 
 from retrieval.adapters.rows import ms
-from retrieval.adapters.tables import documents, knowledge_bases, metadata
+from retrieval.adapters.tables import knowledge_bases, metadata
 
 tunings = Table(
     "tunings",
@@ -70,10 +70,12 @@ of_serving_collection = and_(
 )
 
 
-def paused(now: datetime) -> ColumnElement[bool]:
-    """Whether the knowledge base of a document is being copied, so that nothing may be claimed of it."""
+def paused(
+    tenant: ColumnElement[str] | str, knowledge_base: ColumnElement[str] | str, now: datetime
+) -> ColumnElement[bool]:
+    """Whether the knowledge base is being copied, so that nothing may be claimed of it."""
     return exists().where(
-        tunings.c.tenant == documents.c.tenant,
-        tunings.c.knowledge_base == documents.c.knowledge_base,
+        tunings.c.tenant == tenant,
+        tunings.c.knowledge_base == knowledge_base,
         tunings.c.paused_until_ms > ms(now),
     )

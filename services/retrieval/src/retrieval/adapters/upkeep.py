@@ -19,7 +19,7 @@ from retrieval.adapters.statements import (
     put_state,
     state_of,
 )
-from retrieval.adapters.tables import documents, ingest_state, knowledge_bases
+from retrieval.adapters.tables import documents, ingest_state, knowledge_bases, waiting_since
 from retrieval.core.errors import document_not_found, knowledge_base_not_found
 from retrieval.core.ingest_model import Catalogued, IngestStatus, Reconciled
 from retrieval.core.model import Document, DocumentState
@@ -260,7 +260,7 @@ class SqlUpkeep(Transactions):
         async with self._begin() as connection:
             oldest = await self._by_id(
                 connection,
-                [func.min(func.coalesce(documents.c.queued_ms, documents.c.create_time_ms)).label("at")],
+                [func.min(waiting_since).label("at")],
                 and_(ours, documents.c.state == _PENDING),
             )
             rates = await self._by_id(

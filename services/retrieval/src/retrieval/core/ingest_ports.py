@@ -45,7 +45,7 @@ class IngestQueue(Protocol):
         ...
 
     async def queue_depth(self) -> Counts:
-        """Documents by state over all knowledge bases (chunks are not counted)."""
+        """Over all knowledge bases. READY documents and chunks, which may be many, are not counted."""
         ...
 
     async def oldest_pending(self) -> datetime | None:
