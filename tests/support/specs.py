@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from retrieval.core.model import (
     Chunking,
     ChunkingStrategy,
+    EvaluationPolicy,
     FolderSource,
     IndexPolicy,
     IndexType,
@@ -42,6 +43,9 @@ FULL = KnowledgeBaseSpec(
         tuning_off=True,
     ),
     sources=(FolderSource(name="docs", path="a/b", mirror_deletes=True, interval_s=30),),
+    evaluation=EvaluationPolicy(
+        thresholds={"ndcg_at_10": 0.7, "mrr_at_10": 0.9}, golden_set="golden", interval_s=60
+    ),
 )
 
 

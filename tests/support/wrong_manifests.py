@@ -73,6 +73,7 @@ _AUTHORIZATION = {"name": "authorization", "valueFrom": {"secretKeyRef": _KEY}}
 _PRICING = {"currency": "USD", "inputPerMillionTokens": "1", "outputPerMillionTokens": "1"}
 _EMBEDDING = {"type": "Embedding"}
 _BUILT_IN = {"type": "Chat", "provider": "BuiltIn", "model": REMOVED, "endpoint": REMOVED}
+_GOOD_SCORES = {"evaluation.thresholds.mrr": "0.7"}
 _OPEN_AI = {"provider": "OpenAI", "endpoint": REMOVED}
 
 
@@ -161,6 +162,23 @@ KNOWLEDGE = [
     Wrong("KnowledgeBase", {"chunking.overlapTokens": 200}, "chunking.overlapTokens"),
     Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
     Wrong("KnowledgeBase", {"retrieval.minScore": "1.1"}, "retrieval.minScore"),
+    Wrong("KnowledgeBase", {"evaluation.schedule": "@daily"}, "evaluation.thresholds"),
+    Wrong("KnowledgeBase", {"evaluation.thresholds": {}}, "evaluation.thresholds"),
+    Wrong("KnowledgeBase", {"evaluation.thresholds.mrr": "1.01"}, "evaluation.thresholds.mrr"),
+    Wrong("KnowledgeBase", {"evaluation.thresholds.ndcgAt10": "-0.1"}, "evaluation.thresholds.ndcgAt10"),
+    Wrong("KnowledgeBase", {"evaluation.thresholds.recallAt10": 0.9}, "evaluation.thresholds.recallAt10"),
+    Wrong("KnowledgeBase", _GOOD_SCORES | {"evaluation.schedule": "0 0 * * *"}, "evaluation.schedule"),
+    Wrong("KnowledgeBase", _GOOD_SCORES | {"evaluation.goldenSet": "x" * 513}, "evaluation.goldenSet"),
+    Wrong(
+        "KnowledgeBase",
+        _GOOD_SCORES | {"evaluation.goldenSet": "g", "evaluation.goldenSetRef.configMapKeyRef": _KEY},
+        "evaluation.goldenSet",
+    ),
+    Wrong(
+        "KnowledgeBase",
+        _GOOD_SCORES | {"evaluation.goldenSetRef.configMapKeyRef": {"name": "S", "key": "k"}},
+        "evaluation.goldenSetRef.configMapKeyRef.name",
+    ),
     Wrong("KnowledgeBase", {"retrieval.searchMode": "hybrid"}, "retrieval.searchMode"),
     Wrong("KnowledgeBase", {"deletionPolicy": "Keep"}, "deletionPolicy"),
     Wrong("KnowledgeBase", {"chunking.strategy": "Fixed"}, "chunking.strategy"),

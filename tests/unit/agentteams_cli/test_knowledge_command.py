@@ -57,6 +57,11 @@ def test_every_field_of_the_manifest_is_asked_for() -> None:
                 "interval_seconds": 30,
             }
         ],
+        "evaluation": {
+            "golden_set": "golden/docs.yaml",
+            "interval_seconds": 604800,
+            "thresholds": {"recall_at_10": 0.9, "mrr_at_10": 0.7},
+        },
     }
 
 

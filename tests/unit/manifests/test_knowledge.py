@@ -33,6 +33,10 @@ spec:
     tuning: {enabled: false}
   sources:
   - {name: handbook, folder: {path: team/handbook}, deletePolicy: Mirror, intervalSeconds: 30}
+  evaluation:
+    goldenSetRef: {configMapKeyRef: {name: golden, key: docs.yaml}}
+    schedule: "@weekly"
+    thresholds: {recallAt10: "0.9", mrr: "0.7"}
 """
 
 
@@ -54,6 +58,8 @@ def test_all_fields() -> None:
     assert spec.retrieval.ranker.weighted is not None
     assert spec.retrieval.ranker.weighted.dense_weight == "0.7"
     assert spec.index.build_params == {"M": 32, "efConstruction": 300}
+    assert spec.evaluation is not None
+    assert spec.evaluation.golden_set_name == "golden/docs.yaml"
     assert (spec.sources[0].folder.path, spec.sources[0].delete_policy) == ("team/handbook", "Mirror")
 
 
@@ -93,7 +99,29 @@ def test_all_fields() -> None:
         ),
         ('"0.25"', '"-1.01"', "spec.retrieval.minScore: must be between -1 and 1"),
         ('"0.25"', "0.25", "spec.retrieval.minScore: "),
-        ('"0.7"', '"1.1"', "spec.retrieval.ranker.weighted.denseWeight: must be between 0 and 1"),
+        (
+            "goldenSetRef: {configMapKeyRef: {name: golden, key: docs.yaml}}",
+            "goldenSetRef: {}",
+            "spec.evaluation.goldenSetRef.configMapKeyRef: is required",
+        ),
+        (
+            "    goldenSetRef:",
+            "    goldenSet: other\n    goldenSetRef:",
+            "spec.evaluation.goldenSet: is there beside goldenSetRef; remove one of the two",
+        ),
+        ("key: docs.yaml", "key: ../x", "spec.evaluation.goldenSetRef.configMapKeyRef.key: must be"),
+        ('"@weekly"', '"@yearly"', "spec.evaluation.schedule: must be one of @hourly, @daily, @weekly"),
+        (
+            'recallAt10: "0.9", mrr: "0.7"',
+            "",
+            "spec.evaluation.thresholds: must have at least one score; add one, such as recallAt10",
+        ),
+        ('recallAt10: "0.9"', 'recallAt10: "1.1"', "spec.evaluation.thresholds.recallAt10: must be between"),
+        (
+            'denseWeight: "0.7"',
+            'denseWeight: "1.1"',
+            "spec.retrieval.ranker.weighted.denseWeight: must be between 0 and 1",
+        ),
         ("candidates: 50", "candidates: 257", "spec.retrieval.rerank.candidates: must be at most 256"),
         (
             "policy: Manual",

@@ -12,6 +12,7 @@ from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.migrate import migrate
+from retrieval.adapters.quality_rows import SqlQuality
 from retrieval.core.evaluation import Evaluations, Progress
 from retrieval.core.golden import GoldenQuery, golden_set
 from retrieval.core.model import Hit, Outcome, ReasonCode, SearchMode
@@ -85,6 +86,7 @@ async def evaluations(tmp_path: Path, script: Script) -> AsyncIterator[Evaluatio
         yield Evaluations(
             catalogue=catalogue,
             golden_sets=SqlGoldenSets(engine),
+            quality=SqlQuality(engine),
             search=script,
             clock=FakeClock(datetime(2026, 1, 1, tzinfo=UTC)),
         )

@@ -47,6 +47,10 @@ def _source(**more: Any) -> dict[str, Any]:
     return {"name": "s", "folder": {"path": "a"}} | more
 
 
+def _evaluation(interval_s: int = 0, **thresholds: Any) -> dict[str, Any]:
+    return {"evaluation": {"interval_seconds": interval_s, "thresholds": thresholds}}
+
+
 @pytest.mark.parametrize(
     ("fields", "path", "says"),
     [
@@ -89,6 +93,13 @@ def _source(**more: Any) -> dict[str, Any]:
         ({"sources": [_source(), _source()]}, "sources[1].name", "unique"),
         ({"sources": [{"name": "s"}]}, "sources[0].folder", "must be set"),
         ({"sources": [_source(folder={"path": "../a"})]}, "sources[0].folder.path", "relative"),
+        ({"evaluation": {}}, "evaluation.thresholds", "at least one of ndcg_at_10, recall_at_10, mrr"),
+        (_evaluation(ndcg_at_10=1.01), "evaluation.thresholds.ndcg_at_10", "0 to 1"),
+        (_evaluation(recall_at_10=-0.1), "evaluation.thresholds.recall_at_10", "0 to 1"),
+        (_evaluation(mrr_at_10="NaN"), "evaluation.thresholds.mrr_at_10", "0 to 1"),
+        (_evaluation(4, mrr_at_10=0.5), "evaluation.interval_seconds", "5 to 2592000"),
+        (_evaluation(2_592_001, mrr_at_10=0.5), "evaluation.interval_seconds", "5 to 2592000"),
+        ({"evaluation": {"golden_set": "x" * 513}}, "evaluation.golden_set", "at most 512"),
         ({"sources": [_source(interval_seconds=4)]}, "sources[0].interval_seconds", "5 to 86400"),
     ],
     ids=str,
@@ -139,6 +150,7 @@ def test_bounds_of_the_proto_file_hold(fields: dict[str, Any], path: str, says: 
                 search_defaults=SearchDefaults(),
                 index=IndexPolicy(),
                 sources=(),
+                evaluation=None,
             ),
         ),
         (

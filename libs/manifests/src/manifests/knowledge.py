@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from manifests.base import API_VERSION, Metadata, Model, ModelConfigRef, Violation, duplicates, refuse
 from manifests.cel import BY_NAME, Cel
+from manifests.knowledge_evaluation import KnowledgeEvaluation
 from manifests.knowledge_index import KnowledgeIndex, KnowledgeSource
 from manifests.knowledge_retrieval import KnowledgeSchema, KnowledgeTenancy, Retrieval
 
@@ -102,6 +103,9 @@ class KnowledgeBaseSpec(Model):
         max_length=16,
         description="Places whose documents are taken over by themselves.",
         json_schema_extra=dict(BY_NAME),
+    )
+    evaluation: KnowledgeEvaluation | None = Field(
+        default=None, description="How its quality is watched. Default: it is not."
     )
     deletion_policy: Literal["Retain", "Delete"] = Field(
         default="Retain",

@@ -3,10 +3,15 @@
 The only module here that needs the stubs (agentteams-protos); who imports it depends on them.
 """
 
+from collections.abc import Sequence
+
+from agentteams.retrieval.v1 import evaluation_pb2 as evaluation_pb
 from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
+from manifests.golden import GoldenQuery
 from manifests.knowledge import KnowledgeBase
+from manifests.knowledge_evaluation import SCHEDULES
 
 
 def to_pb(manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
@@ -41,6 +46,24 @@ def to_pb(manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
     )
     if spec.tenancy.strategy != "PartitionKey":
         message.index.CopyFrom(_index(manifest))
+    evaluation = spec.evaluation
+    if evaluation is not None:
+        least = evaluation.thresholds
+        scores = {"ndcg_at_10": least.ndcg_at_10, "recall_at_10": least.recall_at_10, "mrr_at_10": least.mrr}
+        message.evaluation.golden_set = evaluation.golden_set_name
+        message.evaluation.interval_seconds = SCHEDULES[evaluation.schedule]
+        for metric, value in scores.items():
+            if value is not None:
+                setattr(message.evaluation.thresholds, metric, float(value))
+    return message
+
+
+def golden_set_to_pb(queries: Sequence[GoldenQuery], *, name: str) -> evaluation_pb.GoldenSet:
+    """As SetGoldenSet takes it."""
+    message = evaluation_pb.GoldenSet(name=name)
+    for query in queries:
+        relevant = [evaluation_pb.Judgment(path=path, grade=grade) for path, grade in query.relevant.items()]
+        message.queries.add(id=query.id, query=query.query, relevant=relevant)
     return message
 
 

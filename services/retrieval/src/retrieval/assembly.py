@@ -17,6 +17,7 @@ from retrieval.adapters.local_folders import LocalFolders
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.adapters.parser_process import ParserProcesses
+from retrieval.adapters.quality_rows import SqlQuality
 from retrieval.adapters.rerank_client import RerankClient
 from retrieval.adapters.sources import SqlSources
 from retrieval.adapters.specs import SqlSpecs
@@ -28,6 +29,7 @@ from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.lookup import Lookup
 from retrieval.core.originals import Originals
+from retrieval.core.quality_worker import QualityLimits, QualityWorker
 from retrieval.core.reconciling import Reconciler
 from retrieval.core.reranking import Reranking
 from retrieval.core.search import Search
@@ -139,16 +141,27 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         ),
     )
     search = new_search(asked=tuning.sampler.offer)
+    quality = SqlQuality(engine)
+    evaluations = Evaluations(
+        catalogue=catalogue,
+        golden_sets=SqlGoldenSets(engine),
+        quality=quality,
+        search=new_search(),  # a golden set is not what users ask: no sample of it
+        clock=clock,
+    )
+    quality_worker = QualityWorker(
+        catalogue=catalogue,
+        quality=quality,
+        evaluations=evaluations,
+        clock=clock,
+        limits=QualityLimits(),
+        seen=metrics.QualityGauges().seen,
+    )
     servicer = RetrievalServicer(
         knowledge_bases=knowledge_bases,
         documents=documents,
         search=search,
-        evaluations=Evaluations(
-            catalogue=catalogue,
-            golden_sets=SqlGoldenSets(engine),
-            search=new_search(),  # a golden set is not what users ask: no sample of it
-            clock=clock,
-        ),
+        evaluations=evaluations,
         upkeep=DocumentUpkeep(
             catalogue=catalogue,
             reconciler=reconciler,
@@ -170,12 +183,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
 
     async def drain() -> None:
         tuning.worker.stop()
+        quality_worker.stop()
         await worker.drain(within=timedelta(seconds=settings.grace_s / 2))
 
     async def queue() -> None:
         await metrics.watch_queue(catalogue, clock)
 
-    workers = [ingest, reconciler.run, sources.run, tuning.worker.run]
+    workers = [ingest, reconciler.run, sources.run, tuning.worker.run, quality_worker.run]
     service = Service(
         name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
         register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),

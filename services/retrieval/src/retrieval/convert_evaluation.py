@@ -6,6 +6,7 @@ from agentteams.retrieval.v1 import evaluation_pb2 as pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
 from retrieval import convert
+from retrieval.convert_quality import MAX_GOLDEN_SET_NAME
 from retrieval.core.evaluation import Progress
 from retrieval.core.golden import Evaluation, GoldenQuery, GoldenSet, golden_set
 from retrieval.core.model import SearchMode
@@ -29,6 +30,10 @@ def golden_set_from_pb(message: pb.GoldenSet) -> GoldenSet | None:
         InvalidArgument: Something is missing, twice or out of range.
     """
     field = "golden_set.queries"
+    if len(message.name) > MAX_GOLDEN_SET_NAME:
+        raise InvalidArgument.field(
+            "golden_set.name", f"must have at most {MAX_GOLDEN_SET_NAME} characters", len(message.name)
+        )
     if len(message.queries) > _MAX_QUERIES:
         raise InvalidArgument.field(field, f"must be at most {_MAX_QUERIES}", len(message.queries))
     queries: list[GoldenQuery] = []
@@ -42,7 +47,7 @@ def golden_set_from_pb(message: pb.GoldenSet) -> GoldenSet | None:
             raise InvalidArgument.field(f"{field}[{number}].id", "must be unique, comes twice", query.id)
         ids.add(query.id)
         queries.append(_query(query, f"{field}[{number}]"))
-    return golden_set(queries) if queries else None
+    return golden_set(queries, name=message.name) if queries else None
 
 
 def golden_set_to_pb(found: GoldenSet | None) -> pb.GoldenSet:
@@ -59,6 +64,7 @@ def golden_set_to_pb(found: GoldenSet | None) -> pb.GoldenSet:
             for query in found.queries
         ],
         sha256=found.sha256,
+        name=found.name,
     )
 
 

@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from retrieval.convert import chunking_from_pb, mode_from_pb
+from retrieval.convert_quality import policy_from_pb, policy_to_pb
 from retrieval.convert_search import between, ranker_from_pb, rerank_from_pb
 from retrieval.core.index import BUILD_PARAMS, SEARCH_PARAMS
 from retrieval.core.metadata import FIELD_NAME
@@ -41,7 +42,7 @@ _MIN_RECALL, _MAX_RECALL, _RECALL = 50, 100, 95
 _MIN_INTERVAL_S, _MAX_INTERVAL_S, _INTERVAL_S = 5, 86_400, 60
 _SOURCE_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
-_MUTABLE = ("search_mode", "search_defaults", "index", "sources")
+_MUTABLE = ("search_mode", "search_defaults", "index", "sources", "evaluation")
 _IMMUTABLE = ("embedding_model", "chunking", "tenancy", "metadata_fields")
 
 
@@ -80,6 +81,9 @@ def spec_from_pb(message: kb_pb.KnowledgeBase, *, field: str = "knowledge_base")
         search_defaults=_defaults(message.search_defaults, f"{field}.search_defaults"),
         index=_index(message.index, f"{field}.index"),
         sources=_sources(message.sources, f"{field}.sources"),
+        evaluation=policy_from_pb(message.evaluation, f"{field}.evaluation")
+        if message.HasField("evaluation")
+        else None,
     )
     if spec.tenancy == Tenancy.PARTITION_KEY and spec.index != IndexPolicy():
         raise InvalidArgument.field(
@@ -121,6 +125,8 @@ def spec_to_pb(spec: KnowledgeBaseSpec, message: kb_pb.KnowledgeBase) -> None:
             mirror_deletes=source.mirror_deletes,
             interval_seconds=source.interval_s,
         )
+    if spec.evaluation is not None:
+        message.evaluation.CopyFrom(policy_to_pb(spec.evaluation))
 
 
 def source_statuses_to_pb(

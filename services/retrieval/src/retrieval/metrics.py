@@ -1,8 +1,9 @@
 """Prometheus metrics of this service."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Literal
 
 import structlog
@@ -11,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from retrieval.core.ingest_model import Reconciled
 from retrieval.core.ingest_ports import IngestQueue
 from retrieval.core.model import DocumentState
+from retrieval.core.quality import METRICS, QualityState, Watched, quality_of
 from retrieval.core.search_model import SearchResult
 from servicekit.clock import Clock
 from servicekit.errors import ServiceError
@@ -61,6 +63,20 @@ RECONCILED = Counter(
     "agentteams_retrieval_reconciled_total", "What comparisons of catalogue and store have mended", ["what"]
 )
 
+# Of one process; knowledge bases beyond it are in the counts by state only.
+MAX_WATCHED = 200
+QUALITY = Gauge(
+    "agentteams_retrieval_quality_score",
+    "Newest scores of knowledge bases whose quality is watched, degraded ones first",
+    ["knowledge_base", "metric"],
+)
+QUALITY_STATES = Gauge(
+    "agentteams_retrieval_quality_knowledge_bases", "Knowledge bases that are watched", ["state"]
+)
+EVALUATIONS = Counter(
+    "agentteams_retrieval_evaluations_total", "Evaluations by schedule that ended", ["outcome"]
+)
+
 IngestStage = Literal["parse", "embed", "insert", "flush", "catalogue"]
 
 
@@ -91,6 +107,29 @@ def searched(result: SearchResult) -> None:
 def ingested(state: DocumentState) -> None:
     """One document more has ended so."""
     INGESTED.labels(state.name).inc()
+
+
+class QualityGauges:
+    """What is watched, as of the last look. Those that are not watched any more go."""
+
+    def __init__(self) -> None:
+        self._shown: set[tuple[str, str]] = set()
+
+    def seen(self, everything: Sequence[Watched], now: datetime) -> None:
+        """All that are watched."""
+        found = [(one, quality_of(one, now=now)) for one in everything]
+        for state in QualityState:
+            QUALITY_STATES.labels(state.name).set(sum(quality.state == state for _, quality in found))
+        found.sort(key=lambda each: each[1].state != QualityState.DEGRADED)
+        shown = set()
+        for one, quality in found[:MAX_WATCHED]:
+            name = f"{one.tenant}/{one.knowledge_base}"
+            for metric in METRICS if quality.newest is not None else ():
+                QUALITY.labels(name, metric).set(getattr(quality.newest, metric))
+                shown.add((name, metric))
+        for labels in self._shown - shown:
+            QUALITY.remove(*labels)
+        self._shown = shown
 
 
 async def watch_queue(queue: IngestQueue, clock: Clock) -> None:

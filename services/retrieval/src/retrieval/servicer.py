@@ -71,6 +71,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
         message = await self._message(snapshot)
         await self._add_ingest_status([message])
+        await self._add_quality([message])
         if snapshot.knowledge_base.spec.sources:
             kb = snapshot.knowledge_base
             source_statuses_to_pb(kb, await self._sources.statuses(kb.tenant, kb.id), message)
@@ -86,6 +87,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         found = await self._knowledge_bases.list(after=after, limit=size + 1)
         response = pb.ListKnowledgeBasesResponse(knowledge_bases=await self._messages(found[:size]))
         await self._add_ingest_status(response.knowledge_bases)
+        await self._add_quality(response.knowledge_bases)
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)
         return response

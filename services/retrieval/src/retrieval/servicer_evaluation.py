@@ -1,13 +1,15 @@
 """The calls about golden sets and evaluations."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
 from agentteams.retrieval.v1 import evaluation_pb2 as pb
+from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 
 from retrieval import convert_evaluation as convert
+from retrieval.convert_quality import quality_to_pb
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.names import knowledge_base_id
 from servicekit.context import current_caller
@@ -59,3 +61,12 @@ class EvaluationCalls(pb_grpc.RetrievalServiceServicer):
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1][0])
         return response
+
+    async def _add_quality(self, messages: Sequence[kb_pb.KnowledgeBase]) -> None:
+        watched = {
+            knowledge_base_id(message.name, field="name"): message
+            for message in messages
+            if message.HasField("evaluation")
+        }
+        for id_, quality in (await self._evaluations.qualities(list(watched))).items():
+            watched[id_].quality.CopyFrom(quality_to_pb(quality))

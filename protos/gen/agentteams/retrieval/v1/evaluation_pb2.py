@@ -26,7 +26,7 @@ from agentteams.retrieval.v1 import knowledge_base_pb2 as agentteams_dot_retriev
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentteams/retrieval/v1/evaluation.proto\x12\x17\x61gentteams.retrieval.v1\x1a,agentteams/retrieval/v1/knowledge_base.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\tGoldenSet\x12\x35\n\x07queries\x18\x01 \x03(\x0b\x32$.agentteams.retrieval.v1.GoldenQuery\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"]\n\x0bGoldenQuery\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x33\n\x08relevant\x18\x03 \x03(\x0b\x32!.agentteams.retrieval.v1.Judgment\"\'\n\x08Judgment\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\x05\"]\n\x13SetGoldenSetRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x36\n\ngolden_set\x18\x02 \x01(\x0b\x32\".agentteams.retrieval.v1.GoldenSet\"%\n\x13GetGoldenSetRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x1c\x45valuateKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05modes\x18\x02 \x03(\x0e\x32#.agentteams.retrieval.v1.SearchMode\"\x8d\x01\n\x1d\x45valuateKnowledgeBaseResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x38\n\x0b\x65valuations\x18\x03 \x03(\x0b\x32#.agentteams.retrieval.v1.Evaluation\x12\x15\n\rmissing_paths\x18\x04 \x03(\t\"\xc1\x02\n\nEvaluation\x12/\n\x0b\x66inish_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x10\n\x08reranked\x18\x03 \x01(\x08\x12\x12\n\nndcg_at_10\x18\x04 \x01(\x02\x12\x14\n\x0crecall_at_10\x18\x05 \x01(\x02\x12\x15\n\rrecall_at_100\x18\x06 \x01(\x02\x12\x11\n\tmrr_at_10\x18\x07 \x01(\x02\x12\x0f\n\x07queries\x18\x08 \x01(\x05\x12\x19\n\x11golden_set_sha256\x18\t \x01(\t\x12\x10\n\x08revision\x18\n \x01(\x03\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x05\x12\x19\n\x11missing_documents\x18\x0c \x01(\x05\"O\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.agentteams.retrieval.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentteams/retrieval/v1/evaluation.proto\x12\x17\x61gentteams.retrieval.v1\x1a,agentteams/retrieval/v1/knowledge_base.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\tGoldenSet\x12\x35\n\x07queries\x18\x01 \x03(\x0b\x32$.agentteams.retrieval.v1.GoldenQuery\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"]\n\x0bGoldenQuery\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x33\n\x08relevant\x18\x03 \x03(\x0b\x32!.agentteams.retrieval.v1.Judgment\"\'\n\x08Judgment\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\x05\"]\n\x13SetGoldenSetRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x36\n\ngolden_set\x18\x02 \x01(\x0b\x32\".agentteams.retrieval.v1.GoldenSet\"%\n\x13GetGoldenSetRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"`\n\x1c\x45valuateKnowledgeBaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05modes\x18\x02 \x03(\x0e\x32#.agentteams.retrieval.v1.SearchMode\"\x8d\x01\n\x1d\x45valuateKnowledgeBaseResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x38\n\x0b\x65valuations\x18\x03 \x03(\x0b\x32#.agentteams.retrieval.v1.Evaluation\x12\x15\n\rmissing_paths\x18\x04 \x03(\t\"\xc1\x02\n\nEvaluation\x12/\n\x0b\x66inish_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x10\n\x08reranked\x18\x03 \x01(\x08\x12\x12\n\nndcg_at_10\x18\x04 \x01(\x02\x12\x14\n\x0crecall_at_10\x18\x05 \x01(\x02\x12\x15\n\rrecall_at_100\x18\x06 \x01(\x02\x12\x11\n\tmrr_at_10\x18\x07 \x01(\x02\x12\x0f\n\x07queries\x18\x08 \x01(\x05\x12\x19\n\x11golden_set_sha256\x18\t \x01(\t\x12\x10\n\x08revision\x18\n \x01(\x03\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x05\x12\x19\n\x11missing_documents\x18\x0c \x01(\x05\"O\n\x16ListEvaluationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x17ListEvaluationsResponse\x12\x38\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.agentteams.retrieval.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.retrieval.v1.eva
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GOLDENSET']._serialized_start=148
-  _globals['_GOLDENSET']._serialized_end=230
-  _globals['_GOLDENQUERY']._serialized_start=232
-  _globals['_GOLDENQUERY']._serialized_end=325
-  _globals['_JUDGMENT']._serialized_start=327
-  _globals['_JUDGMENT']._serialized_end=366
-  _globals['_SETGOLDENSETREQUEST']._serialized_start=368
-  _globals['_SETGOLDENSETREQUEST']._serialized_end=461
-  _globals['_GETGOLDENSETREQUEST']._serialized_start=463
-  _globals['_GETGOLDENSETREQUEST']._serialized_end=500
-  _globals['_EVALUATEKNOWLEDGEBASEREQUEST']._serialized_start=502
-  _globals['_EVALUATEKNOWLEDGEBASEREQUEST']._serialized_end=598
-  _globals['_EVALUATEKNOWLEDGEBASERESPONSE']._serialized_start=601
-  _globals['_EVALUATEKNOWLEDGEBASERESPONSE']._serialized_end=742
-  _globals['_EVALUATION']._serialized_start=745
-  _globals['_EVALUATION']._serialized_end=1066
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1068
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1147
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1149
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1257
+  _globals['_GOLDENSET']._serialized_end=244
+  _globals['_GOLDENQUERY']._serialized_start=246
+  _globals['_GOLDENQUERY']._serialized_end=339
+  _globals['_JUDGMENT']._serialized_start=341
+  _globals['_JUDGMENT']._serialized_end=380
+  _globals['_SETGOLDENSETREQUEST']._serialized_start=382
+  _globals['_SETGOLDENSETREQUEST']._serialized_end=475
+  _globals['_GETGOLDENSETREQUEST']._serialized_start=477
+  _globals['_GETGOLDENSETREQUEST']._serialized_end=514
+  _globals['_EVALUATEKNOWLEDGEBASEREQUEST']._serialized_start=516
+  _globals['_EVALUATEKNOWLEDGEBASEREQUEST']._serialized_end=612
+  _globals['_EVALUATEKNOWLEDGEBASERESPONSE']._serialized_start=615
+  _globals['_EVALUATEKNOWLEDGEBASERESPONSE']._serialized_end=756
+  _globals['_EVALUATION']._serialized_start=759
+  _globals['_EVALUATION']._serialized_end=1080
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1082
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1161
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1163
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1271
 # @@protoc_insertion_point(module_scope)

@@ -28,10 +28,13 @@ class GoldenSet(_message.Message):
 
     QUERIES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """Output only. SHA-256 of the queries, in hex: scores compare only within
     one golden set.
     """
+    name: _builtins.str
+    """Optional. What people call it, at most 512 characters."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldenQuery]:
         """Required, 1 to 10,000, each with an `id` of its own."""
@@ -41,10 +44,11 @@ class GoldenSet(_message.Message):
         *,
         queries: _abc.Iterable[Global___GoldenQuery] | None = ...,
         sha256: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "queries", b"queries", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from agentteams.retrieval.v1 import filter_pb2 as _filter_pb2
 from agentteams.retrieval.v1 import index_pb2 as _index_pb2
+from agentteams.retrieval.v1 import quality_pb2 as _quality_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -212,6 +213,8 @@ class KnowledgeBase(_message.Message):
     INGEST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `knowledgeBases/{knowledge_base}`; the last part matches
     `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?`.
@@ -292,6 +295,16 @@ class KnowledgeBase(_message.Message):
     def capacity(self) -> _index_pb2.Capacity:
         """Output only. What its rows take and what to do about it."""
 
+    @_builtins.property
+    def evaluation(self) -> _quality_pb2.EvaluationPolicy:
+        """Optional. How its quality is watched. Absent: it is not. Can be updated."""
+
+    @_builtins.property
+    def quality(self) -> _quality_pb2.Quality:
+        """Output only, of GetKnowledgeBase and ListKnowledgeBases. Absent: it is not
+        watched.
+        """
+
     def __init__(
         self,
         *,
@@ -316,10 +329,12 @@ class KnowledgeBase(_message.Message):
         ingest: Global___IngestStatus | None = ...,
         generation: _builtins.int = ...,
         capacity: _index_pb2.Capacity | None = ...,
+        evaluation: _quality_pb2.EvaluationPolicy | None = ...,
+        quality: _quality_pb2.Quality | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunking", b"chunking", "create_time", b"create_time", "documents", b"documents", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "search_defaults", b"search_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunking", b"chunking", "create_time", b"create_time", "documents", b"documents", "evaluation", b"evaluation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "quality", b"quality", "search_defaults", b"search_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "generation", b"generation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "metadata_fields", b"metadata_fields", "model_fingerprint", b"model_fingerprint", "name", b"name", "revision", b"revision", "search_defaults", b"search_defaults", "search_mode", b"search_mode", "source_statuses", b"source_statuses", "sources", b"sources", "tenancy", b"tenancy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "evaluation", b"evaluation", "generation", b"generation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "metadata_fields", b"metadata_fields", "model_fingerprint", b"model_fingerprint", "name", b"name", "quality", b"quality", "revision", b"revision", "search_defaults", b"search_defaults", "search_mode", b"search_mode", "source_statuses", b"source_statuses", "sources", b"sources", "tenancy", b"tenancy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

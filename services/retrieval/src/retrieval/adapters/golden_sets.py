@@ -7,12 +7,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, delete, insert, select
+from sqlalchemy import ColumnElement, Row, Table, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from retrieval.adapters.database import mapped
-from retrieval.adapters.golden_tables import evaluations, golden_sets
+from retrieval.adapters.golden_tables import evaluation_schedules, evaluations, golden_sets
 from retrieval.adapters.rows import moment, ms
 from retrieval.adapters.tables import documents
 from retrieval.core.errors import knowledge_base_not_found
@@ -44,8 +44,15 @@ class SqlGoldenSets:
                         sha256=golden_set.sha256,
                         queries=_to_json(golden_set),
                         update_time_ms=ms(now),
+                        name=golden_set.name or None,
                     )
                 )
+            # What failed with the former one says nothing of this one.
+            await connection.execute(
+                update(evaluation_schedules)
+                .where(_of(evaluation_schedules, tenant, knowledge_base))
+                .values(failures=0, failure_ms=None, retry_ms=None, message="")
+            )
 
     async def golden_set(self, tenant: str, knowledge_base: str) -> GoldenSet | None:
         """One row."""
@@ -54,7 +61,7 @@ class SqlGoldenSets:
                 select(golden_sets).where(_of(golden_sets, tenant, knowledge_base))
             )
             row = result.one_or_none()
-        return None if row is None else _from_json(row.queries, row.sha256)
+        return None if row is None else _from_json(row)
 
     async def ready(self, tenant: str, knowledge_base: str, documents_: Collection[str]) -> set[str]:
         """By primary key, some hundreds at a time."""
@@ -74,29 +81,8 @@ class SqlGoldenSets:
 
     async def add_evaluations(self, tenant: str, knowledge_base: str, made: Sequence[Evaluation]) -> None:
         """Ids of one call share a beginning, so that they stay together."""
-        of = {"tenant": tenant, "knowledge_base": knowledge_base}
-        begin = new_id()
-        rows = [
-            of | asdict(one) | {"id": f"{begin}-{len(made) - n}", "finish_time_ms": ms(one.finish_time)}
-            for n, one in enumerate(made)
-        ]
-        for row in rows:
-            del row["finish_time"]
         async with self._begin(knowledge_base) as connection:
-            await connection.execute(insert(evaluations), rows)
-            oldest = await connection.scalar(
-                select(evaluations.c.id)
-                .where(_of(evaluations, tenant, knowledge_base))
-                .order_by(evaluations.c.id.desc())
-                .offset(_KEPT - 1)
-                .limit(1)
-            )
-            if oldest is not None:
-                await connection.execute(
-                    delete(evaluations).where(
-                        _of(evaluations, tenant, knowledge_base), evaluations.c.id < oldest
-                    )
-                )
+            await add_evaluations(connection, tenant, knowledge_base, made)
 
     async def evaluations(
         self, tenant: str, knowledge_base: str, *, before: str, limit: int
@@ -107,7 +93,7 @@ class SqlGoldenSets:
             chosen = chosen.where(evaluations.c.id < before)
         async with self._begin(knowledge_base) as connection:
             rows = await connection.execute(chosen.order_by(evaluations.c.id.desc()).limit(limit))
-            return [(row.id, _evaluation(row)) for row in rows]
+            return [(row.id, evaluation_from(dict(row._mapping))) for row in rows]
 
     @asynccontextmanager
     async def _begin(self, knowledge_base: str) -> AsyncIterator[AsyncConnection]:
@@ -127,19 +113,47 @@ def _to_json(golden_set: GoldenSet) -> str:
     return json.dumps([[q.id, q.query, dict(q.relevant)] for q in golden_set.queries], ensure_ascii=False)
 
 
-def _from_json(text: str, sha256: str) -> GoldenSet:
+def _from_json(row: Row[Any]) -> GoldenSet:
     return GoldenSet(
         queries=tuple(
-            GoldenQuery(id=id_, query=query, relevant=relevant) for id_, query, relevant in json.loads(text)
+            GoldenQuery(id=id_, query=query, relevant=relevant)
+            for id_, query, relevant in json.loads(row.queries)
         ),
-        sha256=sha256,
+        sha256=row.sha256,
+        name=row.name or "",
     )
 
 
-def _evaluation(row: Row[Any]) -> Evaluation:
-    values = dict(row._mapping)
+async def add_evaluations(
+    connection: AsyncConnection, tenant: str, knowledge_base: str, made: Sequence[Evaluation]
+) -> None:
+    """Within the caller's transaction; the oldest make room."""
+    of = {"tenant": tenant, "knowledge_base": knowledge_base}
+    begin = new_id()
+    rows = [
+        of | asdict(one) | {"id": f"{begin}-{len(made) - n}", "finish_time_ms": ms(one.finish_time)}
+        for n, one in enumerate(made)
+    ]
+    for row in rows:
+        del row["finish_time"]
+    await connection.execute(insert(evaluations), rows)
+    oldest = await connection.scalar(
+        select(evaluations.c.id)
+        .where(_of(evaluations, tenant, knowledge_base))
+        .order_by(evaluations.c.id.desc())
+        .offset(_KEPT - 1)
+        .limit(1)
+    )
+    if oldest is not None:
+        await connection.execute(
+            delete(evaluations).where(_of(evaluations, tenant, knowledge_base), evaluations.c.id < oldest)
+        )
+
+
+def evaluation_from(values: dict[str, Any]) -> Evaluation:
+    """A row of `evaluations`, by the names of its columns."""
     for key in ("tenant", "knowledge_base", "id"):
-        del values[key]
+        values.pop(key, None)
     values["finish_time"] = moment(values.pop("finish_time_ms"))
     values["mode"] = SearchMode(values["mode"])
     return Evaluation(**values)

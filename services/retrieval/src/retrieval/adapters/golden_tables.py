@@ -13,6 +13,8 @@ golden_sets = Table(
     # JSON: [[id, query, {path: grade}], ...]
     Column("queries", Text, nullable=False),
     Column("update_time_ms", BigInteger, nullable=False),
+    # What people call it; absent: nothing.
+    Column("name", String(520)),
     ForeignKeyConstraint(
         ["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"], ondelete="CASCADE"
     ),
@@ -37,6 +39,25 @@ evaluations = Table(
     Column("revision", BigInteger, nullable=False),
     Column("degraded", Integer, nullable=False),
     Column("missing_documents", Integer, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"], ondelete="CASCADE"
+    ),
+)
+
+# How evaluations by schedule get on. No row: none was begun.
+evaluation_schedules = Table(
+    "evaluation_schedules",
+    metadata,
+    Column("tenant", String(253), primary_key=True),
+    Column("knowledge_base", String(63), primary_key=True),
+    # Grows with each one that is begun.
+    Column("turn", BigInteger, nullable=False),
+    Column("lease_token", String(26)),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("failure_ms", BigInteger),
+    Column("retry_ms", BigInteger),
+    Column("message", Text, nullable=False),
     ForeignKeyConstraint(
         ["tenant", "knowledge_base"], ["knowledge_bases.tenant", "knowledge_bases.id"], ondelete="CASCADE"
     ),

@@ -5,6 +5,7 @@ from typing import Any
 
 from retrieval.core.model import (
     ChunkingStrategy,
+    EvaluationPolicy,
     FolderSource,
     IndexPolicy,
     IndexType,
@@ -47,6 +48,12 @@ def spec_to_text(spec: KnowledgeBaseSpec) -> str:
                 }
                 for source in spec.sources
             ],
+            "evaluation": spec.evaluation
+            and {
+                "thresholds": dict(spec.evaluation.thresholds),
+                "golden_set": spec.evaluation.golden_set,
+                "interval_s": spec.evaluation.interval_s,
+            },
         }
     )
 
@@ -63,7 +70,13 @@ def parts_of_spec(text: str | None) -> dict[str, Any]:
         "search_defaults": _defaults(stored.get("search_defaults", {})),
         "index": _index(stored.get("index", {})),
         "sources": tuple(FolderSource(**source) for source in stored.get("sources", ())),
+        "evaluation": _evaluation(stored),
     }
+
+
+def evaluation_policy_of(text: str) -> EvaluationPolicy | None:
+    """How its quality is watched."""
+    return _evaluation(json.loads(text))
 
 
 def strategy_of(text: str | None) -> ChunkingStrategy:
@@ -100,3 +113,8 @@ def _defaults(stored: dict[str, Any]) -> SearchDefaults:
 def _index(stored: dict[str, Any]) -> IndexPolicy:
     type_ = stored.get("type")
     return IndexPolicy(**stored | {"type": None if type_ is None else IndexType(type_)})
+
+
+def _evaluation(stored: dict[str, Any]) -> EvaluationPolicy | None:
+    policy = stored.get("evaluation")
+    return EvaluationPolicy(**policy) if policy else None

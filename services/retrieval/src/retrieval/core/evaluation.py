@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
@@ -11,6 +12,7 @@ from retrieval.core.golden import Evaluation, GoldenQuery, GoldenSet, GoldenSets
 from retrieval.core.model import Outcome, ReasonCode, SearchMode, Snapshot
 from retrieval.core.names import document_id
 from retrieval.core.ports import Catalogue
+from retrieval.core.quality import Quality, QualityStore, quality_of
 from retrieval.core.scores import ndcg, recall, reciprocal_rank
 from retrieval.core.search_model import SearchQuery, SearchResult
 from servicekit.clock import Clock
@@ -60,10 +62,17 @@ class Evaluations:
     """Golden sets and what was measured with them, as the current caller."""
 
     def __init__(
-        self, *, catalogue: Catalogue, golden_sets: GoldenSets, search: Searcher, clock: Clock
+        self,
+        *,
+        catalogue: Catalogue,
+        golden_sets: GoldenSets,
+        quality: QualityStore,
+        search: Searcher,
+        clock: Clock,
     ) -> None:
         self._catalogue = catalogue
         self._golden_sets = golden_sets
+        self._quality = quality
         self._search = search
         self._clock = clock
 
@@ -106,6 +115,12 @@ class Evaluations:
             current_caller().tenant, knowledge_base, before=before, limit=limit
         )
 
+    async def qualities(self, knowledge_bases: Sequence[str]) -> dict[str, Quality]:
+        """Of those that are watched, by id."""
+        found = await self._quality.of(current_caller().tenant, knowledge_bases)
+        now = self._clock.now()
+        return {id_: quality_of(watched, now=now) for id_, watched in found.items()}
+
     async def run(self, knowledge_base: str, modes: Sequence[SearchMode]) -> AsyncIterator[Progress]:
         """Searches and stores the scores; whoever stops listening stops it, and nothing is stored.
 
@@ -118,9 +133,33 @@ class Evaluations:
             Unavailable: A search could not look; retry.
             DeadlineExceeded: The time ran out.
         """
+        async with aclosing(self.measure(knowledge_base, modes, strict=True)) as steps:  # type: ignore[type-var]
+            async for progress in steps:
+                if progress.evaluations:
+                    await self._golden_sets.add_evaluations(
+                        current_caller().tenant, knowledge_base, progress.evaluations
+                    )
+                yield progress
+
+    async def measure(
+        self, knowledge_base: str, modes: Sequence[SearchMode] = (), *, strict: bool = False
+    ) -> AsyncIterator[Progress]:
+        """Searches; the last progress has the scores.
+
+        Args:
+            modes: Empty: the knowledge base's own.
+            strict: Refuse a golden set none of whose documents is there: its paths may be written wrongly.
+                Otherwise nothing is found.
+
+        Raises:
+            NotFound: There is no golden set, or no knowledge base.
+            FailedPrecondition: See `strict`.
+            Unavailable: A search could not look; retry.
+            DeadlineExceeded: The time ran out.
+        """
         snapshot = await self._snapshot(knowledge_base)
         golden_set = await self.golden_set(knowledge_base)
-        missing = await self._missing(knowledge_base, golden_set)
+        missing = await self._missing(knowledge_base, golden_set, strict=strict)
         modes = modes or [snapshot.knowledge_base.spec.search_mode]
         total = len(modes) * len(golden_set.queries)
         yield Progress(done=0, total=total, missing=missing)
@@ -134,7 +173,6 @@ class Evaluations:
                 if done < total:
                     yield Progress(done=done, total=total, missing=missing)
             evaluations.append(self._evaluation(golden_set, mode, searched, len(missing)))
-        await self._golden_sets.add_evaluations(current_caller().tenant, knowledge_base, evaluations)
         yield Progress(done=done, total=total, missing=missing, evaluations=tuple(evaluations))
 
     async def _snapshot(self, knowledge_base: str) -> Snapshot:
@@ -143,11 +181,11 @@ class Evaluations:
             raise knowledge_base_not_found(knowledge_base)
         return snapshot
 
-    async def _missing(self, knowledge_base: str, golden_set: GoldenSet) -> tuple[str, ...]:
+    async def _missing(self, knowledge_base: str, golden_set: GoldenSet, *, strict: bool) -> tuple[str, ...]:
         ids = {path: document_id(path) for path in golden_set.paths}
         ready = await self._golden_sets.ready(current_caller().tenant, knowledge_base, ids.values())
         missing = sorted(path for path, id_ in ids.items() if id_ not in ready)
-        if len(missing) == len(ids):
+        if strict and len(missing) == len(ids):
             more = f" and {len(missing) - _NAMED_PATHS} more" if len(missing) > _NAMED_PATHS else ""
             shown = ", ".join(missing[:_NAMED_PATHS])
             raise FailedPrecondition(

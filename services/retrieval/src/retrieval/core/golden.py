@@ -26,10 +26,16 @@ class GoldenQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenSet:
-    """The queries of one knowledge base. `sha256` does not depend on their order."""
+    """The queries of one knowledge base.
+
+    Attributes:
+        sha256: Of the queries in any order.
+        name: What people call it, such as the file that it came from.
+    """
 
     queries: tuple[GoldenQuery, ...]
     sha256: str
+    name: str = ""
 
     @property
     def paths(self) -> set[str]:
@@ -37,11 +43,11 @@ class GoldenSet:
         return {path for query in self.queries for path in query.relevant}
 
 
-def golden_set(queries: Sequence[GoldenQuery]) -> GoldenSet:
+def golden_set(queries: Sequence[GoldenQuery], *, name: str = "") -> GoldenSet:
     """With its hash."""
     listed = sorted((query.id, query.query, sorted(query.relevant.items())) for query in queries)
     digest = hashlib.sha256(json.dumps(listed, ensure_ascii=False).encode()).hexdigest()
-    return GoldenSet(queries=tuple(queries), sha256=digest)
+    return GoldenSet(queries=tuple(queries), sha256=digest, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,6 +166,21 @@ class FolderSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPolicy:
+    """How the quality of a knowledge base is watched.
+
+    Attributes:
+        thresholds: Least scores, by the names of `Evaluation`'s fields: ndcg_at_10, recall_at_10, mrr_at_10.
+        golden_set: Its name; empty: whichever there is.
+        interval_s: From the end of one evaluation to the next.
+    """
+
+    thresholds: Mapping[str, float]
+    golden_set: str = ""
+    interval_s: int = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnowledgeBaseSpec:
     """What was asked for. What of it can be changed, `spec_changes` says."""
 
@@ -177,6 +192,7 @@ class KnowledgeBaseSpec:
     tenancy: Tenancy = Tenancy.COLLECTION
     index: IndexPolicy = field(default_factory=IndexPolicy)
     sources: tuple[FolderSource, ...] = ()
+    evaluation: EvaluationPolicy | None = None
 
 
 def place_of(
