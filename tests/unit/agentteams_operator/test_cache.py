@@ -119,6 +119,26 @@ def test_what_the_operator_made_is_told_to_its_owner_alone() -> None:
     assert cache.owned(team) == []
 
 
+def test_what_an_old_revision_refers_to_is_told_to_its_team() -> None:
+    told = Told()
+    cache = Cache(told.append)
+    labels = {"app.kubernetes.io/managed-by": "agentteams-operator", "agentteams.dev/team": "t"}
+    data = {
+        "modelConfigRef": {"name": "old"}, "instructions": "long",
+        "members": [{"name": "a", "instructions": "long"}],
+        "tools": [{"mcp": {"headersFrom": [{"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}}],
+    }  # fmt: skip
+    cache.put(body("ControllerRevision", "t-1", 1, labels=labels, data=data, revision=3))
+    told.take()
+    for change in (body("ModelConfig", "old", 2), secret(3, k="one"), secret(4, k="two")):
+        cache.put(change)
+        assert Key("AgentTeam", "n", "t") in told.take()
+    kept = cache.get(Key("ControllerRevision", "n", "t-1"))
+    assert kept is not None
+    assert "long" not in repr(kept)
+    assert secret_keys(kept.spec) == {("s", "k")}
+
+
 def test_the_index_forgets_what_is_gone() -> None:
     cache = Cache(lambda key: None)
     cache.put(body("ModelConfig", "m", 1, spec=CREDENTIALS))

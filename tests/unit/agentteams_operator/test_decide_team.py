@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentteams_operator.core.decide.team import HISTORY, ObservedTeam, decide_team
+from agentteams_operator.core.decide.team import HISTORY, ObservedServing, ObservedTeam, decide_team
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.reading import Reader
@@ -94,6 +94,41 @@ def test_the_last_good_revision_serves_while_the_newest_cannot() -> None:
     # What serves has itself lost what it needs: that is no last good one.
     lost = decided(status=good, models=[ready(truth="False")])
     assert condition(lost, "Ready") == ("False", "ModelNotReady")
+
+
+def served(**lost: Any) -> ObservedServing:
+    given: dict[str, Any] = {"secrets": {}, "keys": (), "broken": (), "models": [ready()], "knowledge": ()}
+    return ObservedServing(**(given | lost))
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ({"models": [ready(truth="False")]}, "ModelNotReady"),
+        ({"knowledge": [ready("KnowledgeBase", "k", "False")]}, "KnowledgeNotReady"),
+        ({"broken": [("ModelConfigNotFound", "it went")]}, "ModelConfigNotFound"),
+        ({"keys": [("s", "k")]}, "SecretNotFound"),
+    ],
+)
+def test_a_last_good_revision_that_has_lost_what_it_needs_does_not_count_as_ready(
+    lost: dict[str, Any], reason: str
+) -> None:
+    good = decided().status
+    newest: dict[str, Any] = {
+        "spec": {"instructions": "new"},
+        "status": good,
+        "broken": [("WrongType", "no")],
+    }
+    assert condition(decided(**newest, serving=served()), "Ready") == ("True", "LastGoodServes")
+    outcome = decided(**newest, serving=served(**lost))
+    assert condition(outcome, "Ready") == ("False", reason)
+    assert outcome.status is not None
+    assert good is not None
+    message = outcome.status["conditions"][-1]["message"]
+    assert f"revision {good['currentRevision']}, the last good one, cannot serve either" in message
+    assert message.endswith("the newest waits: no")
+    # What would make the newest serve is there: what the old one lacks is of no interest.
+    assert condition(decided({"instructions": "new"}, good, serving=served(**lost)), "Ready")[0] == "True"
 
 
 def test_a_change_over_is_told_once() -> None:

@@ -8,6 +8,7 @@ from agentteams_operator.core.objects import (
     ALL_CREDENTIALS,
     OURS,
     POOL,
+    REVISION,
     TEAM,
     Key,
     Stored,
@@ -92,13 +93,15 @@ class Cache:
         seen, ahead = set[Key](), [key]
         while ahead:
             for user in self._named_by.get(ahead.pop(), ()):
-                if user not in seen:
-                    seen.add(user)
-                    ahead.append(user)
+                # An old revision may be what serves: its team must look.
+                owner = owner_of(self._objects.get(user)) if user.kind == REVISION else user
+                if owner is not None and owner not in seen:
+                    seen.add(owner)
+                    ahead.append(owner)
         return seen
 
     def _index(self, key: Key, old: Stored | None, new: Stored | None) -> None:
-        if key.kind in OURS:
+        if key.kind in (*OURS, REVISION):
             before = references(key.namespace, old.spec) if old else set()
             after = references(key.namespace, new.spec) if new else set()
             for gone in before - after:
@@ -107,6 +110,7 @@ class Cache:
                     del self._named_by[gone]
             for come in after - before:
                 self._named_by[come].add(key)
+        if key.kind in OURS:
             return
         for one, owner in ((old, owner_of(old)), (new, owner_of(new))):
             if owner is not None and one is not None:

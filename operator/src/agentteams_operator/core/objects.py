@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from agentteams_operator.core.skeleton import skeleton
+
 MODEL = "ModelConfig"
 KNOWLEDGE = "KnowledgeBase"
 TEAM = "AgentTeam"
 SECRET = "Secret"
+REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
 POOL = "Pool"
 """A key that is no object: the orchestrators that the teams of a namespace share."""
@@ -44,7 +47,8 @@ class Stored:
 
     Attributes:
         version: resourceVersion: equal means unchanged.
-        content: spec and status of our own kinds, status of others; nothing of Secrets.
+        content: spec and status of our own kinds, of revisions what they refer to, status of others; nothing
+            of Secrets.
         hashes: Of a Secret: 16 hex digits by key, salted with its uid.
     """
 
@@ -110,8 +114,8 @@ def stored(body: Mapping[str, Any]) -> Stored:
         content = {part: body[part] for part in ("spec", "status") if part in body}
     elif kind == "Deployment":
         content = {"status": body.get("status") or {}}
-    elif kind == "ControllerRevision":
-        content = {"revision": body.get("revision", 0)}
+    elif kind == REVISION:
+        content = {"revision": body.get("revision", 0), "spec": skeleton(body.get("data") or {})}
     return Stored(
         key=Key(kind, str(metadata.get("namespace", "")), str(metadata["name"])),
         uid=uid,

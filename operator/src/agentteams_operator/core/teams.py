@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.model_config import secret_hash, secrets_of
-from agentteams_operator.core.decide.team import ObservedTeam, decide_team
+from agentteams_operator.core.decide.team import ObservedServing, ObservedTeam, decide_team
 from agentteams_operator.core.models import broken_references
 from agentteams_operator.core.objects import KNOWLEDGE, MODEL, TEAM, Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
+from agentteams_operator.core.serving import broken, serving
 from agentteams_operator.specs.pool import Pool, digest, namespace_objects, pool_objects
 from agentteams_operator.specs.settings import PoolSettings
-from manifests import SHARED_POOL, pool_name
+from manifests import SHARED_POOL, AgentTeam, pool_name
 from servicekit.clock import Clock
 
 _AGAIN_S = 600.0
@@ -49,10 +50,14 @@ class Teams:
         reached = self._reached(one)
         own = one.spec.get("runtime") is not None
         name = pool_name(one.key.name) if own else SHARED_POOL
-        pool_secrets = sorted({*keys, *self._keys_of(reached)}) if own else []
+        read = self._reader.read(one)
+        wanted = read.resource.revision if isinstance(read.resource, AgentTeam) else ""
+        current = one.status.get("currentRevision")
+        served = self._served(one) if current and current != wanted else None
+        pool_secrets = sorted({*keys, *self._keys_of(reached), *(served[1] if served else ())}) if own else []
         seen = ObservedTeam(
             one=one,
-            read=self._reader.read(one),
+            read=read,
             secrets=self._secrets(namespace, keys),
             keys=keys,
             broken=[*_local_only(one), *broken_references(self._cache, self._reader, one)],
@@ -62,6 +67,7 @@ class Teams:
             pool=self._cache.get(Key("Deployment", namespace, name)),
             pool_secrets=pool_secrets,
             pool_secrets_hash=self._hash(namespace, pool_secrets),
+            serving=served[0] if served else None,
         )
         return decide_team(seen, self._settings, self._clock.now())
 
@@ -80,6 +86,7 @@ class Teams:
             keys = {key for team in shared for key in secret_keys(team.spec)}
             for team in shared:
                 keys.update(self._keys_of(self._reached(team)))
+                keys.update(self._served(team)[1])
             secrets = sorted(keys)
             pool = Pool(
                 namespace=namespace,
@@ -91,6 +98,23 @@ class Teams:
         made = {(o["kind"], o["metadata"]["name"]) for o in objects}
         gone = [o.key for o in self._cache.owned(one.key) if (o.key.kind, o.key.name) not in made]
         return Outcome(objects=tuple(objects), gone=tuple(gone), again_s=_AGAIN_S)
+
+    def _served(self, team: Stored) -> tuple[ObservedServing, set[tuple[str, str]]]:
+        """The revision that serves, and all that it takes from Secrets."""
+        found = serving(self._cache, team)
+        if found is None:
+            name = f"{team.key.name}-{team.status.get('currentRevision')}"
+            lost = ("RevisionNotFound", f"the ControllerRevision {name} is not there any more")
+            return ObservedServing(secrets={}, keys=(), broken=[lost], models=(), knowledge=()), set()
+        keys, reached = sorted(secret_keys(found.spec)), self._reached(found)
+        seen = ObservedServing(
+            secrets=self._secrets(team.key.namespace, keys),
+            keys=keys,
+            broken=list(broken(self._cache, found)),
+            models=self._needed_models(found, reached),
+            knowledge=[one for one in reached if one.key.kind == KNOWLEDGE],
+        )
+        return seen, {*keys, *self._keys_of(reached)}
 
     def _reached(self, team: Stored) -> list[Stored]:
         """ModelConfigs and KnowledgeBases that a run of the team may use: fallbacks and nested teams too."""

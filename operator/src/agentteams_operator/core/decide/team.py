@@ -20,6 +20,17 @@ _AGAIN_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedServing:
+    """What is known of the revision that serves, which is not the newest. Attributes as of ObservedTeam."""
+
+    secrets: Mapping[str, Stored]
+    keys: Sequence[tuple[str, str]]
+    broken: Sequence[tuple[str, str]]
+    models: Sequence[Stored]
+    knowledge: Sequence[Stored]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedTeam:
     """What is known of an AgentTeam.
 
@@ -29,6 +40,7 @@ class ObservedTeam:
         owned: What the operator made for it.
         pool: The Deployment that serves it; None: it is not there yet.
         pool_secrets: Name and key of all that its own pods have mounted.
+        serving: Of the revision that serves, if it is another one.
     """
 
     one: Stored
@@ -42,6 +54,7 @@ class ObservedTeam:
     pool: Stored | None
     pool_secrets: Sequence[tuple[str, str]] = ()
     pool_secrets_hash: str = ""
+    serving: ObservedServing | None = None
 
 
 def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Outcome:
@@ -108,11 +121,12 @@ def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdic
     if seen.one.spec.get("suspend"):
         return no("Ready", "Suspended", "spec.suspend: the team begins no runs; set it to false")
     missing = next((part for part in parts if not part.holds), None)
-    # The last good one can serve only where something of this generation's own is what is missing.
-    if missing is not None and (not current or current == wanted) and seen.read.accepted.holds:
-        return ready(parts, "")
-    if missing is not None and not current:
-        return ready(parts, "")
+    if missing is not None and (not current or (current == wanted and seen.read.accepted.holds)):
+        return ready(parts, "")  # there is no other revision that could serve instead
+    lost = _lost(seen) if missing is not None else None
+    if missing is not None and lost is not None:
+        words = f"revision {current}, the last good one, cannot serve either: {lost.message}; "
+        return no("Ready", lost.reason, f"{words}the newest waits: {missing.message}")
     if seen.pool is None or not seen.pool.status.get("availableReplicas"):
         name = seen.pool.key.name if seen.pool is not None else "of the orchestrator"
         return no("Ready", "NoReplica", f"no pod of Deployment {name} is ready; kubectl get pods says why")
@@ -121,6 +135,19 @@ def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdic
             "Ready", "LastGoodServes", f"revision {current} serves; the newest waits: {missing.message}"
         )
     return yes("Ready", "Ready", f"revision {current} serves")
+
+
+def _lost(seen: ObservedTeam) -> Verdict | None:
+    """What the serving revision itself has lost."""
+    served = seen.serving
+    if served is None:
+        return None
+    parts = (
+        resolved_refs(seen.one.key.namespace, served.secrets, served.keys, served.broken),
+        _others_ready("ModelsReady", "ModelNotReady", served.models),
+        _others_ready("KnowledgeReady", "KnowledgeNotReady", served.knowledge),
+    )
+    return next((part for part in parts if not part.holds), None)
 
 
 def _replicas(seen: ObservedTeam, team: object) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""Revisions under a real operator, a real API server and the real controllers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.test_operator_teams import team
+from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube_node import FakeNode, fake_node
+from tests.support.operator_process import (
+    FakeEndpoint,
+    Operator,
+    await_condition,
+    condition,
+    fake_endpoint,
+    model,
+    running_operator,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    cluster = shared_cluster(controllers=True)
+    cluster.install_crds()
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster) -> Iterator[FakeNode]:
+    with fake_node(cluster) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    with cluster.namespace("operator") as own:
+        with running_operator(
+            cluster, tmp_path_factory.mktemp("operator"), lease_namespace=own, lease_s="6"
+        ) as operator:
+            yield operator
+        assert "Traceback" not in operator.log
+
+
+@pytest.fixture
+def endpoint() -> Iterator[FakeEndpoint]:
+    with fake_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, operator: Operator, node: FakeNode) -> Iterator[str]:
+    with cluster.namespace() as name:
+        yield name
+
+
+def test_a_last_good_revision_without_its_model_is_not_ready(
+    cluster: Cluster, namespace: str, endpoint: FakeEndpoint
+) -> None:
+    where = f"--namespace={namespace}"
+    cluster.apply(model(endpoint), team(), namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "Ready")
+    cluster.apply(team(modelConfigRef={"name": "late"}), namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "LastGoodServes")
+    cluster.kubectl("delete", "mc/m", where)
+    found = await_condition(cluster, namespace, "at/t", "Ready", "ModelConfigNotFound")
+    message = condition(found, "Ready")["message"]
+    assert f'cannot serve either: no ModelConfig "m" in namespace "{namespace}" any more' in message
+    cluster.apply(model(endpoint), namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "LastGoodServes")
+    cluster.apply(model(endpoint, "late"), namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "Ready")
