@@ -1,10 +1,12 @@
 """Revisions under a real operator, a real API server and the real controllers."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.integration.test_operator_teams import team
+from tests.integration.test_operator_teams import eventually, team
 from tests.support.kube import Cluster, shared_cluster
 from tests.support.kube_node import FakeNode, fake_node
 from tests.support.operator_process import (
@@ -53,6 +55,39 @@ def endpoint() -> Iterator[FakeEndpoint]:
 def namespace(cluster: Cluster, operator: Operator, node: FakeNode) -> Iterator[str]:
     with cluster.namespace() as name:
         yield name
+
+
+def source(key: str) -> dict[str, Any]:
+    return {"instructionsFrom": {"configMapKeyRef": {"name": "prompts", "key": key}}}
+
+
+def prompts(**texts: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}, "data": texts}
+
+
+def test_a_text_of_a_config_map_makes_a_revision_and_another_text_another_one(
+    cluster: Cluster, namespace: str, endpoint: FakeEndpoint
+) -> None:
+    where = f"--namespace={namespace}"
+    members = [{"name": "a"} | source("a")]
+    cluster.apply(model(endpoint), team(members=members, **source("lead")), namespace=namespace)
+    found = await_condition(cluster, namespace, "at/t", "Ready", "ConfigMapNotFound")
+    assert 'create it with the key "lead"' in condition(found, "Ready")["message"]
+    cluster.apply(prompts(lead="Lead."), namespace=namespace)
+    found = await_condition(cluster, namespace, "at/t", "ResolvedRefs", "ConfigMapKeyNotFound")
+    assert "spec.members[0].instructionsFrom.configMapKeyRef: " in condition(found, "ResolvedRefs")["message"]
+    cluster.apply(prompts(lead="Lead.", a="Be A."), namespace=namespace)
+    first = await_condition(cluster, namespace, "at/t", "Ready", "Ready")["status"]["currentRevision"]
+    data = cluster.get(f"controllerrevision/t-{first}", where)["data"]
+    assert (data["instructions"], data["members"][0]["instructions"]) == ("Lead.", "Be A.")
+    assert "instructionsFrom" not in json.dumps(data)
+    cluster.apply(prompts(lead="Lead better.", a="Be A."), namespace=namespace)
+    eventually(lambda: cluster.get("at/t", where)["status"]["currentRevision"] != first)
+    second = cluster.get("at/t", where)["status"]["currentRevision"]
+    assert cluster.get(f"controllerrevision/t-{second}", where)["data"]["instructions"] == "Lead better."
+    cluster.kubectl("delete", "configmap/prompts", where)
+    found = await_condition(cluster, namespace, "at/t", "Ready", "LastGoodServes")
+    assert found["status"]["currentRevision"] == second
 
 
 def test_a_last_good_revision_without_its_model_is_not_ready(

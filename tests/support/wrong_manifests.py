@@ -91,6 +91,7 @@ def _flow(field: str, *steps: Mapping[str, Any], late: bool = False, **more: Any
 
 
 _INJECTION = {"type": "PromptInjection", "action": "Warn"}
+_FROM = {"configMapKeyRef": {"name": "c", "key": "k"}}
 _STEP = {"name": "s", "member": "a"}
 
 
@@ -263,6 +264,14 @@ TEAMS = [
     _team("runtime.tolerations[0].tolerationSeconds", {"runtime.tolerations": [
         {"operator": "Exists", "tolerationSeconds": 5}]}),
     _team("suspend", {"suspend": "yes"}),
+    _team("instructionsFrom", {"instructions": "", "instructionsFrom": _FROM}),
+    _team("instructionsFrom.configMapKeyRef", {"instructionsFrom": {}}),
+    _team("instructionsFrom.configMapKeyRef.key", {"instructionsFrom": {"configMapKeyRef": {"name": "c"}}}),
+    _team("instructionsFrom.configMapKeyRef.name", {"instructionsFrom.configMapKeyRef": {
+        "name": "C_", "key": "k"}}),
+    _team("members[0].instructionsFrom", {
+        "members[0].instructions": "x", "members[0].instructionsFrom": _FROM}),
+    _team("members[0].teamRef", {"members[0].teamRef": {"name": "t"}, "members[0].instructionsFrom": _FROM}),
     _team("workflow", {"mode": "Workflow"}),
     _team("workflow", {"workflow": {"steps": [_STEP]}}),
     _flow("steps"),

@@ -23,6 +23,7 @@ from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.teams import Teams
+from agentteams_operator.core.texts import Texts
 from agentteams_operator.handlers.watches import Watches
 from agentteams_operator.settings import Settings
 from agentteams_operator.specs.settings import PoolSettings
@@ -60,6 +61,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     teams = Teams(
         cache=cache,
         reader=reader,
+        texts=Texts(cache=cache, api=api),
         settings=PoolSettings(
             image=settings.orchestrator_image,
             environment=settings.orchestrator_environment,

@@ -1,13 +1,18 @@
 """What is observed of AgentTeams and pools, from a cache, without a server."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
+
+import pytest
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
+from agentteams_operator.core.ports import ApiFailure
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.teams import Teams
+from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.settings import PoolSettings
 from servicekit.testing import FakeClock
 from tests.unit.agentteams_operator.test_decide_team import condition
@@ -24,11 +29,19 @@ class Scene:
         self.teams = Teams(
             cache=self.cache,
             reader=Reader(self.cache.get),
+            texts=Texts(cache=self.cache, api=self),
             settings=PoolSettings(image="i"),
             tenant_key=lambda tenant: b"k",
             clock=FakeClock(),
         )
+        self.maps: dict[str, dict[str, str]] = {}
+        self.failure: ApiFailure | None = None
         self._version = 0
+
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str]:
+        if self.failure is not None:
+            raise self.failure
+        return self.maps[name]
 
     def put(self, kind: str, name: str, namespace: str = "n", **more: Any) -> None:
         self._version += 1
@@ -79,7 +92,7 @@ async def test_what_the_serving_revision_needs_stays_mounted_while_the_newest_wa
     old = {"modelConfigRef": {"name": "m"}, "members": [{"name": "a"}], "tools": [tool("old")]}
     scene.revision("r1", old)
     for own in (False, True):
-        runtime = {"runtime": {}} if own else {}
+        runtime: dict[str, Any] = {"runtime": {}} if own else {}
         newest = {"modelConfigRef": {"name": "late"}, "tools": [tool("new")]} | runtime
         scene.team(newest, {"currentRevision": "r1"})
         outcome = await (scene.look() if own else scene.look_at_pool())
@@ -105,3 +118,87 @@ async def test_the_serving_revision_is_looked_at_with_its_own_models_and_secrets
     assert condition(await scene.look(), "Ready") == ("False", "SecretNotFound")
     scene.cache.remove(Key("ControllerRevision", "n", "t-r1"))
     assert condition(await scene.look(), "Ready") == ("False", "RevisionNotFound")
+
+
+def config(scene: Scene, **texts: str) -> None:
+    scene.maps["prompts"] = texts
+    scene.put("ConfigMap", "prompts", data=texts)
+
+
+def source(key: str) -> dict[str, Any]:
+    return {"instructionsFrom": {"configMapKeyRef": {"name": "prompts", "key": key}}}
+
+
+def revision_of(outcome: Outcome) -> Mapping[str, Any]:
+    (found,) = [o for o in outcome.objects if o["kind"] == "ControllerRevision"]
+    return found
+
+
+async def test_texts_of_a_config_map_are_part_of_the_revision() -> None:
+    scene = Scene()
+    scene.put("Deployment", "agentteams-pool", status={"availableReplicas": 1})
+    scene.model("m")
+    config(scene, lead="Lead.", a="Be A.")
+    scene.team(
+        source("lead") | {"members": [{"name": "a"} | source("a"), {"name": "b", "instructions": "B"}]}
+    )
+    outcome = await scene.look()
+    data = revision_of(outcome)["data"]
+    assert data == {
+        "modelConfigRef": {"name": "m"}, "instructions": "Lead.",
+        "members": [{"name": "a", "instructions": "Be A."}, {"name": "b", "instructions": "B"}],
+    }  # fmt: skip
+    # The same as if the texts had been written into the manifest, and another one with another text.
+    scene.team(data, name="u")
+    assert (await scene.look("u")).status is not None
+    first = (outcome.status or {})["currentRevision"]
+    assert ((await scene.look("u")).status or {})["currentRevision"] == first
+    config(scene, lead="Lead.", a="Be another.")
+    later = await scene.look()
+    assert (later.status or {})["currentRevision"] != first
+    assert revision_of(later)["data"]["members"][0]["instructions"] == "Be another."
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason", "words"),
+    [
+        (None, "ConfigMapNotFound", 'no ConfigMap "prompts" in namespace "n"; create it with the key "lead"'),
+        ({"other": "x"}, "ConfigMapKeyNotFound", 'has no key "lead", but other; add it'),
+        ({"lead": "x" * 32_769}, "TextTooLong", "32769 characters; shorten it"),
+    ],
+)
+async def test_without_its_text_a_team_waits_and_the_last_good_revision_serves(
+    texts: dict[str, str] | None, reason: str, words: str
+) -> None:
+    scene = Scene()
+    scene.put("Deployment", "agentteams-pool", status={"availableReplicas": 1})
+    scene.model("m")
+    if texts is not None:
+        config(scene, **texts)
+    scene.team(source("lead"))
+    new = await scene.look()
+    assert condition(new, "ResolvedRefs") == ("False", reason)
+    assert condition(new, "Ready") == ("False", reason)
+    (told,) = [c["message"] for c in (new.status or {})["conditions"] if c["type"] == "ResolvedRefs"]
+    assert told.startswith("spec.instructionsFrom.configMapKeyRef: ")
+    assert words in told
+    assert new.objects == ()
+    assert "updatedRevision" not in (new.status or {})
+    scene.revision("r1", {"modelConfigRef": {"name": "m"}})
+    for updated in ("r1", "r2"):
+        scene.team(source("lead"), {"currentRevision": "r1", "updatedRevision": updated})
+        old = await scene.look()
+        assert condition(old, "Ready") == ("True", "LastGoodServes")
+        assert (old.status or {})["currentRevision"] == "r1"
+        assert (old.objects, old.gone) == ((), ())
+
+
+async def test_a_config_map_that_cannot_be_read_is_a_failure_and_not_an_absence() -> None:
+    scene = Scene()
+    config(scene, lead="x")
+    scene.team(source("lead"))
+    scene.failure = ApiFailure("forbidden", 403)
+    with pytest.raises(ApiFailure):
+        await scene.look()
+    scene.failure = ApiFailure("gone", 404)
+    assert condition(await scene.look(), "ResolvedRefs") == ("False", "ConfigMapKeyNotFound")

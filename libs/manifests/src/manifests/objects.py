@@ -83,6 +83,7 @@ class Objects:
                 keys += [("KnowledgeBase", namespace, use.knowledge_base_ref.name) for use in uses]
         keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
         texts = [] if self._python_tools else list(_python_problems(team.resource))
+        texts += _texts_from_elsewhere(team.resource)
         for key in dict.fromkeys(keys):
             for problem in state.reference_problems.get(key, []):
                 where = problem.field if key == team.key else f"{problem.object} {problem.field}"
@@ -114,6 +115,18 @@ def combine(found: Iterable[LoadedObject], problems: Iterable[Problem]) -> State
         problems=tuple(everything),
         reference_problems=MappingProxyType(references),
     )
+
+
+def _texts_from_elsewhere(team: AgentTeam) -> Iterator[str]:
+    holders = [("spec", team.spec.instructions_from)]
+    holders += [(f"spec.members[{n}]", m.instructions_from) for n, m in enumerate(team.spec.members)]
+    for at, source in holders:
+        if source is not None:
+            name = source.config_map_key_ref.name
+            yield (
+                f"{at}.instructionsFrom: ConfigMap {name} can be read on a cluster only, by the operator; "
+                "write the text into instructions"
+            )
 
 
 def _python_problems(team: AgentTeam) -> Iterator[str]:

@@ -30,11 +30,12 @@ from manifests.runtime import Runtime
 from manifests.session import SessionPolicy
 from manifests.team_ref import TeamRef, team_member_rules
 from manifests.team_rules import MEMBER_RULES, TEAM_RULES
+from manifests.texts import MAX_TEXT, TextFrom, one_of_instructions
 from manifests.tools import Approvals, ToolSource, tool_violations
 from manifests.workflow import Workflow
 from manifests.workflow_check import workflow_violations
 
-Text = Annotated[str, StringConstraints(max_length=32_768)]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
 
 
@@ -48,6 +49,9 @@ class Member(Model):
         default="", description="What it is good at, in a sentence; the leader chooses by it."
     )
     instructions: Text = Field(default="", description="Its system prompt.")
+    instructions_from: TextFrom | None = Field(
+        default=None, description="Where its system prompt is, instead of instructions. Only on a cluster."
+    )
     model_config_ref: ModelConfigRef | None = Field(
         default=None, description="A ModelConfig of type Chat. Default: the team's."
     )
@@ -68,6 +72,11 @@ class Member(Model):
         description="The member is another team, which does its tasks in its own mode, within the same run "
         "and its limits. Instead of instructions, modelConfigRef, knowledge and tools.",
     )
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        refuse(one_of_instructions(self.model_fields_set, self.instructions_from))
+        return self
 
 
 class EvidenceReuse(Model):
@@ -201,6 +210,11 @@ class AgentTeamSpec(Model):
         description="A ModelConfig of type Chat: the leader's, and the members' unless they name another."
     )
     instructions: Text = Field(default="", description="The leader's system prompt.")
+    instructions_from: TextFrom | None = Field(
+        default=None,
+        description="Where the leader's system prompt is, instead of instructions. Only on a cluster: the "
+        "text becomes part of the revision, and another text is another revision.",
+    )
     members: tuple[Member, ...] = Field(
         min_length=1,
         max_length=32,
@@ -246,6 +260,7 @@ class AgentTeamSpec(Model):
         return self
 
     def _violations(self) -> Iterator[Violation]:
+        yield from one_of_instructions(self.model_fields_set, self.instructions_from)
         yield from duplicates([m.name for m in self.members], "members")
         yield from duplicates([k.name for k in self.knowledge], "knowledge")
         yield from tool_violations(self.tools, [m.tools for m in self.members])
@@ -287,6 +302,9 @@ class AgentTeam(Model):
     @cached_property
     def revision(self) -> str:
         """12 hex digits that change with what shapes answers; defaults written out count as the same."""
-        spec = self.spec.model_dump(mode="json", by_alias=True, exclude={"runtime", "suspend"})
+        # instructionsFrom: a revision is made of the texts themselves.
+        left_out = {"runtime": True, "suspend": True, "instructions_from": True}
+        members = {"__all__": {"instructions_from": True}}
+        spec = self.spec.model_dump(mode="json", by_alias=True, exclude={**left_out, "members": members})
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

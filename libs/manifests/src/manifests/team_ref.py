@@ -10,6 +10,7 @@ from manifests.base import Model, Name, Violation
 # What makes a member an agent of its own.
 _AGENT_FIELDS = {
     "instructions": "instructions",
+    "instructions_from": "instructionsFrom",
     "model_config_ref": "modelConfigRef",
     "knowledge": "knowledge",
     "tools": "tools",

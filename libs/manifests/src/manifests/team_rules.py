@@ -1,16 +1,18 @@
 """The rules of an AgentTeam in CEL; their twins are AgentTeamSpec._violations and what it calls."""
 
 from manifests.cel import Cel
+from manifests.texts import INSTRUCTIONS_RULE
 
-MEMBER_RULES = tuple(
+_TEAM_MEMBER_RULES = tuple(
     Cel(
         f"!has(self.teamRef) || !has(self.{field})",
         f"the member is another team, and has {field} of its own; remove one or the other: the other team "
         "works as its own manifest says",
         ".teamRef",
     )
-    for field in ("instructions", "modelConfigRef", "knowledge", "tools")
+    for field in ("instructions", "instructionsFrom", "modelConfigRef", "knowledge", "tools")
 )
+MEMBER_RULES = (*_TEAM_MEMBER_RULES, INSTRUCTIONS_RULE)
 
 
 def _named(field: str) -> Cel:
@@ -24,6 +26,7 @@ def _named(field: str) -> Cel:
 
 
 TEAM_RULES = (
+    INSTRUCTIONS_RULE,
     _named("knowledge"),
     _named("tools"),
     Cel(

@@ -28,6 +28,7 @@ _PLURALS = {
     "KnowledgeBase": (_GROUP, "v1alpha1", "knowledgebases"),
     "AgentTeam": (_GROUP, "v1alpha1", "agentteams"),
     "Secret": ("", "v1", "secrets"),
+    "ConfigMap": ("", "v1", "configmaps"),
     "Service": ("", "v1", "services"),
     "ServiceAccount": ("", "v1", "serviceaccounts"),
     "Deployment": ("apps", "v1", "deployments"),
@@ -150,6 +151,14 @@ class Kubernetes:
                 found = await self._client.get(self._resources["Secret"], name, namespace=namespace)
         data: Mapping[str, str] = found.get("data") or {}
         return {key: base64.b64decode(value) for key, value in data.items()}
+
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str]:
+        """See the port."""
+        with _failures(f"ConfigMap {namespace}/{name}"):
+            async with asyncio.timeout(_TIMEOUT_S):
+                found = await self._client.get(self._resources["ConfigMap"], name, namespace=namespace)
+        data: Mapping[str, str] = found.get("data") or {}
+        return data
 
 
 def _body(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ MODEL = "ModelConfig"
 KNOWLEDGE = "KnowledgeBase"
 TEAM = "AgentTeam"
 SECRET = "Secret"
+CONFIG_MAP = "ConfigMap"
 REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
 POOL = "Pool"
@@ -43,13 +44,13 @@ ALL_CREDENTIALS = Key(CREDENTIALS, "", "")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What is kept of an object. Of Secrets only a hash of each value.
+    """What is kept of an object. Of Secrets and ConfigMaps only a hash of each value.
 
     Attributes:
         version: resourceVersion: equal means unchanged.
         content: spec and status of our own kinds, of revisions what they refer to, status of others; nothing
             of Secrets.
-        hashes: Of a Secret: 16 hex digits by key, salted with its uid.
+        hashes: Of a Secret or ConfigMap: 16 hex digits by key, salted with its uid.
     """
 
     key: Key
@@ -108,7 +109,7 @@ def stored(body: Mapping[str, Any]) -> Stored:
     uid = str(metadata["uid"])
     hashes: dict[str, str] = {}
     content: dict[str, Any] = {}
-    if kind == SECRET:
+    if kind in (SECRET, CONFIG_MAP):
         hashes = {key: _hash(uid, key, value) for key, value in (body.get("data") or {}).items()}
     elif kind in OURS:
         content = {part: body[part] for part in ("spec", "status") if part in body}

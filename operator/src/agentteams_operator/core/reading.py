@@ -52,6 +52,10 @@ class Reader:
         self._read[one.key] = (one.uid, one.generation, read)
         return read
 
+    def read_as(self, one: Stored) -> Read:
+        """What a spec says that is not the object's own: its texts may change without a generation."""
+        return _read(one)
+
     def resource(self, key: Key) -> Resource | None:
         """An object that is there and valid."""
         one = self._find(key)

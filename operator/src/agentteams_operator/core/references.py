@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agentteams_operator.core.objects import KNOWLEDGE, MODEL, SECRET, TEAM, Key
+from agentteams_operator.core.objects import CONFIG_MAP, KNOWLEDGE, MODEL, SECRET, TEAM, Key
 
 _KINDS = {
     "modelconfigref": MODEL,
     "knowledgebaseref": KNOWLEDGE,
     "teamref": TEAM,
     "fallbackrefs": MODEL,
-    "configmapkeyref": "ConfigMap",
+    "configmapkeyref": CONFIG_MAP,
 }
 
 

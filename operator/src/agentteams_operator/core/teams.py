@@ -11,6 +11,7 @@ from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
 from agentteams_operator.core.serving import broken, serving
+from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.pool import Pool, digest, namespace_objects, pool_objects
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import SHARED_POOL, AgentTeam, pool_name
@@ -31,12 +32,14 @@ class Teams:
         *,
         cache: Cache,
         reader: Reader,
+        texts: Texts,
         settings: PoolSettings,
         tenant_key: Callable[[str], bytes],
         clock: Clock,
     ) -> None:
         self._cache = cache
         self._reader = reader
+        self._texts = texts
         self._settings = settings
         self._tenant_key = tenant_key
         self._clock = clock
@@ -50,8 +53,10 @@ class Teams:
         reached = self._reached(one)
         own = one.spec.get("runtime") is not None
         name = pool_name(one.key.name) if own else SHARED_POOL
-        read = self._reader.read(one)
-        wanted = read.resource.revision if isinstance(read.resource, AgentTeam) else ""
+        compiled = await self._texts.compiled(one)
+        whole = compiled.one
+        read = self._reader.read(one) if whole is None or whole is one else self._reader.read_as(whole)
+        wanted = read.resource.revision if isinstance(read.resource, AgentTeam) and whole else ""
         current = one.status.get("currentRevision")
         served = self._served(one) if current and current != wanted else None
         pool_secrets = sorted({*keys, *self._keys_of(reached), *(served[1] if served else ())}) if own else []
@@ -60,7 +65,7 @@ class Teams:
             read=read,
             secrets=self._secrets(namespace, keys),
             keys=keys,
-            broken=[*_local_only(one), *broken_references(self._cache, self._reader, one)],
+            broken=[*compiled.broken, *_local_only(one), *broken_references(self._cache, self._reader, one)],
             models=self._needed_models(one, reached),
             knowledge=[found for found in reached if found.key.kind == KNOWLEDGE],
             owned=self._cache.owned(one.key),
@@ -68,6 +73,8 @@ class Teams:
             pool_secrets=pool_secrets,
             pool_secrets_hash=self._hash(namespace, pool_secrets),
             serving=served[0] if served else None,
+            compiled=whole,
+            incomplete=whole is None,
         )
         return decide_team(seen, self._settings, self._clock.now())
 

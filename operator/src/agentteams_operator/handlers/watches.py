@@ -23,6 +23,7 @@ WATCHED: Sequence[tuple[str, ...]] = (
     (*_GROUP, "knowledgebases"),
     (*_GROUP, "agentteams"),
     ("v1", "secrets"),
+    ("v1", "configmaps"),
     ("v1", "namespaces"),
 )
 OWNED: Sequence[tuple[str, ...]] = (

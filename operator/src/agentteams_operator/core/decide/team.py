@@ -41,6 +41,8 @@ class ObservedTeam:
         pool: The Deployment that serves it; None: it is not there yet.
         pool_secrets: Name and key of all that its own pods have mounted.
         serving: Of the revision that serves, if it is another one.
+        compiled: The team with the texts of ConfigMaps, whose spec a revision has; None: as it is written.
+        incomplete: A text is missing, so that nobody can tell the revision.
     """
 
     one: Stored
@@ -55,11 +57,19 @@ class ObservedTeam:
     pool_secrets: Sequence[tuple[str, str]] = ()
     pool_secrets_hash: str = ""
     serving: ObservedServing | None = None
+    compiled: Stored | None = None
+    incomplete: bool = False
+
+    @property
+    def wanted(self) -> AgentTeam | None:
+        """What is asked for; None: nobody can tell."""
+        team = self.read.resource
+        return team if isinstance(team, AgentTeam) and not self.incomplete else None
 
 
 def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Outcome:
     """Revision, own pods, status."""
-    one, team = seen.one, seen.read.resource
+    one, team = seen.one, seen.wanted
     before = one.status
     parts = (
         seen.read.accepted,
@@ -67,8 +77,8 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         _others_ready("ModelsReady", "ModelNotReady", seen.models),
         _others_ready("KnowledgeReady", "KnowledgeNotReady", seen.knowledge),
     )
-    wanted = team.revision if isinstance(team, AgentTeam) else before.get("updatedRevision", "")
-    can_serve = isinstance(team, AgentTeam) and all(part.holds for part in parts)
+    wanted = team.revision if team is not None else before.get("updatedRevision", "")
+    can_serve = team is not None and all(part.holds for part in parts)
     current = wanted if can_serve else before.get("currentRevision", "")
     progressing = _progressing(seen, wanted, current, parts)
     status: dict[str, Any] = {"observedGeneration": one.generation}
@@ -76,7 +86,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         status["currentRevision"] = current
     if wanted:
         status["updatedRevision"] = wanted
-    if isinstance(team, AgentTeam):
+    if team is not None:
         status["members"] = len(team.spec.members)
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
@@ -121,7 +131,7 @@ def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdic
     if seen.one.spec.get("suspend"):
         return no("Ready", "Suspended", "spec.suspend: the team begins no runs; set it to false")
     missing = next((part for part in parts if not part.holds), None)
-    if missing is not None and (not current or (current == wanted and seen.read.accepted.holds)):
+    if missing is not None and (not current or (current == wanted and seen.wanted is not None)):
         return ready(parts, "")  # there is no other revision that could serve instead
     lost = _lost(seen) if missing is not None else None
     if missing is not None and lost is not None:
@@ -150,9 +160,9 @@ def _lost(seen: ObservedTeam) -> Verdict | None:
     return next((part for part in parts if not part.holds), None)
 
 
-def _replicas(seen: ObservedTeam, team: object) -> dict[str, Any]:
+def _replicas(seen: ObservedTeam, team: AgentTeam | None) -> dict[str, Any]:
     """For the scale subresource: of its own pods only."""
-    if not isinstance(team, AgentTeam) or team.spec.runtime is None:
+    if team is None or team.spec.runtime is None:
         return {}
     found = seen.pool.status if seen.pool is not None else {}
     selector = Pool(namespace=seen.one.key.namespace, team=seen.one.key.name).selector
@@ -166,15 +176,15 @@ def _replicas(seen: ObservedTeam, team: object) -> dict[str, Any]:
 def _objects(
     seen: ObservedTeam, settings: PoolSettings, wanted: str, current: str
 ) -> tuple[list[dict[str, Any]], list[Key]]:
-    one, team = seen.one, seen.read.resource
+    one, team = seen.one, seen.wanted
     revisions = [o for o in seen.owned if o.key.kind == "ControllerRevision"]
-    if not isinstance(team, AgentTeam):
+    if team is None:
         return [], []  # what there is goes on, until somebody can tell what is wanted
     name = revision_name(one.key.name, wanted)
     known = numbers(revisions)
     highest = max(known.values(), default=0)
     number = known[name] if name in known and known[name] == highest else highest + 1
-    objects = [controller_revision(one, wanted, number)]
+    objects = [controller_revision(seen.compiled or one, wanted, number)]
     if team.spec.runtime is not None:
         pool = Pool(
             namespace=one.key.namespace,
