@@ -254,6 +254,7 @@ TEAMS = [
     _team("knowledge[0].maxPerDocument", {"knowledge[0].maxPerDocument": 0}),
     _team("runtime.replicas", {"runtime": {"replicas": 1, "autoscaling": {"maxReplicas": 2}}}),
     _team("runtime.autoscaling.minReplicas", {"runtime.autoscaling": {"minReplicas": 3, "maxReplicas": 2}}),
+    _team("runtime.autoscaling.type", {"runtime.autoscaling": {"type": "VPA", "maxReplicas": 2}}),
     _team("runtime.resources.requests.cpu", {"runtime.resources.requests.cpu": "lots"}),
     _team("runtime.terminationGracePeriodSeconds", {"runtime.terminationGracePeriodSeconds": 1}),
     _team("runtime.resources.limits.gpu", {"runtime.resources.limits.gpu": "1"}),

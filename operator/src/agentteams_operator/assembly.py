@@ -22,6 +22,7 @@ from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, OURS
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
+from agentteams_operator.core.served import Served
 from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.handlers.watches import Watches
@@ -69,7 +70,10 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             replicas=settings.pool_replicas,
             max_replicas=settings.pool_max_replicas,
             system_namespace=settings.system_namespace,
+            scaler=settings.pool_scaler,
+            prometheus_url=settings.prometheus_url,
         ),
+        served=Served(api=api, clock=clock),
         tenant_key=lambda tenant: key.of_tenant(tenant).to_file(),
         clock=clock,
     )

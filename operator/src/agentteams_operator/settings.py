@@ -25,5 +25,10 @@ class Settings(ServerSettings):
     pool_max_replicas: int = Field(
         1, ge=1, le=1000, description="More than POOL_REPLICAS: an autoscaler goes up to it."
     )
+    pool_scaler: Literal["HPA", "KEDA"] = Field(
+        "HPA",
+        description="Who scales pools that do not say it: HPA needs a metrics adapter, KEDA Prometheus.",
+    )
+    prometheus_url: str = Field("", description="Address of the Prometheus that KEDA asks.")
     system_namespace: str = Field("agentteams", description="Namespace of the gateway and the services.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")

@@ -182,6 +182,50 @@ def test_replicas_are_left_out_where_an_autoscaler_decides() -> None:
     assert shared["HorizontalPodAutoscaler"]["spec"]["maxReplicas"] == 4
 
 
+def test_keda_or_an_autoscaler_and_never_both() -> None:
+    asked = {"runtime": {"autoscaling": {"maxReplicas": 5, "minReplicas": 2, "type": "KEDA"}}}
+    settings = PoolSettings(image="i", prometheus_url="http://prometheus:9090")
+    pool = Pool(namespace="n", team="t", runtime=Runtime.model_validate(asked["runtime"]), keda=True)
+    made = objects_of(pool, settings)
+    assert "replicas" not in made["Deployment"]["spec"]
+    assert "HorizontalPodAutoscaler" not in made
+    assert made["ScaledObject"]["spec"] == {
+        "scaleTargetRef": {"name": "at-t"}, "minReplicaCount": 2, "maxReplicaCount": 5,
+        "triggers": [{
+            "type": "prometheus", "metricType": "AverageValue",
+            "metadata": {
+                "serverAddress": "http://prometheus:9090", "threshold": "20",
+                "query": 'sum(agentteams_active_runs{namespace="n",pod=~"at-t-[a-z0-9]+-[a-z0-9]+"})',
+            },
+        }],
+    }  # fmt: skip
+    without = decided(asked)
+    assert condition(without, "Autoscaled") == ("False", "KedaNotInstalled")
+    assert condition(without, "Ready") == ("True", "Ready")
+    kinds = [o["kind"] for o in without.objects]
+    assert "HorizontalPodAutoscaler" in kinds
+    assert "ScaledObject" not in kinds
+    assert without.again_s == 60
+    # The other kind goes first, and as long as it is there the new one is not made.
+    old = [stored("HorizontalPodAutoscaler", "at-t")]
+    first = decided(asked, keda=True, owned=old)
+    assert not {"HorizontalPodAutoscaler", "ScaledObject"} & {o["kind"] for o in first.objects}
+    assert [key.kind for key in first.gone] == ["HorizontalPodAutoscaler"]
+    then = decided(asked, keda=True)
+    assert "ScaledObject" in [o["kind"] for o in then.objects]
+    assert condition(then, "Autoscaled") == ("True", "ScaledObject")
+
+
+def test_what_scales_where_the_team_does_not_say_it() -> None:
+    keda = PoolSettings(image="i", max_replicas=4, scaler="KEDA")
+    assert objects_of(Pool(namespace="n", keda=True), keda)["ScaledObject"]["spec"]["maxReplicaCount"] == 4
+    assert "HorizontalPodAutoscaler" in objects_of(Pool(namespace="n"), keda)
+    own = Runtime.model_validate({"autoscaling": {"maxReplicas": 5, "type": "HPA"}})
+    assert "HorizontalPodAutoscaler" in objects_of(
+        Pool(namespace="n", team="t", runtime=own, keda=True), keda
+    )
+
+
 def test_what_a_runtime_asks_for_reaches_the_pods() -> None:
     runtime = Runtime.model_validate(
         {

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiFailure
 from agentteams_operator.core.reading import Reader
+from agentteams_operator.core.served import Served
 from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.settings import PoolSettings
@@ -26,17 +28,23 @@ class Scene:
 
     def __init__(self) -> None:
         self.cache = Cache(lambda key: None)
+        self.clock = FakeClock()
+        self.kinds: set[str] = set()
         self.teams = Teams(
             cache=self.cache,
             reader=Reader(self.cache.get),
             texts=Texts(cache=self.cache, api=self),
-            settings=PoolSettings(image="i"),
+            settings=PoolSettings(image="i", max_replicas=2, scaler="KEDA"),
+            served=Served(api=self, clock=self.clock),
             tenant_key=lambda tenant: b"k",
-            clock=FakeClock(),
+            clock=self.clock,
         )
         self.maps: dict[str, dict[str, str]] = {}
         self.failure: ApiFailure | None = None
         self._version = 0
+
+    async def serves(self, kind: str) -> bool:
+        return kind in self.kinds
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str]:
         if self.failure is not None:
@@ -118,6 +126,24 @@ async def test_the_serving_revision_is_looked_at_with_its_own_models_and_secrets
     assert condition(await scene.look(), "Ready") == ("False", "SecretNotFound")
     scene.cache.remove(Key("ControllerRevision", "n", "t-r1"))
     assert condition(await scene.look(), "Ready") == ("False", "RevisionNotFound")
+
+
+async def test_the_shared_pool_is_scaled_by_keda_as_soon_as_it_is_there() -> None:
+    def scalers(outcome: Outcome) -> set[str]:
+        return {"HorizontalPodAutoscaler", "ScaledObject"} & {o["kind"] for o in outcome.objects}
+
+    scene = Scene()
+    scene.team({})
+    assert scalers(await scene.look_at_pool()) == {"HorizontalPodAutoscaler"}
+    labels = MANAGED | {"agentteams.dev/pool": "shared"}
+    scene.put("HorizontalPodAutoscaler", "agentteams-pool", labels=labels)
+    scene.kinds.add("ScaledObject")
+    assert scalers(await scene.look_at_pool()) == {"HorizontalPodAutoscaler"}  # asked a moment ago
+    scene.clock.advance(timedelta(seconds=61))
+    outcome = await scene.look_at_pool()
+    assert (scalers(outcome), [key.kind for key in outcome.gone]) == (set(), ["HorizontalPodAutoscaler"])
+    scene.cache.remove(outcome.gone[0])
+    assert scalers(await scene.look_at_pool()) == {"ScaledObject"}
 
 
 def config(scene: Scene, **texts: str) -> None:

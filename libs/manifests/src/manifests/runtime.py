@@ -48,6 +48,12 @@ class Autoscaling(Model):
         ),
     )
 
+    type: Literal["HPA", "KEDA"] | None = Field(
+        default=None,
+        description="Who scales: a HorizontalPodAutoscaler, which needs an adapter that serves the metric "
+        "agentteams_active_runs of pods, or a ScaledObject of KEDA, which asks Prometheus. Default: what the "
+        "installation says.",
+    )
     min_replicas: int = Field(default=1, ge=1, le=1000, description="Fewest pods.")
     max_replicas: int = Field(ge=1, le=1000, description="Most pods.")
     target_active_runs: int = Field(

@@ -152,6 +152,21 @@ class Kubernetes:
         data: Mapping[str, str] = found.get("data") or {}
         return {key: base64.b64decode(value) for key, value in data.items()}
 
+    async def serves(self, kind: str) -> bool:
+        """See Discovery."""
+        try:
+            with _failures(f"whether there are {kind}s"):
+                async with asyncio.timeout(_TIMEOUT_S):
+                    async for _ in self._client.list(
+                        self._resources[kind], namespace="default", chunk_size=1
+                    ):
+                        break
+        except ApiFailure as error:
+            if error.code == 404:  # of the kind: a namespace that is missing has an empty list
+                return False
+            raise
+        return True
+
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str]:
         """See the port."""
         with _failures(f"ConfigMap {namespace}/{name}"):

@@ -1,6 +1,7 @@
 """Observes AgentTeams, and the pool that those of a namespace share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.model_config import secret_hash, secrets_of
@@ -10,9 +11,11 @@ from agentteams_operator.core.objects import KNOWLEDGE, MODEL, TEAM, Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
+from agentteams_operator.core.served import Served
 from agentteams_operator.core.serving import broken, serving
 from agentteams_operator.core.texts import Texts
-from agentteams_operator.specs.pool import Pool, digest, namespace_objects, pool_objects
+from agentteams_operator.specs.pool import Pool, digest, namespace_objects, one_scaler, pool_objects
+from agentteams_operator.specs.scaling import SCALED_OBJECT
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import SHARED_POOL, AgentTeam, pool_name
 from servicekit.clock import Clock
@@ -34,12 +37,14 @@ class Teams:
         reader: Reader,
         texts: Texts,
         settings: PoolSettings,
+        served: Served,
         tenant_key: Callable[[str], bytes],
         clock: Clock,
     ) -> None:
         self._cache = cache
         self._reader = reader
         self._texts = texts
+        self._kinds = served
         self._settings = settings
         self._tenant_key = tenant_key
         self._clock = clock
@@ -75,6 +80,7 @@ class Teams:
             serving=served[0] if served else None,
             compiled=whole,
             incomplete=whole is None,
+            keda=own and await self._keda(one.spec["runtime"].get("autoscaling") or {}),
         )
         return decide_team(seen, self._settings, self._clock.now())
 
@@ -100,11 +106,18 @@ class Teams:
                 secrets=secrets,
                 secrets_hash=self._hash(namespace, secrets),
                 identity_hash=digest(identity.decode()),
+                keda=await self._keda({}),
             )
-            objects += pool_objects(pool, self._settings)
+            objects += one_scaler(pool_objects(pool, self._settings), self._cache.owned(one.key))
         made = {(o["kind"], o["metadata"]["name"]) for o in objects}
         gone = [o.key for o in self._cache.owned(one.key) if (o.key.kind, o.key.name) not in made]
         return Outcome(objects=tuple(objects), gone=tuple(gone), again_s=_AGAIN_S)
+
+    async def _keda(self, autoscaling: Mapping[str, Any]) -> bool:
+        """Whether KEDA is asked for and there."""
+        if (autoscaling.get("type") or self._settings.scaler) != "KEDA":
+            return False
+        return await self._kinds.has(SCALED_OBJECT)
 
     def _served(self, team: Stored) -> tuple[ObservedServing, set[tuple[str, str]]]:
         """The revision that serves, and all that it takes from Secrets."""

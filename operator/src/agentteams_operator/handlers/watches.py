@@ -36,6 +36,7 @@ OWNED: Sequence[tuple[str, ...]] = (
     ("networking.k8s.io", "v1", "networkpolicies"),
     ("policy", "v1", "poddisruptionbudgets"),
     ("autoscaling", "v2", "horizontalpodautoscalers"),
+    ("keda.sh", "v1alpha1", "scaledobjects"),
 )
 """Only those with our label."""
 _PLURALS = {resource[-1] for resource in (*WATCHED, *OWNED)}

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,16 @@ from agentteams_operator.core.objects import (
     POOL_LABEL,
     SHARED,
     TEAM_LABEL,
+    Stored,
+)
+from agentteams_operator.specs.scaling import (
+    HPA,
+    SCALED_OBJECT,
+    SCALERS,
+    Scaling,
+    horizontal_pod_autoscaler,
+    scaled_object,
+    scaling_of,
 )
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import FRONT_SERVICE, SHARED_POOL, Runtime, pool_name
@@ -21,7 +31,6 @@ APP = "agentteams-orchestrator"
 IDENTITY = "agentteams-identity"
 IDENTITY_KEY = "key"
 PORT, METRICS_PORT = 50054, 9090
-METRIC = "agentteams_active_runs"
 _NAME = "app.kubernetes.io/name"
 PART_OF = {"app.kubernetes.io/part-of": "agentteams"}  # what the chart's PodMonitor looks for
 _SECRETS, _IDENTITY_DIR = "/run/agentteams/secrets", "/run/agentteams/identity"
@@ -42,6 +51,7 @@ class Pool:
         secrets: Name and key of all that is mounted.
         secrets_hash: Changes with any of their values, and rolls the pods.
         identity_hash: Likewise of the tenant's key.
+        keda: The cluster has KEDA; without it a HorizontalPodAutoscaler stands in.
     """
 
     namespace: str
@@ -51,6 +61,7 @@ class Pool:
     secrets: Sequence[tuple[str, str]] = ()
     secrets_hash: str = ""
     identity_hash: str = ""
+    keda: bool = False
 
     @property
     def name(self) -> str:
@@ -60,6 +71,10 @@ class Pool:
     def selector(self) -> dict[str, str]:
         mine = {TEAM_LABEL: self.team} if self.team else {POOL_LABEL: SHARED}
         return {_NAME: APP, **mine}
+
+    def scaling(self, settings: PoolSettings) -> Scaling | None:
+        """Who says how many pods there are; None: nobody."""
+        return scaling_of(self.runtime, settings, shared=not self.team)
 
 
 def pool_objects(pool: Pool, settings: PoolSettings) -> Iterator[Spec]:
@@ -74,9 +89,21 @@ def pool_objects(pool: Pool, settings: PoolSettings) -> Iterator[Spec]:
         spec={"maxUnavailable": 1, "selector": {"matchLabels": pool.selector}},
     )  # fmt: skip
     yield _network_policy(pool, settings)
-    scaling = _scaling(pool, settings)
-    if scaling is not None:
-        yield _object(pool, "autoscaling/v2", "HorizontalPodAutoscaler", pool.name, spec=scaling)
+    scaling = pool.scaling(settings)
+    if scaling is None:
+        return
+    if scaling.by == "KEDA" and pool.keda:
+        spec = scaled_object(pool.namespace, pool.name, scaling, settings)
+        yield _object(pool, "keda.sh/v1alpha1", SCALED_OBJECT, pool.name, spec=spec)
+    else:
+        spec = horizontal_pod_autoscaler(pool.name, scaling)
+        yield _object(pool, "autoscaling/v2", HPA, pool.name, spec=spec)
+
+
+def one_scaler(objects: Iterable[Spec], owned: Sequence[Stored]) -> list[Spec]:
+    """Without a scaler for as long as one of the other kind is there: never do two scale the same pods."""
+    there = {one.key.kind for one in owned if one.key.kind in SCALERS}
+    return [o for o in objects if o["kind"] not in SCALERS or there <= {o["kind"]}]
 
 
 def namespace_objects(namespace: str, identity: bytes) -> Iterator[Spec]:
@@ -131,7 +158,7 @@ def _deployment(pool: Pool, settings: PoolSettings) -> Spec:
         },
     }
     # Left out where an autoscaler decides it: else each would undo what the other did.
-    if _scaling(pool, settings) is None:
+    if pool.scaling(settings) is None:
         default = settings.replicas if not pool.team else 1
         spec["replicas"] = default if runtime.replicas is None else runtime.replicas
     return _object(pool, "apps/v1", "Deployment", pool.name, spec=spec)
@@ -253,23 +280,6 @@ def _volumes(pool: Pool) -> list[Spec]:
         {"name": "secrets", "projected": {"sources": sources, "defaultMode": 0o440}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
     ]
-
-
-def _scaling(pool: Pool, settings: PoolSettings) -> Spec | None:
-    wanted = pool.runtime.autoscaling
-    if wanted is not None:
-        low, high, target = wanted.min_replicas, wanted.max_replicas, wanted.target_active_runs
-    elif not pool.team and settings.max_replicas > settings.replicas:
-        low, high, target = settings.replicas, settings.max_replicas, settings.target_active_runs
-    else:
-        return None
-    average = {"type": "AverageValue", "averageValue": str(target)}
-    return {
-        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": pool.name},
-        "minReplicas": low,
-        "maxReplicas": high,
-        "metrics": [{"type": "Pods", "pods": {"metric": {"name": METRIC}, "target": average}}],
-    }
 
 
 def _network_policy(pool: Pool, settings: PoolSettings) -> Spec:

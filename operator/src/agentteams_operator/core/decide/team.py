@@ -10,13 +10,14 @@ from agentteams_operator.core.decide.model_config import resolved_refs, secret_h
 from agentteams_operator.core.objects import Key, Stored, rolled_out
 from agentteams_operator.core.outcome import Event, Outcome, transitions
 from agentteams_operator.core.reading import Read
-from agentteams_operator.specs.pool import Pool, pool_objects
+from agentteams_operator.specs.pool import Pool, one_scaler, pool_objects
 from agentteams_operator.specs.revision import controller_revision, numbers, owner_reference, revision_name
+from agentteams_operator.specs.scaling import HPA, SCALED_OBJECT, scaling_of
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import AgentTeam
 
 HISTORY = 10
-_AGAIN_S = 600.0
+_AGAIN_S, _NO_KEDA_S = 600.0, 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class ObservedTeam:
         pool_secrets: Name and key of all that its own pods have mounted.
         serving: Of the revision that serves, if it is another one.
         compiled: The team with the texts of ConfigMaps, whose spec a revision has; None: as it is written.
+        keda: Whether the cluster has KEDA.
         incomplete: A text is missing, so that nobody can tell the revision.
     """
 
@@ -59,6 +61,7 @@ class ObservedTeam:
     serving: ObservedServing | None = None
     compiled: Stored | None = None
     incomplete: bool = False
+    keda: bool = False
 
     @property
     def wanted(self) -> AgentTeam | None:
@@ -91,7 +94,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
     status |= _replicas(seen, team)
-    verdicts = (*parts, progressing, _ready(seen, wanted, current, parts))
+    verdicts = [*parts, progressing, *_scaled(seen, team, settings), _ready(seen, wanted, current, parts)]
     status["conditions"] = conditions(
         verdicts, before.get("conditions", ()), generation=one.generation, now=now
     )
@@ -101,7 +104,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         objects=tuple(objects),
         gone=tuple(gone),
         events=_events(before, status),
-        again_s=_AGAIN_S,
+        again_s=_NO_KEDA_S if any(v.reason == "KedaNotInstalled" for v in verdicts) else _AGAIN_S,
     )
 
 
@@ -145,6 +148,21 @@ def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdic
             "Ready", "LastGoodServes", f"revision {current} serves; the newest waits: {missing.message}"
         )
     return yes("Ready", "Ready", f"revision {current} serves")
+
+
+def _scaled(seen: ObservedTeam, team: AgentTeam | None, settings: PoolSettings) -> Sequence[Verdict]:
+    if team is None or team.spec.runtime is None:
+        return ()
+    wanted = scaling_of(team.spec.runtime, settings, shared=False)
+    if wanted is None:
+        return ()
+    if wanted.by == "KEDA" and not seen.keda:
+        words = (
+            "the cluster has no ScaledObjects of keda.sh/v1alpha1, so that a HorizontalPodAutoscaler scales "
+            "instead; install KEDA, or set spec.runtime.autoscaling.type: HPA"
+        )
+        return [no("Autoscaled", "KedaNotInstalled", words)]
+    return [yes("Autoscaled", SCALED_OBJECT if wanted.by == "KEDA" else HPA)]
 
 
 def _lost(seen: ObservedTeam) -> Verdict | None:
@@ -193,8 +211,9 @@ def _objects(
             runtime=team.spec.runtime,
             secrets=seen.pool_secrets,
             secrets_hash=seen.pool_secrets_hash,
+            keda=seen.keda,
         )
-        objects += pool_objects(pool, settings)
+        objects += one_scaler(pool_objects(pool, settings), seen.owned)
     kept = {name, revision_name(one.key.name, current)}
     old = sorted((o for o in revisions if o.key.name not in kept), key=lambda o: known[o.key.name])
     gone = [o.key for o in old[: max(0, len(old) + len(kept) - HISTORY)]]
