@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import grpc
 
-from servicekit import telemetry
+from servicekit import span_wire
 from servicekit.context import current_caller, remaining_s
 from servicekit.errors import DeadlineExceeded, error_from_rpc
 from servicekit.identity import TokenIssuer
+from servicekit.spans import current_span
 
 Response = TypeVar("Response")
 
@@ -91,12 +92,9 @@ class RpcClient:
         Raises:
             ServiceError: What the server said, or why it could not be asked.
         """
-        try:
-            return await method(
-                request, timeout=self._timeout_s(timeout), metadata=[*self._metadata(), *metadata]
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        call = method(request, timeout=self._timeout_s(timeout), metadata=[*self._metadata(), *metadata])
+        response: Response = await _answer(call)
+        return response
 
     async def client_stream(
         self,
@@ -106,10 +104,9 @@ class RpcClient:
         timeout: timedelta | None = None,
     ) -> Response:
         """Many requests, one response. Raises as `unary`."""
-        try:
-            return await method(requests, timeout=self._timeout_s(timeout), metadata=self._metadata())
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        call = method(requests, timeout=self._timeout_s(timeout), metadata=self._metadata())
+        response: Response = await _answer(call)
+        return response
 
     async def server_stream(
         self,
@@ -120,10 +117,13 @@ class RpcClient:
         metadata: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[Response]:
         """One request, many responses; closing the iterator cancels the call. Raises as `unary`."""
+        span = current_span()
         call = method(request, timeout=self._timeout_s(timeout), metadata=[*self._metadata(), *metadata])
         try:
             async for response in call:
                 yield response
+            if span is not None and span.recording.keep is None:
+                span_wire.collect(span.recording, await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         finally:
@@ -140,5 +140,20 @@ class RpcClient:
 
     def _metadata(self) -> list[tuple[str, str]]:
         metadata = [("authorization", f"Bearer {self._issuer.token(current_caller())}")]
-        telemetry.inject(metadata)
+        span_wire.outgoing(metadata)
         return metadata
+
+
+async def _answer(call: Any) -> Any:
+    """The response of a call; spans that come with it are the current trace's. Raises: ServiceError."""
+    span = current_span()
+    recording = span.recording if span is not None and span.recording.keep is None else None
+    try:
+        response = await call
+    except grpc.aio.AioRpcError as error:
+        if recording is not None:
+            span_wire.collect(recording, error.trailing_metadata())
+        raise error_from_rpc(error) from error
+    if recording is not None:
+        span_wire.collect(recording, await call.trailing_metadata())
+    return response

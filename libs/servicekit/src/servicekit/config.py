@@ -19,7 +19,22 @@ FROM_ENVIRONMENT = SettingsConfigDict(
 """Variables with the prefix AGENTTEAMS_, and files of the folder that AGENTTEAMS_SETTINGS_DIR names."""
 
 
-class ServerSettings(BaseSettings):
+class TraceSettings(BaseSettings):
+    """What becomes of traces (docs/telemetry.md)."""
+
+    model_config = FROM_ENVIRONMENT
+
+    otlp_endpoint: str | None = Field(None, description="OTLP/gRPC collector for traces; none: no traces.")
+    trace_ratio: float = Field(
+        0.05, ge=0, le=1, description="Share of traces that are kept whatever becomes of them."
+    )
+    trace_slow_s: float = Field(10.0, gt=0, description="Runs that take longer are kept.")
+    trace_content: bool = Field(
+        False, description="Whether prompts and answers are part of traces; whoever reads traces reads them."
+    )
+
+
+class ServerSettings(TraceSettings):
     """Read from variables with the prefix AGENTTEAMS_, such as AGENTTEAMS_PORT."""
 
     model_config = FROM_ENVIRONMENT
@@ -33,4 +48,3 @@ class ServerSettings(BaseSettings):
         0.0, ge=0, description="Seconds between NOT_SERVING and the end of new calls; 5 on a cluster."
     )
     grace_s: float = Field(20.0, ge=0, description="Seconds that calls in flight get at a stop.")
-    otlp_endpoint: str | None = Field(None, description="OTLP/gRPC collector for traces; none: no traces.")

@@ -8,14 +8,12 @@ coroutine a call. Health and reflection are left alone: probes have no token.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from opentelemetry.trace import SpanKind
 
-from servicekit import telemetry
+from servicekit import span_wire, spans, telemetry
 from servicekit.context import set_call
 from servicekit.errors import (
     DETAILS_KEY,
@@ -40,8 +38,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Traces, measures, logs, authenticates and maps the errors of every call."""
 
-    def __init__(self, verifier: TokenVerifier) -> None:
+    def __init__(self, verifier: TokenVerifier, *, service: str) -> None:
         self._verifier = verifier
+        self._service = service
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -68,11 +67,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             inner_stream: Any = handler.unary_stream
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                call = _Call(method, context, self._verifier)
+                call = _Call(method, context, self._verifier, self._service)
                 try:
-                    with call.begin():
-                        async for response in inner_stream(request, context):
-                            yield response
+                    call.begin()
+                    async for response in inner_stream(request, context):
+                        yield response
                 except BaseException as error:
                     await call.fail(error)
                     raise
@@ -84,10 +83,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def unary(request: Any, context: Any) -> Any:
-            call = _Call(method, context, self._verifier)
+            call = _Call(method, context, self._verifier, self._service)
             try:
-                with call.begin():
-                    return await inner(request, context)
+                call.begin()
+                return await inner(request, context)
             except BaseException as error:
                 await call.fail(error)
                 raise
@@ -102,15 +101,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call from begin to end."""
 
-    def __init__(self, method: str, context: Any, verifier: TokenVerifier) -> None:
+    def __init__(self, method: str, context: Any, verifier: TokenVerifier, service: str) -> None:
         self._method = method
         self._context = context
         self._verifier = verifier
+        self._service = service
         self._started = time.perf_counter()
         self._code = grpc.StatusCode.OK
+        self._span: spans.Span | None = None
 
-    def begin(self) -> Any:
-        """Sets caller and deadline for the handler; returns its span as a context manager."""
+    def begin(self) -> None:
+        """Sets caller, deadline and span for the handler, whose task is the call's own."""
         metadata = {
             key: value for key, value in self._context.invocation_metadata() if isinstance(value, str)
         }
@@ -130,14 +131,15 @@ class _Call:
                     reason="DEADLINE_TOO_SHORT",
                 )
         set_call(caller, left)
-        if not telemetry.tracing_enabled():
-            return nullcontext()
-        return telemetry.tracer().start_as_current_span(
-            self._method.lstrip("/"), context=telemetry.extract(metadata), kind=SpanKind.SERVER
-        )
+        self._span = span_wire.incoming(metadata, self._method[1:])
+        spans.set_current(self._span)
+        if self._span is not None:
+            self._span.recording.common["agentteams.tenant"] = caller.tenant
 
     async def fail(self, error: BaseException) -> None:
         """Ends the call with the error's status; what is no error of ours is logged with its trace."""
+        if self._span is not None:
+            self._span.fail(error)
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._code = grpc.StatusCode.CANCELLED
             return
@@ -150,7 +152,7 @@ class _Call:
             log.error("call_failed", method=self._method, exc_info=error)
         elif self._code in _SERVER_FAULTS:
             log.warning("call_failed", method=self._method, code=self._code.name, message=error.message)
-        trailer: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+        trailer: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString()), *self._traced()]
         if isinstance(error, ServiceError) and error.reason.startswith("MODEL_"):
             # The service has asked the endpoint again already; the caller's channel must not multiply that.
             trailer.append(("grpc-retry-pushback-ms", "-1"))
@@ -159,5 +161,22 @@ class _Call:
     def end(self) -> None:
         """Counts the call."""
         seconds = time.perf_counter() - self._started
-        telemetry.RPC_SECONDS.labels(self._method, self._code.name).observe(seconds)
+        if self._span is None:
+            telemetry.RPC_SECONDS.labels(self._method, self._code.name).observe(seconds)
+        else:
+            # Before its spans go: an exemplar names a trace that is kept.
+            histogram = telemetry.RPC_SECONDS.labels(self._method, self._code.name)
+            self._span.recording.observe(histogram, seconds)
+            trailer = self._traced()
+            if trailer:
+                self._context.set_trailing_metadata(tuple(trailer))
         log.debug("call_served", method=self._method, code=self._code.name, seconds=seconds)
+
+    def _traced(self) -> list[tuple[str, str | bytes]]:
+        """Ends the span; what the caller is told of it."""
+        span, self._span = self._span, None
+        if span is None:
+            return []
+        span.set({"rpc.system.name": "grpc", "rpc.response.status_code": self._code.name})
+        span.end()
+        return span_wire.answer(span.recording, self._service)

@@ -6,7 +6,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from opentelemetry import trace
+
+from servicekit.spans import current_span
 
 
 def configure_logging(*, service: str, level: str) -> None:
@@ -52,8 +53,11 @@ def _service_name(service: str) -> structlog.typing.Processor:
 
 
 def _add_trace_ids(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace_id"] = f"{context.trace_id:032x}"
-        event["span_id"] = f"{context.span_id:016x}"
+    span = current_span()
+    if span is not None:
+        event["trace_id"] = f"{span.recording.trace_id:032x}"
+        event["span_id"] = f"{span.span_id:016x}"
+        run = span.recording.common.get("agentteams.run")
+        if run:
+            event.setdefault("run", run)
     return event

@@ -64,7 +64,7 @@ Build = Callable[[AsyncExitStack], Awaitable[Assembly]]
 def run(settings: ServerSettings, *, name: str, build: Build) -> None:
     """Runs a service until SIGTERM or SIGINT. Exits with 1 if it cannot start or a task fails."""
     configure_logging(service=name, level=settings.log_level)
-    telemetry.setup_tracing(service=name, otlp_endpoint=settings.otlp_endpoint)
+    telemetry.setup_tracing(service=name, settings=settings)
     try:
         uvloop.run(_serve(settings, name=name, build=build))
     except ExceptionGroup as group:
@@ -79,11 +79,11 @@ def run(settings: ServerSettings, *, name: str, build: Build) -> None:
 
 
 def new_server(
-    services: Sequence[Service], *, key: IdentityKey
+    services: Sequence[Service], *, key: IdentityKey, name: str = ""
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    """A server with the interceptor, health and reflection."""
+    """A server with the interceptor, health and reflection. Its spans are those of service `name`."""
     server = grpc.aio.server(
-        interceptors=[ServerInterceptor(TokenVerifier(key))],
+        interceptors=[ServerInterceptor(TokenVerifier(key), service=name)],
         options=[
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent second listener
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -121,7 +121,7 @@ async def _serve(settings: ServerSettings, *, name: str, build: Build) -> None:
             exporter, _ = start_http_server(settings.metrics_port, addr=settings.host)
             stack.callback(exporter.shutdown)
         assembly = await build(stack)
-        server, servicer = new_server(assembly.services, key=key)
+        server, servicer = new_server(assembly.services, key=key, name=name)
         address = f"{settings.host}:{settings.port}"
         try:
             port = server.add_insecure_port(address)

@@ -1,16 +1,14 @@
-"""Traces and metrics. Names come from docs/telemetry.md."""
+"""Traces and metrics that every service has. docs/telemetry.yaml has all names."""
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import Histogram
+
+from servicekit import spans
+from servicekit.config import TraceSettings
+from servicekit.spans import NoSpan, Span
 
 # From a cache hit to a slow model call.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -22,56 +20,42 @@ RPC_SECONDS = Histogram(
     "agentteams_rpc_duration_seconds", "Wall time of a call, served", ["method", "code"], buckets=_BUCKETS
 )
 
-_provider: TracerProvider | None = None
+STAGE = "agentteams.stage"
 
 
-def setup_tracing(*, service: str, otlp_endpoint: str | None) -> None:
-    """Exports spans to the collector; without one, every span is a no-op."""
-    global _provider  # noqa: PLW0603  # OpenTelemetry's own provider is process-wide
-    if otlp_endpoint is None:
+def setup_tracing(*, service: str, settings: TraceSettings) -> None:
+    """Begins to record spans, and to export those that are kept; without a collector there are none."""
+    if settings.otlp_endpoint is None:
         return
-    _provider = TracerProvider(resource=Resource.create({"service.name": f"agentteams-{service}"}))
-    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
-    _provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(_provider)
+    from servicekit.otlp import OtlpSink, otlp_exporter  # noqa: PLC0415  # 0.3 s, where nobody wants it
+
+    spans.use_sink(
+        OtlpSink(
+            service=service,
+            ratio=settings.trace_ratio,
+            slow_s=settings.trace_slow_s,
+            content=settings.trace_content,
+            exporter=otlp_exporter(settings.otlp_endpoint),
+        )
+    )
 
 
 def shutdown_tracing() -> None:
     """Sends what is still in memory, for five seconds at most."""
-    if _provider is not None:
-        _provider.force_flush(5_000)
-        _provider.shutdown()
+    sink = spans.use_sink(None)
+    close = getattr(sink, "close", None)
+    if close is not None:
+        close()
 
 
-def tracing_enabled() -> bool:
-    """Whether spans go anywhere; the hot path skips their cost otherwise."""
-    return _provider is not None
+def stage_span(stage: str) -> Span | NoSpan:
+    """A span named as the stage."""
+    return spans.span(stage, _stage(stage).attributes)
 
 
-def tracer() -> trace.Tracer:
-    """The tracer of all our spans."""
-    return trace.get_tracer("agentteams")
-
-
-def inject(metadata: list[tuple[str, str]]) -> None:
-    """Adds the current trace's headers to a call's metadata."""
-    if _provider is not None:
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        metadata.extend(carrier.items())
-
-
-def extract(metadata: dict[str, str]) -> Context:
-    """The trace that a call's metadata names."""
-    return propagate.extract(metadata)
-
-
-def stage_span(stage: str) -> AbstractContextManager[object]:
-    """A span named as the stage; free when traces go nowhere."""
-    return _NO_SPAN if _provider is None else tracer().start_as_current_span(stage)
-
-
-_NO_SPAN = nullcontext()
+def observe_stage(stage: str, seconds: float) -> None:
+    """Adds the time of a stage to its histogram."""
+    spans.observe(_stage(stage).histogram, seconds)
 
 
 @contextmanager
@@ -82,4 +66,22 @@ def stage_seconds(stage: str) -> Iterator[None]:
         with stage_span(stage):
             yield
     finally:
-        STAGE_SECONDS.labels(stage).observe(time.perf_counter() - started)
+        observe_stage(stage, time.perf_counter() - started)
+
+
+class _Stage:
+    """What is the same for all times of a stage; stages are few."""
+
+    def __init__(self, name: str) -> None:
+        self.attributes = {STAGE: name}
+        self.histogram = STAGE_SECONDS.labels(name)
+
+
+_stages: dict[str, _Stage] = {}
+
+
+def _stage(name: str) -> _Stage:
+    found = _stages.get(name)
+    if found is None:
+        found = _stages[name] = _Stage(name)
+    return found

@@ -8,7 +8,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,7 +25,8 @@ from gateway.core.turn import Turn
 from gateway.http import ClientGone, json_response, read_body
 from gateway.metrics import DISCONNECTS, FIRST_TEXT_SECONDS, OPEN_TURNS, REQUEST_SECONDS
 from gateway.reply import Reply
-from servicekit import context, telemetry
+from gateway.tracing import note_status, served
+from servicekit import context
 from servicekit.errors import ServiceError
 from servicekit.ids import is_uuid4
 
@@ -119,13 +120,16 @@ class ChatCompletions:
         REQUEST_SECONDS.labels(stream, str(status)).observe(time.perf_counter() - started)
 
     async def _answer(self, reply: Reply, started: float) -> int:
-        try:
-            asked = await self._read(reply)
-            with context.scope(caller=asked.caller), _span(reply):
-                await self._run(reply, asked, started)
-        except ApiError as error:
-            await reply.error(error)
-            return error.status
+        with served("POST /v1/chat/completions", reply.headers) as span:
+            try:
+                asked = await self._read(reply)
+                with context.scope(caller=asked.caller):
+                    await self._run(reply, asked, started)
+            except ApiError as error:
+                note_status(span, error.status, error.code)
+                await reply.error(error)
+                return error.status
+            note_status(span, 200)
         return 200
 
     async def _read(self, reply: Reply) -> _Asked:
@@ -251,10 +255,3 @@ def _chunks(asked: _Asked, turn: Turn) -> Chunks:
         created=asked.created,
         include_usage=asked.question.include_usage,
     )
-
-
-def _span(reply: Reply) -> AbstractContextManager[object]:
-    if not telemetry.tracing_enabled():
-        return nullcontext()
-    parent = telemetry.extract(dict(reply.headers))
-    return telemetry.tracer().start_as_current_span("chat_completions", context=parent)

@@ -45,7 +45,7 @@ def run(settings: Settings, build: Build) -> None:
     """Serves until SIGTERM or SIGINT. Exits with 1 if it cannot start."""
     configure_logging(service="gateway", level=settings.log_level)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    telemetry.setup_tracing(service="gateway", otlp_endpoint=settings.otlp_endpoint)
+    telemetry.setup_tracing(service="gateway", settings=settings)
     try:
         uvloop.run(_serve(settings, build))
     except (ValueError, OSError) as error:

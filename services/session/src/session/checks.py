@@ -34,6 +34,8 @@ _ANSWER_TIME = timedelta(milliseconds=500)  # what is left to answer when the wa
 MAX_INPUT_BYTES = 8 * 1024 * 1024
 _MAX_NAME = 253  # as Kubernetes allows
 
+_TRACE_PARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SPAN = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _TERMINAL = {run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED}
 
@@ -266,6 +268,17 @@ def answers(request: run_pb2.InputRequested, said: run_pb2.RunInput) -> None:
     choices = list(request.question.choices)
     if choices and said.answer not in choices:
         raise InvalidArgument.field("input.answer", f"must be one of: {', '.join(choices)}", said.answer)
+
+
+def trace(context: run_pb2.TraceContext) -> bytes:
+    """The field trace of BeginRun."""
+    if context.trace_parent and not _TRACE_PARENT.fullmatch(context.trace_parent):
+        raise InvalidArgument.field(
+            "trace.trace_parent", "must be a traceparent of W3C, version 00", context.trace_parent[:80]
+        )
+    if context.parent_span and not _SPAN.fullmatch(context.parent_span):
+        raise InvalidArgument.field("trace.parent_span", "must be 16 hex digits", context.parent_span[:80])
+    return context.SerializeToString()
 
 
 def answer_schema(schema: Message) -> None:

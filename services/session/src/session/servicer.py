@@ -327,4 +327,5 @@ def _new_run(request: session_service_pb2.BeginRunRequest) -> NewRun:
         retention=checks.retention("retention", request),
         max_active_runs=checks.number("max_active_runs", request.max_active_runs),
         answer_schema=schema.SerializeToString(deterministic=True),
+        trace=checks.trace(request.trace),
     )

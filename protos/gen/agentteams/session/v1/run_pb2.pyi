@@ -545,6 +545,7 @@ class RunStarted(_message.Message):
     TEAM_REVISION_FIELD_NUMBER: _builtins.int
     INPUT_MESSAGES_FIELD_NUMBER: _builtins.int
     ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     team_revision: _builtins.str
     """Revision of the team's manifest that the run works by."""
     @_builtins.property
@@ -560,20 +561,53 @@ class RunStarted(_message.Message):
         team's, if it has one.
         """
 
+    @_builtins.property
+    def trace(self) -> Global___TraceContext:
+        """The run's span, to which the spans of all attempts belong; absent: the run
+        began where nothing was traced, or waited behind another one.
+        """
+
     def __init__(
         self,
         *,
         team_revision: _builtins.str = ...,
         input_messages: _abc.Iterable[_builtins.str] | None = ...,
         answer_schema: _struct_pb2.Struct | None = ...,
+        trace: Global___TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "input_messages", b"input_messages", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "input_messages", b"input_messages", "team_revision", b"team_revision", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
+
+@_typing.final
+class TraceContext(_message.Message):
+    """Where the spans of a run belong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_PARENT_FIELD_NUMBER: _builtins.int
+    PARENT_SPAN_FIELD_NUMBER: _builtins.int
+    trace_parent: _builtins.str
+    """The run's span, as the header traceparent of W3C writes it."""
+    parent_span: _builtins.str
+    """The span that the run's span is a child of, as 16 hex digits; empty: none."""
+    def __init__(
+        self,
+        *,
+        trace_parent: _builtins.str = ...,
+        parent_span: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_span", b"parent_span", "trace_parent", b"trace_parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
 
 @_typing.final
 class RunResumed(_message.Message):

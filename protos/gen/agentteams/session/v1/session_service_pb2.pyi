@@ -503,6 +503,7 @@ class BeginRunRequest(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     MAX_ACTIVE_RUNS_FIELD_NUMBER: _builtins.int
     ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required. A UUID4 that the client made once for this question."""
     team: _builtins.str
@@ -549,6 +550,12 @@ class BeginRunRequest(_message.Message):
     def answer_schema(self) -> _struct_pb2.Struct:
         """Optional. Stored with the run, and in its first event. At most 64 KiB."""
 
+    @_builtins.property
+    def trace(self) -> _run_pb2.TraceContext:
+        """Optional. The run's span; stored in its first event, unless the run has to
+        wait.
+        """
+
     def __init__(
         self,
         *,
@@ -565,10 +572,11 @@ class BeginRunRequest(_message.Message):
         retention: _duration_pb2.Duration | None = ...,
         max_active_runs: _builtins.int = ...,
         answer_schema: _struct_pb2.Struct | None = ...,
+        trace: _run_pb2.TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "lease_duration", b"lease_duration", "retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "lease_duration", b"lease_duration", "retention", b"retention", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_active_runs", b"max_active_runs", "on_busy", b"on_busy", "request_id", b"request_id", "retention", b"retention", "session", b"session", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "history_messages", b"history_messages", "input", b"input", "lease_address", b"lease_address", "lease_duration", b"lease_duration", "lease_owner", b"lease_owner", "max_active_runs", b"max_active_runs", "on_busy", b"on_busy", "request_id", b"request_id", "retention", b"retention", "session", b"session", "team", b"team", "team_revision", b"team_revision", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

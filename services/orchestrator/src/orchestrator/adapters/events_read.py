@@ -94,7 +94,12 @@ def _whole(value: object) -> object:
 
 def _run_started(event: run_pb2.RunStarted) -> RunStarted:
     schema = plain(event.answer_schema) if event.HasField("answer_schema") else None
-    return RunStarted(team_revision=event.team_revision, answer_schema=schema)
+    return RunStarted(
+        team_revision=event.team_revision,
+        answer_schema=schema,
+        trace_parent=event.trace.trace_parent,
+        parent_span=event.trace.parent_span,
+    )
 
 
 def _run_resumed(event: run_pb2.RunResumed) -> RunResumed:

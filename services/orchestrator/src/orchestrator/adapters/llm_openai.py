@@ -32,6 +32,7 @@ from servicekit.errors import (
     ServiceError,
     Unavailable,
 )
+from servicekit.span_wire import traceparent
 
 log = structlog.get_logger()
 
@@ -115,10 +116,12 @@ class OpenAIChatModel:
     async def _post(self, body: dict[str, Any]) -> httpx2.Response:
         # post() rather than chat.completions.create(): the same request without a walk through the
         # type hints of every parameter, which costs as much CPU as all the rest of it.
+        trace = traceparent()  # and nothing else: the endpoint is not ours
         request = self._client.post(
             "/chat/completions",
             cast_to=httpx2.Response,
             content=msgspec.json.encode(body),
+            options={"headers": {"traceparent": trace}} if trace else {},
             stream=True,
             stream_cls=AsyncStream[object],
         )

@@ -16,6 +16,7 @@ from orchestrator.adapters.mcp_http import MAX_ANSWER_BYTES, Fault, current_faul
 from orchestrator.core.chat import Tool
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, ServiceError, Unavailable
+from servicekit.span_wire import traceparent
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -171,6 +172,8 @@ class Server:
     ) -> "CallToolResult":
         """Calls a tool. Raises Unavailable, Refused."""
         meta: Any = {"agentteams.dev/idempotency-key": key}
+        if trace := traceparent():  # in the request: its HTTP headers are of whoever opened the session
+            meta["traceparent"] = trace
         return await self.request(
             lambda client: client.call_tool(name, dict(arguments), meta=meta), timeout_s=timeout_s
         )

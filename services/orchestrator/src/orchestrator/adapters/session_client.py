@@ -23,6 +23,7 @@ from orchestrator.core.ports import Acquired, Appended, Begun, BusyPolicy, Renew
 from orchestrator.core.structured import Schema
 from servicekit.client import RpcClient
 from servicekit.context import Caller
+from servicekit.span_wire import run_trace
 
 _PAGE = 500
 _EARLIER_RUNS = 5  # of a session, whose evidence may be used again; one page of events of each
@@ -86,6 +87,9 @@ class SessionClient:
         )
         if answer_schema is not None:
             ParseDict(dict(answer_schema), request.answer_schema)
+        trace_parent, parent_span = run_trace()
+        if trace_parent:
+            request.trace.trace_parent, request.trace.parent_span = trace_parent, parent_span
         answer = await self._rpc.unary(self._stub.BeginRun, request)
         return Begun(
             run=_row(answer.run),

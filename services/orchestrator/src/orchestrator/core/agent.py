@@ -12,8 +12,10 @@ from orchestrator.core.model import ToolApproval, ToolCallFinished, ToolCallStar
 from orchestrator.core.prompts import SEARCH, in_form, not_approved
 from orchestrator.core.recorded import call_step, model_step
 from orchestrator.core.tools import ToolFailed
+from orchestrator.core.tracing import tool_span
 from orchestrator.core.turn import LimitReached, Turn, together
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
+from servicekit.spans import NoSpan, Span
 
 RESULT_LIMIT = 16_000  # characters of a tool's result that a model is given, and the log keeps
 _MAX_BAD_REPLIES = 3  # in a row, each with a call that was wrong or failed
@@ -137,6 +139,12 @@ class Agent:
         finished = turn.recorded.results.get(call_id)
         if finished is not None:
             return self._called_before(call, finished.step)
+        lasting = call.name in self._abilities and self._abilities[call.name].resumes
+        with tool_span(turn.log.run, call.name, call_id, lasting=lasting) as span:
+            return await self._call_now(call, call_id, span)
+
+    async def _call_now(self, call: ToolCall, call_id: str, span: Span | NoSpan) -> Prompt:
+        turn = self._turn
         begun = call_id in turn.recorded.calls  # by an earlier attempt, which has counted it
         allowed = begun or turn.count_tool_call()
         try:
@@ -164,6 +172,7 @@ class Agent:
             try:
                 result = await self._make(ability, invocation)
             except (BadArguments, ToolFailed) as error:
+                span.fail(error.error if isinstance(error, ToolFailed) else error)
                 refused = self._refused(call, call_id, error)
                 if ability.side_effects:
                     await turn.log.flush()

@@ -1,15 +1,32 @@
 """The turn of a run that begins, or goes on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from manifests import AgentTeam
 from orchestrator.core.context.background import Background
 from orchestrator.core.ledger import EarlierLogs, Ledger
 from orchestrator.core.log import RunLog
 from orchestrator.core.model import HistorySummarized, Message
+from orchestrator.core.ports import BusyPolicy
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.stages import StageClock
+from orchestrator.core.structured import Schema
 from orchestrator.core.turn import Turn, World
+from servicekit.context import Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a caller asked for."""
+
+    caller: Caller
+    team: AgentTeam
+    session: str
+    messages: Sequence[Message]
+    request_id: str
+    on_busy: BusyPolicy
+    answer_schema: Schema | None
 
 
 def turn_of(

@@ -19,7 +19,9 @@ from orchestrator.core.metrics import FIRST_TOKEN_SECONDS, MODEL_SECONDS
 from orchestrator.core.model import FailedModel
 from orchestrator.core.recorded import is_own
 from orchestrator.core.structured import Schema
+from orchestrator.core.tracing import chat_span, note_chat
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable
+from servicekit.spans import mark, observe
 
 if TYPE_CHECKING:
     from orchestrator.core.turn import Turn
@@ -113,6 +115,7 @@ class ModelCall:
                 self.failed = (*self.failed, FailedModel(model_config=name, error=error))
                 if position < len(chain) - 1:
                     log.warning("model_fell_back", run=self._turn.log.run, model=name, error=error.message)
+                    mark("fallback")
                     FALLBACKS.labels(self._turn.world.gates.label(config.metadata.namespace, name)).inc()
             else:
                 self.answered_by = name
@@ -133,11 +136,12 @@ class ModelCall:
             self._draft.begin_anew()
             began = self._turn.stages.elapsed_s
             try:
-                with passed:
+                with passed, chat_span(config, gate.label) as span:
                     done = await self._read(config)
-                    MODEL_SECONDS.labels(gate.label).observe(self._turn.stages.elapsed_s - began)
+                    note_chat(span, done, first_token_s=self._draft.first_token_s, prompts=self._prompts)
+                    observe(MODEL_SECONDS.labels(gate.label), self._turn.stages.elapsed_s - began)
                     if self._draft.first_token_s is not None:
-                        FIRST_TOKEN_SECONDS.labels(gate.label).observe(self._draft.first_token_s)
+                        observe(FIRST_TOKEN_SECONDS.labels(gate.label), self._draft.first_token_s)
                     passed.tokens = done.input_tokens + done.output_tokens
                     self._count(config, gate, done)
                 if not done.text.strip() and not done.tool_calls:

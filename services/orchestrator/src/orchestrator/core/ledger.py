@@ -16,6 +16,7 @@ from orchestrator.core.model import (
     Source,
     StoredEvent,
 )
+from servicekit.spans import Ref, current_ref
 
 EarlierLogs = Callable[[], Awaitable[Sequence[Sequence[StoredEvent]]]]
 
@@ -37,6 +38,7 @@ class Found:
     similarity: float = 0.0
     reused_query: str = ""
     reused_sequence: int = 0
+    origin: Ref | None = None  # span of the search whose result it is
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class _Entry:
     sequence: int = 0  # of the event that reported it
     restored: bool = False  # from a log, which holds no vectors, and perhaps long ago
     earlier: bool = False  # of an earlier run of the session
+    origin: Ref | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,6 +152,7 @@ class Ledger:
                 return reused
         # Entered before the vector is there, so that the same words asked side by side wait for us.
         entry = self._enter(query)
+        entry.origin = current_ref()
         try:
             if self.policy == "Semantic":
                 embedding = await embed(query.text)
@@ -289,6 +293,7 @@ class Ledger:
             similarity=similarity,
             reused_query=entry.query.text,
             reused_sequence=entry.sequence,
+            origin=entry.origin,
         )
 
 

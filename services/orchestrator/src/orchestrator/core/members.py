@@ -14,6 +14,7 @@ from orchestrator.core.model import MemberFinished, MemberStarted
 from orchestrator.core.recorded import parent
 from orchestrator.core.search import NoDocuments, NothingFound, search_before_answer
 from orchestrator.core.toolbox import abilities_for
+from orchestrator.core.tracing import agent_span
 from orchestrator.core.turn import Outer, Turn
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 
@@ -133,6 +134,29 @@ class Members:
             NoDocuments: It must search first and has nothing to search in.
             ServiceError: The run's limits, or a model that cannot be had.
         """
+        name = self._turn.event_member(member.name)
+        with agent_span(self._turn.log.run, name, path):
+            return await self._work(
+                member,
+                path=path,
+                speaks_as=speaks_as,
+                task=task,
+                since=since,
+                history=history,
+                needs=needs,
+            )
+
+    async def _work(
+        self,
+        member: Member,
+        *,
+        path: str,
+        speaks_as: str,
+        task: str,
+        since: int,
+        history: Sequence[Prompt],
+        needs: Sequence[str],
+    ) -> str:
         if member.team_ref is not None:
             outer = Outer(
                 turn=self._turn,

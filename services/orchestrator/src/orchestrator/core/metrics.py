@@ -6,6 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from orchestrator.core.model import Summary, Usage
 from servicekit.labels import BoundedLabels
+from servicekit.spans import observe
 
 if TYPE_CHECKING:
     from orchestrator.core.turn import Turn
@@ -61,7 +62,7 @@ def note_end(turn: "Turn", summary: Summary, *, state: str, reason: str) -> None
     """A run ended."""
     team = team_label(turn)
     RUNS.labels(team, state, reason).inc()
-    RUN_SECONDS.labels(team).observe(summary.seconds)
+    observe(RUN_SECONDS.labels(team), summary.seconds)
     for stage in summary.stages:
         STAGES.labels(team, stage.stage).inc(stage.seconds)
     _note_usage(team, summary.usage)

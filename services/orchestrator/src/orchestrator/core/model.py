@@ -165,10 +165,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """The run was accepted. Written by the session service; `answer_schema` is the caller's, if any."""
+    """The run was accepted. Written by the session service; `answer_schema` is the caller's, if any.
+
+    `trace_parent` names the run's span, `parent_span` the span that it is a child of; empty: there is none.
+    """
 
     team_revision: str
     answer_schema: Mapping[str, object] | None = None
+    trace_parent: str = ""
+    parent_span: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

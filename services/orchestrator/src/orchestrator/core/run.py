@@ -5,7 +5,7 @@ import asyncio
 import structlog
 from prometheus_client import Counter
 
-from orchestrator.core import modes, prompts
+from orchestrator.core import modes, prompts, tracing
 from orchestrator.core.citations import cite
 from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
@@ -17,6 +17,7 @@ from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
+from servicekit.spans import mark
 
 log = structlog.get_logger()
 
@@ -83,6 +84,7 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         citations, unknown = cite(prose(turn, content), turn.ledger.evidence)
         if unknown:
             UNKNOWN_CITATIONS.inc(len(unknown))
+            mark("unknown_citation")
         name = turn.answer.message if turn.answer else _OWN_TEXT
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
@@ -110,6 +112,7 @@ async def conclude(turn: Turn) -> None:
         error = turn.end.error if turn.end.state == "FAILED" else None
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))
         reason = turn.end.error.reason if turn.end.error else ""
+        tracing.conclude(state=turn.end.state, reason=reason)
         note_end(turn, summary, state=turn.end.state, reason=reason)
     with turn.stages.stage("session_save"):
         await turn.log.flush()

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from manifests import AgentTeam
 from orchestrator.core.active import Active, Finished
 from orchestrator.core.admission import ready_team, too_many_runs
 from orchestrator.core.approving import provide
-from orchestrator.core.beginning import turn_of
+from orchestrator.core.beginning import Asked, turn_of
 from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
 from orchestrator.core.leases import Leases
@@ -37,6 +37,7 @@ from orchestrator.core.resume import end_recorded, note_take_over, refusal
 from orchestrator.core.run import Cancelled, conclude, execute, fail
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
+from orchestrator.core.tracing import RunTrace
 from orchestrator.core.turn import Turn, World
 from servicekit.clock import Clock
 from servicekit.context import Caller, current_caller, scope
@@ -50,19 +51,6 @@ _KEEP_FINISHED = 200  # so that a follower which comes a moment late needs no lo
 _STOP_S = 5.0
 
 Place = tuple[str, str]  # whose limit of active runs it counts for: tenant and team
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What a caller asked for."""
-
-    caller: Caller
-    team: AgentTeam
-    session: str
-    messages: Sequence[Message]
-    request_id: str
-    on_busy: BusyPolicy
-    answer_schema: Schema | None
 
 
 class Runs:
@@ -159,10 +147,10 @@ class Runs:
         if self._group is None or self._draining:
             state = "stopping" if self._draining else "starting"
             raise Unavailable(f"the process is {state}; ask again", reason="DEPENDENCY_UNAVAILABLE")
-        stages = StageClock(self._clock)
-        with stages.stage("accept"):
+        stages, trace = StageClock(self._clock), RunTrace.begin(team_name, tenant=current_caller().tenant)
+        with trace.refused_unless_begun(), stages.stage("accept"):
             caller = current_caller()
-            asked = _Asked(
+            asked = Asked(
                 caller=caller,
                 team=ready_team(self._world.catalogue, caller.tenant, team_name),
                 session=session,
@@ -175,7 +163,9 @@ class Runs:
             self._check_places(asked)
         begun: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
         # A task from here on: a run that is stored must be worked on, whoever listens.
-        self._carry((caller.tenant, asked.team.metadata.name), self._begin(asked, stages, begun))
+        with trace.use():
+            work = self._begin(asked, stages, begun, trace)
+            self._carry((caller.tenant, asked.team.metadata.name), work)
         return await begun
 
     def follow(self, run: str, *, after: int, forwarded: bool = False) -> AsyncIterator[Sequence[Item]]:
@@ -230,7 +220,7 @@ class Runs:
 
     # --- beginning and taking over ----------------------------------------------
 
-    def _check_places(self, asked: _Asked) -> None:
+    def _check_places(self, asked: Asked) -> None:
         team, limit = asked.team, asked.team.spec.limits.max_concurrent_runs
         active = self._places[asked.caller.tenant, team.metadata.name]
         if active < limit:
@@ -262,7 +252,9 @@ class Runs:
             if not self._places[place]:
                 del self._places[place]
 
-    async def _begin(self, asked: _Asked, stages: StageClock, begun: "asyncio.Future[RunRow]") -> None:
+    async def _begin(
+        self, asked: Asked, stages: StageClock, begun: "asyncio.Future[RunRow]", trace: RunTrace
+    ) -> None:
         team = asked.team
         try:
             with stages.stage("session_load"):
@@ -282,6 +274,7 @@ class Runs:
             begun.cancel()
             raise
         except Exception as error:
+            trace.refuse()
             if begun.done():
                 raise
             begun.set_exception(error)
@@ -291,8 +284,11 @@ class Runs:
         if stored.run.state == "PENDING" and asked.on_busy == "INTERRUPT":
             self._interrupt(asked.caller, stored.run)
         if not stored.created or not stored.fencing_token or stored.run.name in self._active:
+            trace.refuse()
             return
-        active = self._register(asked.caller, stored.run, stored.fencing_token, request_id=asked.request_id)
+        active = self._register(
+            asked.caller, stored.run, stored.fencing_token, trace, request_id=asked.request_id
+        )
         active.log.adopt([stored.started] if stored.started is not None else [])
         fresh = Recorded(answer_schema=asked.answer_schema)
 
@@ -320,10 +316,11 @@ class Runs:
 
     async def _resume(self, acquired: Acquired, before: Active | None) -> None:
         run = acquired.run
+        RunTrace(None).set_current()  # not that of the run whose end brought us this one
         if before is not None:
             self._lose(before)
             await asyncio.wait([before.task])
-        active = self._register(acquired.caller, run, acquired.fencing_token)
+        active = self._register(acquired.caller, run, acquired.fencing_token, RunTrace(None))
 
         async def work() -> None:
             if self._draining:
@@ -332,6 +329,9 @@ class Runs:
             active.log.adopt(events)
             recorded = Recorded.of(events)
             name = run.team.removeprefix("teams/")
+            active.trace = RunTrace.resume(name, run.attempt, events)
+            active.name_trace()
+            active.trace.set_current()
             team = self._world.catalogue.team(acquired.caller.tenant, name)
             why = refusal(acquired, team, recorded)
             if team is None or why is not None or recorded.answer is not None:
@@ -377,7 +377,9 @@ class Runs:
 
     # --- a run while it is ours ---------------------------------------------------
 
-    def _register(self, caller: Caller, row: RunRow, fencing_token: int, *, request_id: str = "") -> Active:
+    def _register(
+        self, caller: Caller, row: RunRow, fencing_token: int, trace: RunTrace, *, request_id: str = ""
+    ) -> Active:
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a run has a task of its own")
@@ -389,7 +391,8 @@ class Runs:
             last_sequence=row.last_sequence,
             on_appended=lambda appended: self._appended(row.name, appended),
         )
-        active = Active(caller=caller, row=row, log=run_log, task=task, request_id=request_id)
+        active = Active(caller=caller, row=row, log=run_log, task=task, trace=trace, request_id=request_id)
+        active.name_trace()
         self._active[row.name] = active
         ACTIVE_RUNS.set(len(self._active))
         self._following.arrived()
@@ -412,6 +415,7 @@ class Runs:
             log.error("run_crashed", run=run, exc_info=error)
         finally:
             await active.log.close()
+            active.end_trace()
             if self._active.get(run) is active:
                 del self._active[run]
             ACTIVE_RUNS.set(len(self._active))

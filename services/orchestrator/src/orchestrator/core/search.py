@@ -23,6 +23,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.recorded import Recorded, knowledge_of, search_step
 from orchestrator.core.stages import ORDER
+from orchestrator.core.tracing import note_search, search_span
 from orchestrator.core.turn import Turn, together
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 
@@ -96,10 +97,12 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
             log.warning("revision_not_read", knowledge_base=base, error=error.message)
             return UNKNOWN_REVISION
 
-    await _recall(turn)
-    found = await turn.ledger.find(query, embed=embed, search=ask, revision=revision)
-    turn.ledger.by_step[step] = found.evidence
-    _log(turn, query, found, step, member)
+    with search_span(base) as span:
+        await _recall(turn)
+        found = await turn.ledger.find(query, embed=embed, search=ask, revision=revision)
+        turn.ledger.by_step[step] = found.evidence
+        _log(turn, query, found, step, member)
+        note_search(span, found)
     return _report(turn, text, found)
 
 

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 from orchestrator.core.model import StageTime
 from servicekit.clock import Clock
-from servicekit.telemetry import STAGE_SECONDS, stage_span
+from servicekit.telemetry import observe_stage, stage_span
 
 # Seconds that stages inside the current one took; each task of a turn has its own chain.
 _inside: ContextVar[list[float] | None] = ContextVar("stage_inside", default=None)
@@ -111,4 +111,4 @@ class StageClock:
     def _add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         self._counts[name] = self._counts.get(name, 0) + 1
-        STAGE_SECONDS.labels(name).observe(seconds)
+        observe_stage(name, seconds)

@@ -174,6 +174,7 @@ class BeginRun:
             revision=new.team_revision,
             answer_schema=new.answer_schema,
             now=self.now,
+            trace=new.trace,
         )
         insert_events(connection, self.owner, self.run, [event])
         history = history_before(

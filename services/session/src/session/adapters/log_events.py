@@ -10,7 +10,14 @@ FIRST_SEQUENCE = 1
 
 
 def run_started(
-    session: str, first_input: int, inputs: int, *, revision: str, answer_schema: bytes, now: datetime
+    session: str,
+    first_input: int,
+    inputs: int,
+    *,
+    revision: str,
+    answer_schema: bytes,
+    now: datetime,
+    trace: bytes = b"",
 ) -> Event:
     """Event 1: the run answers `inputs` messages of the session from `first_input` on."""
     event = _event(FIRST_SEQUENCE, now)
@@ -20,6 +27,8 @@ def run_started(
     )
     if answer_schema:
         event.run_started.answer_schema.MergeFromString(answer_schema)
+    if trace:
+        event.run_started.trace.MergeFromString(trace)
     return _stored(event, now)
 
 

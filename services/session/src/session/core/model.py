@@ -258,6 +258,7 @@ class NewRun:
         retention: How long the session is kept; None: as before.
         max_active_runs: How many runs of the team may run then, this one included; 0: any number.
         answer_schema: Serialised; empty: none.
+        trace: Serialised; where the run's spans belong.
     """
 
     request_id: str
@@ -273,6 +274,7 @@ class NewRun:
     retention: timedelta | None = None
     max_active_runs: int = 0
     answer_schema: bytes = b""
+    trace: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

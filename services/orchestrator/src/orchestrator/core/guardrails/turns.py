@@ -9,6 +9,7 @@ from prometheus_client import Counter
 from orchestrator.core.guardrails.screen import Screen, Screened
 from orchestrator.core.model import GuardrailPlace, GuardrailTriggered, SearchResult
 from servicekit.errors import FailedPrecondition
+from servicekit.spans import mark
 
 if TYPE_CHECKING:
     from orchestrator.core.turn import Turn
@@ -100,6 +101,7 @@ def report(turn: "Turn", triggered: tuple[GuardrailTriggered, ...], *, member: s
     for one in triggered:
         if one not in turn.recorded.guardrails:
             turn.log.emit(one, member=member)
+            mark("guardrail")
             TRIGGERED.labels(one.guardrail, one.place, one.action).inc()
 
 

@@ -11,6 +11,7 @@ from manifests.workflow_plan import Block, Plan, PlannedStep, plan
 from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members
 from orchestrator.core.model import Evidence, StepFinished, StepStarted, ToolApproval
+from orchestrator.core.tracing import step_span
 from orchestrator.core.turn import LimitReached, Turn, together
 from orchestrator.core.workflow import errors
 from orchestrator.core.workflow.frame import NOTHING, Frame, Outcome, Seen
@@ -137,9 +138,10 @@ class Engine:
         try:
             if broken is not None:
                 raise broken
-            outcome = await self._in_time(
-                step, own, frame, given, since=since, speaks=speaks, refused=refused
-            )
+            with step_span(turn.log.run, step.kind, path, attempt):
+                outcome = await self._in_time(
+                    step, own, frame, given, since=since, speaks=speaks, refused=refused
+                )
             output = _bounded("output", outcome.output)
         except ServiceError as error:
             if turn.log.failure is not None:
