@@ -14,7 +14,7 @@ def served(name: str, headers: Mapping[str, str]) -> Iterator[Span | NoSpan]:
     """The span of one request, within the client's trace if it has one.
 
     It is kept if the trace is sampled, if a service that was called says so (the
-    run was slow, failed or degraded), or if the request failed here.
+    run was slow, failed or degraded), or if the request failed here or its stream was lost.
     """
     if not spans.is_on():
         yield NO_SPAN
@@ -25,7 +25,7 @@ def served(name: str, headers: Mapping[str, str]) -> Iterator[Span | NoSpan]:
         with span:
             yield span
     finally:
-        recording.decide(recording.wanted or bool(span.error))
+        recording.decide(recording.wanted or bool(span.error or recording.marks))
 
 
 def note_status(span: Span | NoSpan, status: int, code: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from agentteams_cli.manifests_store import (
 from agentteams_cli.models import BuiltIn, provide
 from agentteams_cli.ports import DEFAULT_PORTS, parse_ports
 from agentteams_cli.stack import Stack, StackConfig
+from agentteams_cli.tracing import collector_url, trace_env
 
 QUESTION = "How does the evidence ledger save searches?"
 QUESTION_ABOUT_YOURS = "What are these documents about?"
@@ -46,6 +48,7 @@ class UpOptions:
     demo: bool
     ports: dict[str, int]
     log_level: str
+    otlp: str = ""
 
 
 @click.command("up")
@@ -75,6 +78,15 @@ class UpOptions:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@click.option(
+    "--otlp",
+    metavar="URL",
+    default="",
+    envvar="AGENTTEAMS_OTLP_ENDPOINT",
+    callback=lambda _context, _option, value: collector_url(value),
+    help="Send the trace of every turn to this OpenTelemetry collector (OTLP over gRPC), "
+    "such as http://127.0.0.1:4317.  [default: AGENTTEAMS_OTLP_ENDPOINT]",
+)
 @common
 @click.pass_obj
 def up_command(
@@ -88,6 +100,7 @@ def up_command(
     ports: tuple[str, ...],
     free_ports: bool,
     log_level: str,
+    otlp: str,
 ) -> None:
     """Start every service, apply the quickstart, ingest documents, ask a question, and serve until Ctrl-C.
 
@@ -107,6 +120,7 @@ def up_command(
         demo=demo,
         ports=chosen | parse_ports(ports),
         log_level=log_level,
+        otlp=otlp,
     )
     code = run_async(Up(settings, options).run())
     click.get_current_context().exit(code)
@@ -163,6 +177,7 @@ class Up:
             chat_model=models.chat_model,
             ports=self._options.ports,
             log_level=self._options.log_level,
+            extra_env=trace_env(self._options.otlp, os.environ),
         )
 
     def _on_progress(self, service: str, state: str, detail: str) -> None:

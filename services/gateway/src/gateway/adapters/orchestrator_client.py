@@ -39,6 +39,7 @@ from servicekit.errors import (
     error_from_rpc,
     error_from_status,
 )
+from servicekit.spans import mark
 
 SERVICE = "agentteams.orchestrator.v1.OrchestratorService"
 _HEALTH_TIMEOUT_S = 2.0
@@ -179,6 +180,7 @@ class OrchestratorClient:
             lost_at = now if lost_at is None else lost_at
             if now - lost_at >= self._reconnect_s or odd_ends >= _MAX_ODD_ENDS:
                 raise _lost(cause)
+            mark("stream_lost")
             await asyncio.sleep(delay)
             delay = min(2 * delay, _MAX_DELAY_S)
             stream = self._stream(run, after)
