@@ -16,7 +16,7 @@ VERSION ?= dev
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
   services/embedding services/retrieval services/session services/orchestrator services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
-SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py docs/document.py
+SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py charts/dashboards docs/document.py
 
 IMAGES := session retrieval embedding orchestrator gateway operator milvus-lite
 FOLDER_operator := operator
@@ -36,7 +36,7 @@ HEALTH_URL_gateway := http://127.0.0.1:{port}/readyz
 BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --layers --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check lock bench chaos chaos-ingest check clean
+.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check dashboards dashboards-check lock bench chaos chaos-ingest check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -61,7 +61,7 @@ conformance: $(VENV)/.dev ## The vector store on memory, Milvus Lite, Standalone
 golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
 	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says
 
-lint: $(VENV)/.dev layers proto-check crds-check charts-check ## Style, imports between parts, the proto files, the CRDs
+lint: $(VENV)/.dev layers proto-check crds-check charts-check dashboards-check ## Style, imports between parts, the proto files, the CRDs
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@cd protos && ../$(BIN)/buf lint
@@ -71,7 +71,7 @@ fmt: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format $(SOURCES)
 
 types: $(VENV)/.dev ## Type check, strict
-	@$(BIN)/mypy $(foreach project,$(filter-out protos,$(PROJECTS)),$(project)/src) tests bench
+	@$(BIN)/mypy $(foreach project,$(filter-out protos,$(PROJECTS)),$(project)/src) tests bench charts/dashboards
 
 layers: $(VENV)/.dev ## Who may import whom
 	@$(BIN)/lint-imports
@@ -92,10 +92,16 @@ crds-check: $(VENV)/.dev ## Fail if the committed ones differ from the models
 	@$(BIN)/python -m manifests.crds --check charts/agentteams-crds/files
 
 charts: $(VENV)/.dev ## Write the README and the schema of the chart's values anew
-	@$(BIN)/python charts/document.py
+	@$(BIN)/python charts/document.py charts/dashboards
 
 charts-check: $(VENV)/.dev ## Fail if the committed ones differ from values.yaml
 	@$(BIN)/python charts/document.py --check
+
+dashboards: $(VENV)/.dev ## Write the dashboards of charts/dashboards anew
+	@$(BIN)/python -m charts.dashboards
+
+dashboards-check: $(VENV)/.dev ## Fail if the committed ones differ
+	@$(BIN)/python -m charts.dashboards --check
 
 lock: $(VENV)/.dev ## Pin the newest versions of all packages, with hashes
 	@$(BIN)/python requirements/compile.py
