@@ -150,6 +150,77 @@ OVERVIEW = Board(
                 ),
             ),
         ),
+        Row(
+            title="What agents do, all teams",
+            panels=(
+                Panel(
+                    title="Tools",
+                    description="Calls of tools that manifests name.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_tool_calls_total", by="kind, outcome"),
+                            legend="{{kind}} {{outcome}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="Workflow steps",
+                    description="Attempts that ended, by kind of step.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_workflow_steps_total", by="kind, outcome"),
+                            legend="{{kind}} {{outcome}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="People",
+                    description="Runs that were parked until a person answers, and what people said.",
+                    unit="reqps",
+                    queries=(
+                        Query(expr=rate("agentteams_runs_parked_total"), legend="parked"),
+                        Query(expr=rate("agentteams_inputs_total", by="outcome"), legend="{{outcome}}"),
+                    ),
+                ),
+                Panel(
+                    title="Guardrails",
+                    description="Texts in which a guardrail found something, and what was done.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_guardrails_triggered_total", by="guardrail, place, action"),
+                            legend="{{guardrail}} {{place}} {{action}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="Prompts that did not fit",
+                    description="Pieces left out or cut; `too large` could not be made to fit at all.",
+                    unit="reqps",
+                    queries=(
+                        Query(expr=rate("agentteams_context_trimmed_total", by="kind"), legend="{{kind}}"),
+                        Query(expr=rate("agentteams_context_too_large_total"), legend="too large"),
+                    ),
+                ),
+                Panel(
+                    title="Conversations",
+                    description="Summaries made or failed, and sessions deleted at the end of their retention.",
+                    unit="reqps",
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_history_summaries_total", by="outcome"),
+                            legend="summary {{outcome}}",
+                        ),
+                        Query(expr=rate("agentteams_session_swept_sessions_total"), legend="swept"),
+                    ),
+                ),
+            ),
+        ),
     ),
 )
 
@@ -301,6 +372,34 @@ TURN = Board(
                         Query(
                             expr=f"topk(10, {rate('agentteams_rpc_duration_seconds_count', by='method')})",
                             legend="{{method}}",
+                        ),
+                    ),
+                ),
+            ),
+        ),
+        Row(
+            title="Traces",
+            panels=(
+                Panel(
+                    title="Turns by verdict",
+                    description="Why a turn's trace was kept or not.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    width=12,
+                    queries=(
+                        Query(expr=rate("agentteams_traces_total", by="verdict"), legend="{{verdict}}"),
+                    ),
+                ),
+                Panel(
+                    title="Spans lost",
+                    description="Spans that could not be kept or sent, by reason. Anything but nothing means holes in traces.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    width=12,
+                    red_above=0.1,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_trace_spans_lost_total", by="reason"), legend="{{reason}}"
                         ),
                     ),
                 ),

@@ -21,7 +21,7 @@ from tests.support.helm import CHART, CRDS, HelmError, helm, render
 GOLDEN = Path(__file__).parent / "golden"
 KEYS = {"gateway": {"apiKeysSecret": "agentteams-api-keys"}}
 # Kinds of others' operators, which no schema of Kubernetes knows.
-FOREIGN = {"Cluster", "Milvus", "ScaledObject", "PodMonitor"}
+FOREIGN = {"Cluster", "Milvus", "ScaledObject", "PodMonitor", "PrometheusRule"}
 VERSIONS = ["1.29", "1.33", "1.37"]
 EXTERNAL = {
     "database": {"type": "External", "external": {"sessionSecret": "a", "catalogueSecret": "b"}},
