@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -171,6 +172,13 @@ class LocalCluster(Cluster):
     def stop_api_server(self, *, kill: bool = False) -> None:
         """Ends the API server; all connections break. etcd keeps what there is."""
         _end(self._processes.pop("kube-apiserver"), signal.SIGKILL if kill else signal.SIGTERM)
+
+    def compact(self, version: int) -> None:
+        """etcd forgets what was before that version: watches from then cannot be continued."""
+        body = json.dumps({"revision": str(version), "physical": True}).encode()
+        url = f"http://127.0.0.1:{self._etcd_port}/v3/kv/compaction"
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10) as answer:
+            answer.read()
 
     def stop(self) -> None:
         """Ends everything, etcd last."""

@@ -16,6 +16,7 @@ from typing import Any
 from tests.support.kube import Cluster, KubectlError
 
 WAIT_S = 40.0
+KEY = b"a key for tests only, 32 bytes or more"
 
 
 class Operator:
@@ -45,26 +46,36 @@ class Operator:
         return self.process.wait(WAIT_S)
 
 
+def operator_environment(
+    kubeconfig: Path, folder: Path, *, namespaces: list[str] | None = None, key: bytes = KEY, **settings: Any
+) -> dict[str, str]:
+    """What an operator of a test finds in its environment."""
+    key_file = folder / "identity-key"
+    key_file.write_bytes(key)
+    return os.environ | {
+        "KUBECONFIG": str(kubeconfig),
+        "AGENTTEAMS_IDENTITY_KEY_FILE": str(key_file),
+        "AGENTTEAMS_NAMESPACES": json.dumps(namespaces or []),
+        **{f"AGENTTEAMS_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
 @contextmanager
 def running_operator(
     cluster: Cluster,
     folder: Path,
     *,
     namespaces: list[str] | None = None,
-    key: bytes = b"a key for tests only, 32 bytes or more",
+    key: bytes = KEY,
+    kubeconfig: Path | None = None,
     **settings: Any,
 ) -> Iterator[Operator]:
     """An operator for the block. Killed at the end, if it still runs."""
-    key_file = folder / "identity-key"
-    key_file.write_bytes(key)
+    environment = operator_environment(
+        kubeconfig or cluster.kubeconfig, folder, namespaces=namespaces, key=key, **settings
+    )
     number = len(list(folder.glob("operator-*.log")))
     log = folder / f"operator-{number}.log"
-    environment = os.environ | {
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "AGENTTEAMS_IDENTITY_KEY_FILE": str(key_file),
-        "AGENTTEAMS_NAMESPACES": json.dumps(namespaces or []),
-        **{f"AGENTTEAMS_{name.upper()}": value for name, value in settings.items()},
-    }
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "agentteams_operator"], env=environment, stdout=output, stderr=output

@@ -95,7 +95,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         },
         workers=settings.workers,
     )
-    watches = Watches(cache=cache, namespaces=settings.namespaces)
+    watches = Watches(cache=cache, namespaces=settings.namespaces, silent_s=settings.watch_silent_s)
     lease = LeaderLease(
         client,
         name=LEASE,

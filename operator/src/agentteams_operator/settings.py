@@ -13,6 +13,9 @@ class Settings(ServerSettings):
     namespaces: tuple[str, ...] = Field((), description="Namespaces to watch, as JSON. Default: all.")
     lease_namespace: str = Field("default", description="Namespace of the Lease: the operator's own.")
     lease_s: float = Field(15.0, ge=1, le=600, description="Seconds after which a standby takes over.")
+    watch_silent_s: float = Field(
+        70.0, ge=1, le=600, description="A watch that says nothing for so long is begun anew."
+    )
     workers: int = Field(8, ge=1, le=64, description="Objects that are worked on side by side.")
     orchestrator_image: str = Field("agentteams/orchestrator:dev", description="Image of orchestrators.")
     orchestrator_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

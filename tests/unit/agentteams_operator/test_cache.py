@@ -147,3 +147,45 @@ def test_the_index_forgets_what_is_gone() -> None:
     assert cache.users(Key("Secret", "n", "s")) == set()
     assert cache.names("ModelConfig", "n") == []
     assert len(cache) == 0
+
+
+def test_what_comes_late_does_not_undo_what_is_newer() -> None:
+    told = Told()
+    cache = Cache(told.append)
+    cache.put(body("ModelConfig", "m", 9, spec={"model": "new"}))
+    told.take()
+    cache.put(body("ModelConfig", "m", 8, spec={"model": "old"}))
+    found = cache.get(mc("m"))
+    assert found is not None
+    assert found.spec == {"model": "new"}
+    assert told.take() == set()
+
+
+def test_the_answer_to_a_write_does_not_bring_back_what_a_watch_has_said_is_gone() -> None:
+    cache = Cache(lambda key: None)
+    cache.put(body("ModelConfig", "m", 3, spec={}))
+    cache.remove(mc("m"), 5)
+    cache.put(body("ModelConfig", "m", 4, spec={}))
+    assert cache.get(mc("m")) is None
+    cache.put(body("ModelConfig", "m", 6, spec={}))
+    cache.remove(mc("m"), 5)
+    assert cache.get(mc("m")) is not None
+
+
+def test_what_a_new_list_does_not_have_is_gone_and_what_came_after_it_is_not() -> None:
+    told = Told()
+    cache = Cache(told.append)
+    for name, version in (("kept", 3), ("lost", 4), ("later", 9)):
+        cache.put(body("ModelConfig", name, version, spec={}))
+    cache.put(secret(5, k="one"))
+    elsewhere = body("ModelConfig", "lost", 6, spec={})
+    elsewhere["metadata"]["namespace"] = "other"
+    cache.put(elsewhere)
+    told.take()
+    cache.retain("ModelConfig", "n", {mc("kept")}, 7)
+    assert told.take() == {mc("lost")}
+    assert sorted(cache.keys("ModelConfig", "Secret")) == [
+        mc("kept"), mc("later"), Key("ModelConfig", "other", "lost"), Key("Secret", "n", "s"),
+    ]  # fmt: skip
+    cache.retain("ModelConfig", "", set(), 20)
+    assert list(cache.keys("ModelConfig")) == []

@@ -28,7 +28,7 @@ class Server:
 
     async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         self.applied.append(wanted)
-        metadata = {**wanted["metadata"], "uid": "u", "resourceVersion": f"made-{len(self.applied)}"}
+        metadata = {**wanted["metadata"], "uid": "u", "resourceVersion": str(1000 + len(self.applied))}
         return {**wanted, "metadata": metadata}
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
@@ -125,7 +125,7 @@ async def test_what_somebody_changes_in_it_is_put_right() -> None:
     await scene.look()
     scene.told.clear()
     body = {**scene.server.applied[0], "data": {"a__llm__apiKey": base64.b64encode(b"evil").decode()}}
-    body["metadata"] = {**body["metadata"], "uid": "u", "resourceVersion": "changed"}
+    body["metadata"] = {**body["metadata"], "uid": "u", "resourceVersion": "2000"}
     scene.cache.put(body)
     assert scene.told == [ALL_CREDENTIALS]
     await scene.look()

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -51,10 +52,7 @@ class Kubernetes:
     def __init__(self, client: AsyncClient, *, identity: str) -> None:
         self._client = client
         self._identity = identity
-        self._resources = {
-            kind: create_namespaced_resource(group, version, kind, plural)
-            for kind, (group, version, plural) in _PLURALS.items()
-        }
+        self._resources = _resources()
 
     async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         """See the port."""
@@ -174,6 +172,15 @@ class Kubernetes:
                 found = await self._client.get(self._resources["ConfigMap"], name, namespace=namespace)
         data: Mapping[str, str] = found.get("data") or {}
         return data
+
+
+@cache
+def _resources() -> dict[str, Any]:
+    """Once a process: lightkube knows each kind by one class."""
+    return {
+        kind: create_namespaced_resource(group, version, kind, plural)
+        for kind, (group, version, plural) in _PLURALS.items()
+    }
 
 
 def _body(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """What the API server has, as the watches last told, and who must look again when it changes."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from agentteams_operator.core.objects import (
@@ -19,6 +19,8 @@ from agentteams_operator.core.objects import (
 )
 from agentteams_operator.core.references import references
 
+_REMEMBERED = 4096  # objects that are gone: for as long as an answer about them may be under way
+
 
 class Cache:
     """Used from one event loop.
@@ -30,6 +32,7 @@ class Cache:
     def __init__(self, changed: Callable[[Key], None]) -> None:
         self._changed = changed
         self._objects: dict[Key, Stored] = {}
+        self._gone: OrderedDict[Key, int] = OrderedDict()
         self._names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._named_by: defaultdict[Key, set[Key]] = defaultdict(set)
         self._owned: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -72,21 +75,36 @@ class Cache:
         """An object as it is now."""
         new = stored(body)
         old = self._objects.get(new.key)
-        if old is not None and old.version == new.version:
+        # Versions are numbers that grow: what a watch tells late does not undo what a write was answered,
+        # and the answer to a write does not bring back what a watch has said is gone.
+        if int(new.version) <= max(int(old.version) if old else 0, self._gone.get(new.key, 0)):
             return
         self._objects[new.key] = new
         self._names[new.key.kind, new.key.namespace].add(new.key.name)
         self._index(new.key, old, new)
         self._tell(new.key, old, new)
 
-    def remove(self, key: Key) -> None:
-        """An object that is no longer there."""
-        old = self._objects.pop(key, None)
-        if old is None:
+    def remove(self, key: Key, version: int = 0) -> None:
+        """An object that was no longer there at that version; one of its name may have come since."""
+        if version:
+            self._gone[key] = version
+            self._gone.move_to_end(key)
+            if len(self._gone) > _REMEMBERED:
+                self._gone.popitem(last=False)
+        old = self._objects.get(key)
+        if old is None or (version and int(old.version) > version):
             return
+        del self._objects[key]
         self._names[key.kind, key.namespace].discard(key.name)
         self._index(key, old, None)
         self._tell(key, old, None)
+
+    def retain(self, kind: str, namespace: str, there: Collection[Key], version: int) -> None:
+        """Removes what a list of that version does not have. An empty namespace: all of them."""
+        for key in list(self._objects):
+            if key.kind != kind or key in there or (namespace and key.namespace != namespace):
+                continue
+            self.remove(key, version)
 
     def _affected(self, key: Key) -> set[Key]:
         """Who names it, and who names those: a fallback of a fallback, a team within a team."""

@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import kopf
 import structlog
 
-from agentteams_operator.core import metrics
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import MANAGED_BY, MANAGER, Key
+from agentteams_operator.handlers.session import Listening
 
 log = structlog.get_logger()
 
@@ -39,17 +38,37 @@ OWNED: Sequence[tuple[str, ...]] = (
     ("keda.sh", "v1alpha1", "scaledobjects"),
 )
 """Only those with our label."""
-_PLURALS = {resource[-1] for resource in (*WATCHED, *OWNED)}
+KINDS = {
+    "modelconfigs": "ModelConfig", "knowledgebases": "KnowledgeBase", "agentteams": "AgentTeam",
+    "secrets": "Secret", "configmaps": "ConfigMap", "namespaces": "Namespace", "deployments": "Deployment",
+    "controllerrevisions": "ControllerRevision", "services": "Service", "serviceaccounts": "ServiceAccount",
+    "roles": "Role", "rolebindings": "RoleBinding", "networkpolicies": "NetworkPolicy",
+    "poddisruptionbudgets": "PodDisruptionBudget", "horizontalpodautoscalers": "HorizontalPodAutoscaler",
+    "scaledobjects": "ScaledObject",
+}  # fmt: skip
 _STOP_S = 10.0
+_SILENT_S = 70.0
 
 
-def settings() -> kopf.OperatorSettings:
+class _Pauses:
+    """For ever: an API server that is away for an hour is no reason to end."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1, 2, 4)
+        while True:
+            yield 8
+
+
+def settings(silent_s: float = _SILENT_S) -> kopf.OperatorSettings:
     """How kopf watches; docs/operator.md has the reasons."""
     made = kopf.OperatorSettings()
     made.watching.server_timeout = 240
     made.watching.client_timeout = 300
     made.watching.connect_timeout = 10
-    made.watching.inactivity_timeout = 70
+    made.watching.inactivity_timeout = silent_s
+    made.watching.chunk_size = 500
+    made.networking.request_timeout = 60
+    made.networking.error_backoffs = _Pauses()
     made.posting.enabled = False
     made.peering.standalone = True
     for resource in OWNED:
@@ -62,11 +81,13 @@ class Watches:
 
     Args:
         namespaces: Which to watch; none: all.
+        silent_s: A watch without a word for so long is taken for dead.
     """
 
-    def __init__(self, *, cache: Cache, namespaces: Sequence[str] = ()) -> None:
+    def __init__(self, *, cache: Cache, namespaces: Sequence[str] = (), silent_s: float = _SILENT_S) -> None:
         self._cache = cache
         self._namespaces = namespaces
+        self._silent_s = silent_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._synced = asyncio.Event()
 
@@ -108,57 +129,58 @@ class Watches:
     async def _operate(self, stop: threading.Event) -> None:
         logging.getLogger("kopf").setLevel(logging.WARNING)  # else a line for each change of each object
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login)
+        listening = Listening(self._listed, self._synced.is_set, kinds=KINDS)
+
+        async def login(**arguments: Any) -> kopf.AiohttpSession | None:
+            found = _login(**arguments)
+            return listening.session(found) if found is not None else None
+
+        kopf.on.login(registry=registry)(login)
         for resource in (*WATCHED, *OWNED):
             kopf.index(*resource, id=f"see-{resource[-1]}", registry=registry)(self._seen)
             kopf.on.event(*resource, id=f"hear-{resource[-1]}", registry=registry)(self._heard)
         await kopf.operator(
             registry=registry,
-            settings=settings(),
+            settings=settings(self._silent_s),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
             stop_flag=stop,
         )
 
-    def _seen(self, body: Mapping[str, Any], **_: Any) -> None:
-        """Called for each object as it is; at the start for all of them before `_heard` for any."""
+    async def _seen(self, body: Mapping[str, Any], **_: Any) -> None:
+        """Called for each object as it is; at the start for all of them before `_heard` for any.
+
+        Handlers are coroutines, though they await nothing: kopf calls plain functions in threads.
+        """
         plain = dict(body)
         self._call(self._cache.put, plain)
 
-    def _heard(self, type: str | None, body: Mapping[str, Any], **_: Any) -> None:
+    async def _heard(self, type: str | None, body: Mapping[str, Any], **_: Any) -> None:
         self._call(self._synced.set)
         if type == "DELETED":
             metadata = body["metadata"]
             key = Key(str(body["kind"]), str(metadata.get("namespace", "")), str(metadata["name"]))
-            self._call(self._cache.remove, key)
+            self._call(self._cache.remove, key, int(metadata["resourceVersion"]))
+
+    def _listed(self, path: str, listing: Mapping[str, Any]) -> None:
+        """All names of a kind, in one namespace or in all."""
+        parts = path.strip("/").split("/")
+        kind = KINDS.get(parts[-1])
+        if kind is None:
+            return
+        namespace = parts[-2] if len(parts) > 2 and parts[-3] == "namespaces" else ""
+        there = {
+            Key(kind, str(item["metadata"].get("namespace", "")), str(item["metadata"]["name"]))
+            for item in listing["items"]
+        }
+        self._call(self._cache.retain, kind, namespace, there, int(listing["metadata"]["resourceVersion"]))
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(function, *arguments)
 
 
-async def _login(**arguments: Any) -> kopf.AiohttpSession | None:
-    """In a cluster by the pod's account, elsewhere by KUBECONFIG. The session counts watches."""
-    info = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-    if info is None:
-        return None
-    counting = aiohttp.TraceConfig()
-    counting.on_request_start.append(_count_watch)
-    return kopf.AiohttpSession(
-        server=info.server,
-        default_namespace=info.default_namespace,
-        aiohttp_session=aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-            headers=info.as_http_headers(),
-            proxy=info.proxy_url,
-            trust_env=bool(info.trust_env),
-            trace_configs=[counting],
-        ),
-    )
-
-
-async def _count_watch(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
-    if request.url.query.get("watch") == "true":
-        resource = request.url.name
-        metrics.WATCHES_BEGUN.labels(resource if resource in _PLURALS else "other").inc()
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
+    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)

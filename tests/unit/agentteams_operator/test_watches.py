@@ -1,0 +1,105 @@
+"""What kopf's handlers make of what they are told, without a server."""
+
+import asyncio
+import itertools
+from typing import Any
+
+import kopf
+from aiohttp import web
+
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.objects import Key
+from agentteams_operator.handlers.session import Listening
+from agentteams_operator.handlers.watches import KINDS, OWNED, WATCHED, Watches, settings
+
+MODEL = Key("ModelConfig", "n", "m")
+
+
+def model(name: str = "m", version: int = 1) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "n", "uid": name, "resourceVersion": str(version)}
+    return {"kind": "ModelConfig", "metadata": metadata, "spec": {}}
+
+
+async def watches() -> tuple[Watches, Cache]:
+    cache = Cache(lambda key: None)
+    made = Watches(cache=cache)
+    made._loop = asyncio.get_running_loop()
+    return made, cache
+
+
+async def test_what_is_seen_is_kept_and_what_is_deleted_goes() -> None:
+    made, cache = await watches()
+    await made._seen(model())
+    await asyncio.sleep(0)
+    assert cache.get(MODEL) is not None
+    await made._heard("MODIFIED", model())
+    await asyncio.sleep(0)
+    assert cache.get(MODEL) is not None
+    assert made._synced.is_set()
+    await made._heard("DELETED", model(version=2))
+    await asyncio.sleep(0)
+    assert cache.get(MODEL) is None
+
+
+async def test_a_new_list_is_compared_in_its_namespace_and_for_its_kind() -> None:
+    made, cache = await watches()
+    await made._seen(model("kept"))
+    await made._seen(model("lost"))
+    path = "/apis/agentteams.dev/v1alpha1/namespaces/{}/modelconfigs"
+    items = [{"metadata": {"name": "kept", "namespace": "n"}}]
+    for namespace, left in (("other", ["kept", "lost"]), ("n", ["kept"])):
+        made._listed(path.format(namespace), {"metadata": {"resourceVersion": "5"}, "items": items})
+        await asyncio.sleep(0)
+        assert cache.names("ModelConfig", "n") == left
+    made._listed("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {"items": []})
+    made._listed(
+        "/apis/agentteams.dev/v1alpha1/modelconfigs", {"metadata": {"resourceVersion": "6"}, "items": []}
+    )
+    await asyncio.sleep(0)
+    assert cache.names("ModelConfig", "n") == []
+
+
+async def test_of_what_kopf_asks_lists_of_objects_are_asked_for_their_names_once() -> None:
+    asked: list[str] = []
+    told: list[tuple[str, Any]] = []
+    synced = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        names = "PartialObjectMetadataList" in request.headers["Accept"]
+        return web.json_response({"names": names})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    listening = Listening(lambda path, listing: told.append((path, listing)), synced.is_set, kinds=())
+    session = listening.session(kopf.ConnectionInfo(server=server)).aiohttp_session
+    try:
+        for before in (True, False):
+            for query in ("limit=5&labelSelector=a", "watch=true", "limit=5&continue=x"):
+                async with session.get(f"{server}/api/v1/secrets?{query}"):
+                    pass
+            await asyncio.gather(*listening._asking.values())
+            assert len(told) == (0 if before else 1)
+            synced.set()
+    finally:
+        await session.close()
+        await runner.cleanup()
+    assert told == [("/api/v1/secrets", {"names": True})]
+    assert "/api/v1/secrets?labelSelector=a" in asked
+
+
+def test_watches_are_given_up_when_they_are_silent_and_the_api_server_never_is() -> None:
+    made = settings(7.0)
+    assert made.watching.inactivity_timeout == 7
+    assert made.watching.client_timeout is not None
+    assert list(itertools.islice(made.networking.error_backoffs, 6)) == [1, 2, 4, 8, 8, 8]  # type: ignore[arg-type]
+    assert made.posting.enabled is False
+
+
+def test_all_that_is_watched_can_be_compared() -> None:
+    assert {resource[-1] for resource in (*WATCHED, *OWNED)} == set(KINDS)
