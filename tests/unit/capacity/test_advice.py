@@ -47,6 +47,19 @@ def test_a_server_with_known_memory(gib: int | None, at_risk: bool) -> None:
     assert ("Add query nodes or memory" in advice.text) == at_risk
 
 
+@pytest.mark.parametrize(("used_gib", "at_risk"), [(None, False), (11, False), (11.5, True), (15, True)])
+def test_a_server_that_other_collections_fill(used_gib: float | None, at_risk: bool) -> None:
+    advice = advise(
+        deployment=Deployment.STANDALONE,
+        rows=1_000,
+        memory=_memory(1_000),
+        node_bytes=16 * GIB,
+        used_bytes=None if used_gib is None else round(used_gib * GIB),
+    )
+    assert advice.at_risk == at_risk
+    assert ("of the 16 GiB that Milvus has: above 90% it loads nothing more" in advice.text) == at_risk
+
+
 def test_slow_searches_on_a_server_are_no_risk_but_are_told() -> None:
     advice = advise(
         deployment=Deployment.DISTRIBUTED,

@@ -30,29 +30,43 @@ def advise(
     rows: int,
     memory: Memory,
     node_bytes: int | None = None,
+    used_bytes: int | None = None,
     p50: timedelta | None = None,
 ) -> Advice:
     """The advice.
 
     Args:
         node_bytes: Memory of all query nodes together; None: not known.
+        used_bytes: Of it, by all collections; None: not known.
         p50: Median of a measured search.
     """
     if deployment == Deployment.LITE:
         return _lite(rows, p50)
-    if node_bytes is not None and memory.total > USABLE * node_bytes:
-        return Advice(
-            at_risk=True,
-            text=f"about {show_bytes(memory.total)} of the {show_bytes(node_bytes)} that Milvus has: above "
-            f"{LOAD_LIMIT:.0%} it loads nothing more. Add query nodes or memory; `agentteams plan` says "
-            "how much",
-        )
+    full = None if node_bytes is None else _full(memory.total, used_bytes, node_bytes)
+    if full is not None:
+        return full
     if p50 is not None and p50 > _SLOW:
         return Advice(
             at_risk=False,
             text=f"half of the searches take over {_ms(p50)} ms: add replicas, or lower the target recall",
         )
     return Advice(at_risk=False, text="")
+
+
+def _full(needed: int, used: int | None, node_bytes: int) -> Advice | None:
+    """Whichever is more: what the rows will take, or what is taken now, by other collections too."""
+    bound = USABLE * node_bytes
+    if needed > bound:
+        what = f"these rows take about {show_bytes(needed)}"
+    elif used is not None and used > bound:
+        what = f"all collections together take {show_bytes(used)}"
+    else:
+        return None
+    return Advice(
+        at_risk=True,
+        text=f"{what} of the {show_bytes(node_bytes)} that Milvus has: above {LOAD_LIMIT:.0%} it loads "
+        "nothing more. Add query nodes or memory; `agentteams plan` says how much",
+    )
 
 
 def _lite(rows: int, p50: timedelta | None) -> Advice:

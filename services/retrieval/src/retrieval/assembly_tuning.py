@@ -75,5 +75,11 @@ def assemble_tuning(
         sampler=QuerySampler(
             samples=samples, clock=clock, rng=random.Random(), enabled=settings.sample_queries
         ),
-        indexes=Indexes(catalogue=catalogue, tunings=tunings, store=store, clock=clock),
+        indexes=Indexes(
+            catalogue=catalogue,
+            tunings=tunings,
+            store=store,
+            clock=clock,
+            memory_bytes=settings.milvus_memory_bytes(),
+        ),
     )

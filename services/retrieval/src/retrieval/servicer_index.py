@@ -49,6 +49,8 @@ class IndexCalls(pb_grpc.RetrievalServiceServicer):
                     segments=view.segments,
                     at_risk=view.advice.at_risk,
                     advice=view.advice.text,
+                    milvus_memory_bytes=view.store.total_bytes,
+                    milvus_used_bytes=view.store.used_bytes,
                 )
             )
         return messages

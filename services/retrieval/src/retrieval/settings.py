@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
+from capacity import parse_bytes
 from retrieval.adapters.originals import S3Access, check_address, open_blobs
 from retrieval.core.ingest_limits import IngestLimits
 from retrieval.core.ports import BlobStore
@@ -21,6 +22,11 @@ class Settings(ServerSettings):
     )
     milvus_token: SecretStr = Field(SecretStr(""), description="API key or user:password.")
     milvus_timeout_s: float = Field(10.0, gt=0)
+    milvus_memory: str = Field(
+        "",
+        description="Memory of all its query nodes together, such as 16Gi, where Milvus does not say it "
+        "or another bound holds; empty: what Milvus says.",
+    )
     embedding_target: str = Field("127.0.0.1:50051", description="host:port of the embedding service.")
     embedding_query_timeout_s: float = Field(10.0, gt=0)
     database_url: SecretStr = Field(
@@ -62,7 +68,7 @@ class Settings(ServerSettings):
     sample_queries: bool = Field(
         True, description="Keep some vectors of queries, never their texts, to tune indexes with."
     )
-    tuning_queries: int = Field(1_000, ge=20, le=10_000, description="Of one tuning of an index.")
+    tuning_queries: int = Field(2_000, ge=20, le=10_000, description="Of one tuning of an index.")
     tuning_min_chunks: int = Field(2_000, ge=0, description="With fewer, nothing is tuned by itself.")
     tuning_check_hours: float = Field(6.0, gt=0, description="How often the recall is checked.")
     ingest_parallel: int = Field(2, ge=1, le=64)
@@ -89,6 +95,13 @@ class Settings(ServerSettings):
             )
         return value
 
+    @field_validator("milvus_memory")
+    @classmethod
+    def _check_memory(cls, value: str) -> str:
+        if value:
+            parse_bytes("milvus_memory", value, smallest=1)
+        return value
+
     @field_validator("originals")
     @classmethod
     def _check_originals(cls, value: str) -> str:
@@ -110,6 +123,10 @@ class Settings(ServerSettings):
             ),
             scratch=self.scratch_dir,
         )
+
+    def milvus_memory_bytes(self) -> int | None:
+        """None: Milvus is asked."""
+        return parse_bytes("milvus_memory", self.milvus_memory) if self.milvus_memory else None
 
     def ingest_limits(self) -> IngestLimits:
         """As the worker wants them."""

@@ -7,7 +7,7 @@ import pytest
 
 from retrieval.core.model import Hit, StoredChunk, Vectors
 from retrieval.core.tuning.queries import blurred, mix, some_vectors
-from retrieval.core.tuning.truth import Recall, Truth, exact, halves, recall
+from retrieval.core.tuning.truth import Recall, Truth, dealt, exact, recall
 from tests.support.tuning import chunk, clustered
 
 
@@ -61,11 +61,10 @@ def test_recall_and_its_error() -> None:
     assert measured.error == pytest.approx(0.125)
     assert measured.surely(0.5)
     assert not measured.surely(0.6)
-    assert [len(t.accepted) for t in halves(truth)] == [2, 2]
     assert Recall(0.95, 0.0).surely(0.95)
 
 
-def test_both_halves_get_their_share_of_real_queries() -> None:
+def test_both_parts_get_their_share_of_real_queries() -> None:
     rng = np.random.default_rng(1)
     real, made = np.eye(200, dtype=np.float32)[:60], np.eye(200, dtype=np.float32)[60:140]
     queries = mix(real, made, rng=rng)
@@ -73,7 +72,10 @@ def test_both_halves_get_their_share_of_real_queries() -> None:
     assert len(queries.vectors) == 140
     places = queries.vectors.argmax(axis=1)
     assert sorted(places) == list(range(140))
-    assert (places[0::2] < 60).sum() == (places[1::2] < 60).sum() == 30
+    choosing, promising = (np.asarray(part) for part in dealt(places))
+    assert sorted([*choosing, *promising]) == list(range(140))
+    assert (len(choosing), (choosing < 60).sum()) == (47, 20)
+    assert (len(promising), (promising < 60).sum()) == (93, 40)
 
 
 def test_made_queries_are_near_chunks_and_are_none_of_them() -> None:

@@ -415,14 +415,24 @@ class Capacity(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     AT_RISK_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
+    MILVUS_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MILVUS_USED_BYTES_FIELD_NUMBER: _builtins.int
     memory_bytes: _builtins.int
     """Bytes of memory that Milvus needs to hold it."""
     segments: _builtins.int
-    """Sealed segments; 0 if the deployed Milvus does not say."""
+    """Sealed segments of its collection; 0 if the deployed Milvus does not say. In a list: as many as there
+    were at the last tuning.
+    """
     at_risk: _builtins.bool
     """Whether it is, or soon will be, too large for the deployed Milvus."""
     advice: _builtins.str
     """What to do, and why."""
+    milvus_memory_bytes: _builtins.int
+    """Bytes of memory of all nodes of Milvus that hold collections, as Milvus or the setting
+    AGENTTEAMS_MILVUS_MEMORY says; 0: neither does.
+    """
+    milvus_used_bytes: _builtins.int
+    """Bytes of it in use, by all collections; 0: Milvus does not say."""
     def __init__(
         self,
         *,
@@ -430,10 +440,12 @@ class Capacity(_message.Message):
         segments: _builtins.int = ...,
         at_risk: _builtins.bool = ...,
         advice: _builtins.str = ...,
+        milvus_memory_bytes: _builtins.int = ...,
+        milvus_used_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "at_risk", b"at_risk", "memory_bytes", b"memory_bytes", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "at_risk", b"at_risk", "memory_bytes", b"memory_bytes", "milvus_memory_bytes", b"milvus_memory_bytes", "milvus_used_bytes", b"milvus_used_bytes", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

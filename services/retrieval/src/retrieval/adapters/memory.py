@@ -18,6 +18,7 @@ from retrieval.core.model import (
     Place,
     Segments,
     StoredChunk,
+    StoreMemory,
     Vectors,
 )
 from retrieval.core.ports import NO_PARAMS
@@ -208,6 +209,10 @@ class MemoryStore:
     async def segments(self, place: Place) -> Segments | None:
         """It has none."""
         self._collection(place)
+        return None
+
+    async def memory(self) -> StoreMemory | None:
+        """The process's own; it has no bound that would be known."""
         return None
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from pymilvus import AsyncMilvusClient
 from pymilvus.grpc_gen.common_pb2 import PlaceholderValue
 from pymilvus.grpc_gen.schema_pb2 import SearchResultData
 
+from retrieval.adapters import milvus_metrics
 from retrieval.adapters import milvus_schema as schema
 from retrieval.adapters.milvus_connection import Connection, Settling
 from retrieval.adapters.milvus_errors import Missing, MissingDatabase
@@ -43,6 +44,7 @@ from retrieval.core.model import (
     Place,
     Segments,
     StoredChunk,
+    StoreMemory,
     Vectors,
 )
 from retrieval.core.ports import NO_PARAMS
@@ -311,6 +313,12 @@ class MilvusStore:
             place.database,
             place.collection,
             lambda c: schema.segments(c, place.collection, timeout_s=self._timeout_s),
+        )
+
+    async def memory(self) -> StoreMemory | None:
+        """None on Lite."""
+        return await self._connection.read(
+            "get_metrics", "", "", lambda c: milvus_metrics.memory(c, timeout_s=self._timeout_s)
         )
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ _ID_MAX_BYTES = 128
 _ANY_DIMENSION = 8  # where only names matter
 _BUILD_PARAMS = ("nlist", "M", "efConstruction")
 _SEALED = ("Sealed", "Flushing", "Flushed")
+_MIN_INDEXED_ROWS = 1_024  # of a smaller segment Milvus builds no index
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
 
 
@@ -134,17 +135,26 @@ def index_of(client: MilvusClient, collection: str, *, timeout_s: float) -> Buil
 
 
 def segments(client: MilvusClient, collection: str, *, timeout_s: float) -> Segments:
-    """The sealed ones."""
-    sealed = [
-        segment
+    """The sealed ones, and which of them query nodes have loaded with their index."""
+    sealed = {
+        segment.segment_id: segment.num_rows
         for segment in client.list_persistent_segments(collection, timeout=timeout_s)
         if segment.state.name in _SEALED
-    ]
+    }
     described = client.describe_index(collection, VECTOR, timeout=timeout_s)
+    exact = described["index_type"] == IndexType.FLAT.name
+    loaded = {
+        segment.segment_id: bool(segment.index_name) or exact or segment.num_rows < _MIN_INDEXED_ROWS
+        for segment in client.list_loaded_segments(collection, timeout=timeout_s)
+        if segment.state.name in _SEALED
+    }
     return Segments(
         count=len(sealed),
-        rows=sum(segment.num_rows for segment in sealed),
+        rows=sum(sealed.values()),
         indexed=int(described["indexed_rows"]),
+        pending=int(described["pending_index_rows"]),
+        served=sum(rows for segment, rows in sealed.items() if loaded.get(segment)),
+        layout=frozenset(loaded),
     )
 
 

@@ -17,7 +17,7 @@ from retrieval.adapters.tuning_tables import query_samples
 from retrieval.core.model import Vectors
 from retrieval.core.tuning.ports import QuerySample
 
-SLOTS = 1_000
+SLOTS = 2_000
 
 
 class SqlQuerySamples:

@@ -409,11 +409,35 @@ class Segments:
     Attributes:
         rows: In all of them; rows that are still growing are in none.
         indexed: Of them, in those whose index is built.
+        pending: In those whose index is being built, of what compaction is making of others too.
+        served: Of `rows`, in those whose index searches use by now. The others are compared otherwise,
+            and are found at another rate.
+        layout: Which pieces searches go through; what was measured on others does not hold for them.
     """
 
     count: int
     rows: int
     indexed: int
+    pending: int
+    served: int
+    layout: frozenset[int]
+
+    @property
+    def settled(self) -> bool:
+        """Whether searches use an index for every sealed row, and no other segments are being made."""
+        return self.served >= self.rows and not self.pending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreMemory:
+    """Of all nodes that hold collections, as the store itself sees it when it decides what it may load.
+
+    Attributes:
+        used_bytes: By all collections, and by what runs beside them on the nodes.
+    """
+
+    total_bytes: int
+    used_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

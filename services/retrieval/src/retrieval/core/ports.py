@@ -28,6 +28,7 @@ from retrieval.core.model import (
     Segments,
     Snapshot,
     StoredChunk,
+    StoreMemory,
     Vectors,
 )
 
@@ -160,6 +161,10 @@ class VectorStore(Protocol):
         ...
 
     async def segments(self, place: Place) -> Segments | None:
+        """None if the store does not say."""
+        ...
+
+    async def memory(self) -> StoreMemory | None:
         """None if the store does not say."""
         ...
 

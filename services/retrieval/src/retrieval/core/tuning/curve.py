@@ -10,7 +10,7 @@ _FINE = 1.1
 _BEYOND = 2  # doublings above the choice, so that the curve shows what more would give
 
 Try = Callable[[int], Awaitable[tuple[Recall, Recall]]]
-"""Recall of a value on the choosing half and on the other one."""
+"""Recall of a value on the queries that choose and on those that promise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Measurement:
     Attributes:
         collection: On which; the parameters hold for no other.
         recall: Of the chosen, on queries that the choice did not see.
-        queries: Of both halves.
+        queries: Those that chose and those that promise.
     """
 
     collection: str
@@ -138,17 +138,19 @@ class TuningLimits:
     """Bounds of a tuning.
 
     Attributes:
-        queries: Of both halves together.
+        queries: Those that choose, a third, and those that promise.
         check_queries: Of a check.
         batch: Queries in one call of the store.
         latency_queries: Timed in each round, for each point.
         latency_budget: All rounds together; one round is always made.
         min_chunks: With fewer, nothing is tuned by itself.
         index_wait: How long a new index may take.
+        steady_wait: How long Milvus may take to put finished segments into use before they are measured.
+        look_again: After a tuning, when Milvus may have put small segments together.
         settle: After this, no replica knows a former collection any more.
     """
 
-    queries: int = 1_000
+    queries: int = 2_000
     check_queries: int = 200
     batch: int = 100
     latency_queries: int = 20
@@ -159,9 +161,11 @@ class TuningLimits:
     poll: timedelta = timedelta(seconds=2)
     sweep: timedelta = timedelta(seconds=60)
     check_every: timedelta = timedelta(hours=6)
+    look_again: timedelta = timedelta(minutes=10)
     retry_after: timedelta = timedelta(hours=1)
     max_attempts: int = 3
     index_wait: timedelta = timedelta(hours=1)
+    steady_wait: timedelta = timedelta(minutes=10)
     settle: timedelta = timedelta(seconds=5)
 
 

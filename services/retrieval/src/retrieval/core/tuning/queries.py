@@ -25,7 +25,7 @@ class Queries:
 def mix(real: Vectors, made: Vectors, *, rng: np.random.Generator) -> Queries:
     """Shuffled, so that every part of them has its share of both."""
     both = np.concatenate([real, made]) if len(real) and len(made) else (real if len(real) else made)
-    # Dealt in pairs: even and odd places get real ones alike.
+    # Real ones first: dealing gives both parts their share of them.
     order = np.concatenate([rng.permutation(len(real)), len(real) + rng.permutation(len(made))])
     return Queries(unit(both[order.astype(int)]), len(real))
 

@@ -14,6 +14,7 @@ from retrieval.core.ports import VectorStore
 from retrieval.core.tuning.model import Job, Measurement, TuningLimits
 from retrieval.core.tuning.policy import fits
 from retrieval.core.tuning.ports import Tunings
+from retrieval.core.tuning.steady import until_steady
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, Unavailable
 from servicekit.ids import new_id
@@ -105,7 +106,14 @@ class Rebuild:
         await self._compare(job, place, shadow)
         await self._store.flush(shadow)
         await self._store.settle(shadow)
-        await self._wait_for_index(shadow)
+        segments = await until_steady(self._store, shadow, clock=self._clock, within=self._limits.index_wait)
+        if segments is not None and segments.served < segments.rows:
+            raise Unavailable(
+                f"{segments.served} of {segments.rows} rows were indexed in "
+                f"{self._limits.index_wait.total_seconds():.0f} s",
+                reason="DEPENDENCY_UNAVAILABLE",
+                metadata={"dependency": "milvus"},
+            )
         return since
 
     async def swap(self, job: Job, measured: Measurement, *, since: datetime) -> None:
@@ -169,21 +177,6 @@ class Rebuild:
         for start in range(0, len(known), _IDS):
             for document in await self._tunings.gone(job, known[start : start + _IDS]):
                 await self._store.delete_document(place, document)
-
-    async def _wait_for_index(self, shadow: Place) -> None:
-        ends = self._clock.monotonic() + self._limits.index_wait.total_seconds()
-        while True:
-            segments = await self._store.segments(shadow)
-            if segments is None or segments.indexed >= segments.rows:
-                return
-            if self._clock.monotonic() >= ends:
-                raise Unavailable(
-                    f"{segments.indexed} of {segments.rows} rows were indexed in "
-                    f"{self._limits.index_wait.total_seconds():.0f} s",
-                    reason="DEPENDENCY_UNAVAILABLE",
-                    metadata={"dependency": "milvus"},
-                )
-            await asyncio.sleep(_POLL_S)
 
 
 def _at(place: Place, collection: str) -> Place:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,13 @@ from retrieval.core.model import Hit, StoredChunk, Vectors
 from retrieval.core.tuning.model import K
 
 _BLOCK_ROWS = 4_096
+_BLOCK_QUERIES = 500
+_CHOOSING = 3
 _SPARE = 10  # beyond the tenth: chunks that are as near
 _TIE = 1e-5
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +62,13 @@ class _Nearest:
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
         """Blocks; runs in a thread."""
         self.rows += len(ids)
-        scores = self._queries @ unit(vectors).T
-        merged = np.concatenate([self._scores, scores], axis=1)
-        block: npt.NDArray[np.object_] = np.empty(len(ids), dtype=object)
-        block[:] = ids
-        names = np.concatenate([self._ids, np.broadcast_to(block, scores.shape)], axis=1)
-        keep = min(self._keep, merged.shape[1])
-        best = np.argpartition(-merged, keep - 1, axis=1)[:, :keep]
-        self._scores = np.take_along_axis(merged, best, axis=1)
-        self._ids = np.take_along_axis(names, best, axis=1)
+        named: npt.NDArray[np.object_] = np.empty(len(ids), dtype=object)
+        named[:] = ids
+        rows = unit(vectors).T
+        found = [_best(self._queries[at] @ rows, named, self._keep) for at in _slices(len(self._queries))]
+        scores = np.concatenate([self._scores, np.concatenate([scores for scores, _ in found])], axis=1)
+        names = np.concatenate([self._ids, np.concatenate([names for _, names in found])], axis=1)
+        self._scores, self._ids = _best(scores, names, self._keep)
 
     def truth(self) -> Truth:
         """After the last block."""
@@ -74,6 +78,20 @@ class _Nearest:
             tenth = np.sort(scores)[-wanted] if wanted else np.inf
             accepted.append(frozenset(ids[scores >= tenth - _TIE]))
         return Truth(tuple(accepted), wanted, self.rows)
+
+
+def _best(
+    scores: npt.NDArray[np.float32], names: npt.NDArray[np.object_], keep: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.object_]]:
+    """The best of each row, in no order; `names` of the columns, or of each place."""
+    keep = min(keep, scores.shape[1])
+    best = np.argpartition(scores, scores.shape[1] - keep, axis=1)[:, scores.shape[1] - keep :]
+    chosen = names[best] if names.ndim == 1 else np.take_along_axis(names, best, axis=1)
+    return np.take_along_axis(scores, best, axis=1), chosen
+
+
+def _slices(queries: int) -> list[slice]:
+    return [slice(start, start + _BLOCK_QUERIES) for start in range(0, queries, _BLOCK_QUERIES)]
 
 
 async def exact(queries: Vectors, chunks: AsyncIterator[list[StoredChunk]]) -> Truth:
@@ -107,12 +125,9 @@ def recall(truth: Truth, answers: Sequence[Sequence[Hit]]) -> Recall:
     return Recall(float(found.mean()), float(found.std()) / math.sqrt(len(found)))
 
 
-def halves(truth: Truth) -> tuple[Truth, Truth]:
-    """The even queries and the odd ones."""
-    return (
-        Truth(truth.accepted[0::2], truth.wanted, truth.rows),
-        Truth(truth.accepted[1::2], truth.wanted, truth.rows),
-    )
+def dealt(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Every third, which chooses; and the others, which promise: a promise wants the more queries."""
+    return tuple(items[::_CHOOSING]), tuple(item for place, item in enumerate(items) if place % _CHOOSING)
 
 
 def unit(vectors: Vectors) -> Vectors:

@@ -1,6 +1,7 @@
 """Measures an index and chooses how it is searched."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from retrieval.core.tuning.latency import time_searches
 from retrieval.core.tuning.model import CurvePoint, K, Measurement, Subject, TuningLimits, knob_of
 from retrieval.core.tuning.ports import QuerySamples
 from retrieval.core.tuning.queries import Queries, blurred, mix, some_vectors
-from retrieval.core.tuning.truth import Recall, exact, halves, recall
+from retrieval.core.tuning.steady import until_steady
+from retrieval.core.tuning.truth import Recall, dealt, exact, recall
 from servicekit.clock import Clock
 
 Params = Mapping[str, int]
+
+_MOVED = "; Milvus was still making other segments, so it is looked at again soon"
 
 
 class Tuner:
@@ -39,20 +43,32 @@ class Tuner:
     async def measure(self, subject: Subject, *, reason: str) -> Measurement:
         """The curve of the index as it is, and the cheapest parameter that reaches the target.
 
+        What was measured while Milvus put other segments into use is measured again, once.
+
         Raises:
             NotFound: The collection is not there.
             Unavailable: The store does not answer; retry.
         """
+        # What is not sealed is searched without its index.
+        await self._store.flush(subject.place)
+        measured, moved = await self._measure(subject, reason)
+        if moved:
+            measured, moved = await self._measure(subject, reason)
+        return replace(measured, message=measured.message + _MOVED) if moved else measured
+
+    async def _measure(self, subject: Subject, reason: str) -> tuple[Measurement, bool]:
+        """What was measured, and whether the segments were others at the end, or not ready."""
         store, place = self._store, subject.place
         index = await store.index_of(place)
-        segments = await store.segments(place)
+        segments = await until_steady(store, place, clock=self._clock, within=self._limits.steady_wait)
         queries = await self._queries(subject, self._limits.queries)
         truth = await exact(queries.vectors, store.iterate(place, with_vectors=True))
-        choosing, held_out = halves(truth)
+        choosing, promising = (replace(truth, accepted=part) for part in dealt(truth.accepted))
 
         async def attempt(params: Params) -> tuple[Recall, Recall]:
             answers = await self._answers(subject, queries.vectors, params)
-            return recall(choosing, answers[0::2]), recall(held_out, answers[1::2])
+            some, others = dealt(answers)
+            return recall(choosing, some), recall(promising, others)
 
         knob = knob_of(index)
         if not truth.rows or knob is None or subject.search_params:
@@ -82,7 +98,7 @@ class Tuner:
             for value, latency in zip(values, latencies, strict=True)
         }
         point = curve[chosen]
-        return Measurement(
+        measured = Measurement(
             collection=place.collection,
             index=index,
             search_params=point.search_params,
@@ -96,6 +112,10 @@ class Tuner:
             curve=tuple(curve.values()),
             message=f"{reason}; {why}{_of_queries(queries)}",
         )
+        if segments is None:
+            return measured, False
+        after = await store.segments(place)
+        return measured, not segments.settled or after is None or after.layout != segments.layout
 
     async def check(self, subject: Subject, params: Params) -> Recall:
         """The recall of these parameters now, with few queries."""

@@ -169,7 +169,7 @@ class TuningWorker:
             await self._fail(job, "its collection is shared", retry_after=self._limits.check_every)
             return
         if job.kind == Kind.CHECK and await self._still_good(job, knowledge_base):
-            await self._finish(job, knowledge_base, None)
+            await self._finish(job, knowledge_base, None, tuned=False)
             return
         await self._tune(job, knowledge_base)
 
@@ -226,13 +226,16 @@ class TuningWorker:
         await self._rebuild.settle(after.knowledge_base, fields, job, knowledge_base.collection)
         await self._finish(job, after.knowledge_base, None)
 
-    async def _finish(self, job: Job, knowledge_base: KnowledgeBase, measured: Measurement | None) -> None:
+    async def _finish(
+        self, job: Job, knowledge_base: KnowledgeBase, measured: Measurement | None, *, tuned: bool = True
+    ) -> None:
         now = self._clock.now()
+        again = self._limits.look_again if tuned else self._limits.check_every
         if not await self._tunings.finish(
             job,
             measured,
             policy=policy_text(policy_of(knowledge_base)),
-            check_time=now + self._limits.check_every,
+            check_time=now + again,
             now=now,
         ):
             raise JobLost
