@@ -1,15 +1,16 @@
 """How fast documents are indexed, where the time goes, and what searches beside it notice.
 
     python bench/ingest.py [--json FILE] [--documents 200] [--seconds 15] [--rounds 3] [--model-dir FOLDER]
+                           [--milvus lite] [--rate 10]
 
-Milvus Lite, the embedding service, the retrieval service and one worker run as
-processes. First some documents are indexed with nobody searching: the rates, and
-the shares of the steps as the worker measures them. Then searches go on at a
-fixed rate while phases with and without a bulk ingest take turns, so that other
-work on the machine meets both alike; every query is another one. "apart": the
-worker is a process of its own; "together": it is in the service, as on a laptop.
-Without --model-dir the built-in model is used if it is on this machine, else
-words are hashed, which costs nothing: the shares are those of everything else.
+Milvus (Lite, or Standalone 2.3.5 where it can be had), the embedding service, the
+retrieval service and one worker run as processes. First some documents are indexed
+with nobody searching: the rates, and the shares of the steps as the worker measures
+them. Then searches go on at a fixed rate while phases with and without a bulk ingest
+take turns, so that other work on the machine meets both alike; every query is another
+one. "apart": the worker is a process of its own; "together": it is in the service, as
+on a laptop. Without --model-dir the built-in model is used if it is on this machine,
+else words are hashed, which costs nothing: the shares are those of everything else.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,13 +33,13 @@ sys.path[0] = str(ROOT)  # not this folder: a file in it is named as a package i
 
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb  # noqa: E402
 
+from bench.search import standalone  # noqa: E402
 from servicekit.errors import DeadlineExceeded  # noqa: E402
 from tests.chaos.ingest_cluster import IngestCluster, Process, ingest_cluster  # noqa: E402
 from tests.support.real_texts import real_documents  # noqa: E402
 from tests.support.stack import cached_embedding_model  # noqa: E402
 
 LIMIT_S = 1500.0
-SEARCHES_A_SECOND = 10
 UPLOADS_AT_ONCE = 4
 STAGES = ("parse", "embed", "insert", "flush", "catalogue")
 
@@ -67,10 +69,11 @@ class Beside:
 class Bench:
     """One run."""
 
-    def __init__(self, cluster: IngestCluster, model: str) -> None:
+    def __init__(self, cluster: IngestCluster, model: str, *, rate: float) -> None:
         self._cluster = cluster
         self._client = cluster.client
         self._model = model
+        self._rate = rate
         self.late = 0
         self._texts = iter(real_documents(3000, seed=2).items())
         self._queries = (
@@ -173,8 +176,8 @@ class Bench:
         took.clear()
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            for number in range(round(seconds * SEARCHES_A_SECOND)):
-                await asyncio.sleep(max(0.0, began + number / SEARCHES_A_SECOND - time.monotonic()))
+            for number in range(round(seconds * self._rate)):
+                await asyncio.sleep(max(0.0, began + number / self._rate - time.monotonic()))
                 group.create_task(one())
         return took
 
@@ -229,9 +232,17 @@ def _p(values: list[float], percent: int) -> float:
 async def bench(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Everything, in the folder; prints what it has."""
     model = arguments.model_dir or cached_embedding_model()
-    async with ingest_cluster(folder, workers=1, model=model) as cluster:
+    async with AsyncExitStack() as stack:
+        uri = ""
+        if arguments.milvus == "standalone":
+            uri = stack.enter_context(standalone(folder / "standalone"))
+            if not uri:
+                return {}
+        cluster = await stack.enter_async_context(
+            ingest_cluster(folder, workers=1, model=model, milvus_uri=uri)
+        )
         await cluster.workers[0].stop()
-        run = Bench(cluster, "models/builtin" if model else "models/hash")
+        run = Bench(cluster, "models/builtin" if model else "models/hash", rate=arguments.rate)
         ingest = await run.ingest(arguments.documents)
         print(f"{ingest.documents_per_s:.1f} documents/s, {ingest.chunks_per_s:.1f} chunks/s\n")
         print("| " + " | ".join(STAGES) + " |\n|" + "---|" * len(STAGES))
@@ -261,6 +272,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model-dir", type=Path)
+    parser.add_argument("--milvus", default="lite", choices=["lite", "standalone"])
+    parser.add_argument("--rate", type=float, default=10, help="searches a second")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-ingest-") as folder:
         figures = asyncio.run(asyncio.wait_for(bench(arguments, Path(folder)), LIMIT_S))

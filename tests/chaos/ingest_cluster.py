@@ -119,20 +119,27 @@ def _start_milvus(milvus: MilvusLite) -> None:
 
 @asynccontextmanager
 async def ingest_cluster(
-    folder: Path, *, store: str = "sqlite", workers: int = 2, model: Path | None = None
+    folder: Path,
+    *,
+    store: str = "sqlite",
+    workers: int = 2,
+    model: Path | None = None,
+    milvus_uri: str = "",
 ) -> AsyncIterator[IngestCluster]:
     """Runs it all in the folder.
 
     Args:
         store: Of the catalogue: sqlite or postgres.
         model: Folder of a real embedding model; none: words are hashed, by the test's own process.
+        milvus_uri: Of another Milvus than Lite; that one is the caller's to end.
     """
     async with AsyncExitStack() as stack:
         key = folder / "key"
         key.write_bytes(TEST_KEY.to_file())
         milvus = MilvusLite(folder / "milvus")
         stack.callback(milvus.kill)
-        await asyncio.to_thread(_start_milvus, milvus)
+        if not milvus_uri:
+            await asyncio.to_thread(_start_milvus, milvus)
         common = dict(os.environ) | {
             "AGENTTEAMS_IDENTITY_KEY_FILE": str(key),
             "AGENTTEAMS_LOG_LEVEL": "info",
@@ -164,7 +171,7 @@ async def ingest_cluster(
         else:
             url = f"sqlite:///{folder / 'retrieval.db'}"
         env = common | {
-            "AGENTTEAMS_MILVUS_URI": milvus.uri,
+            "AGENTTEAMS_MILVUS_URI": milvus_uri or milvus.uri,
             "AGENTTEAMS_EMBEDDING_TARGET": embedding,
             "AGENTTEAMS_DATABASE_URL": url,
             "AGENTTEAMS_AUTO_MIGRATE": "1",

@@ -131,3 +131,21 @@ async def test_without_questions_an_ingest_has_all_threads() -> None:
     go_on.set()
     await first
     await work.aclose()
+
+
+async def test_while_questions_come_an_ingest_rests_as_long_as_its_batch_took() -> None:
+    work = WorkQueue(threads=2)
+    await work.run(lambda: None, urgent=True)
+    go_on, first = await _blocked(work)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    loop.call_later(0.3, go_on.set)
+    assert await first
+    ran: list[str] = []
+    batch = asyncio.create_task(work.run(lambda: ran.append("batch"), urgent=False))
+    await asyncio.sleep(0)
+    await work.run(lambda: ran.append("question"), urgent=True)
+    await batch
+    assert ran == ["question", "batch"]
+    assert loop.time() - began >= 0.55
+    await work.aclose()

@@ -19,6 +19,9 @@ PATIENCE_S = 2.0
 # While questions come, one thread is kept for them: an ingest takes as long as
 # it likes for a batch, and a question that waits for its end is late.
 QUESTIONS_COME_S = 5.0
+# And then what is not urgent rests after each job as long as the job took: the search that asks needs
+# the cores for more than its vector. Half a thread at least is left to an ingest.
+_MAX_REST_S = 1.0
 
 _Waiting = tuple[float, Callable[[], Any], asyncio.Future[Any]]
 
@@ -40,6 +43,8 @@ class WorkQueue:
         self._running = 0
         self._running_patient = 0
         self._last_urgent_s = float("-inf")
+        self._rest_until_s = float("-inf")
+        self._rested: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def run(self, job: Callable[[], R], *, urgent: bool) -> R:
@@ -60,6 +65,8 @@ class WorkQueue:
     async def aclose(self) -> None:
         """Refuses what waits, and returns when what runs has ended."""
         self._closed = True
+        if self._rested is not None:
+            self._rested.cancel()
         for waiting in (self._urgent, self._patient):
             for *_, future in waiting:
                 if not future.done():
@@ -69,8 +76,11 @@ class WorkQueue:
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._running < self._threads:
-            waiting = self._next(loop.time())
+            now = loop.time()
+            waiting = self._next(now)
             if waiting is None:
+                if self._patient and self._resting(now) and self._rested is None:
+                    self._rested = loop.call_at(self._rest_until_s, self._rest_is_over, loop)
                 return
             *_, job, future = waiting.popleft()
             if future.done():  # its caller gave up
@@ -79,28 +89,42 @@ class WorkQueue:
             self._running += 1
             self._running_patient += patient
             inner = loop.run_in_executor(self._executor, job)
-            inner.add_done_callback(partial(self._finished, future, loop, patient))
+            began_s = now if patient else None
+            inner.add_done_callback(partial(self._finished, future, loop, began_s))
 
     def _next(self, now_s: float) -> deque[_Waiting] | None:
         """Who is due first, unless the last free thread is kept for questions."""
-        if not self._patient:
+        if not self._patient or self._resting(now_s):
             return self._urgent or None
-        keep = 1 if self._threads > 1 and now_s - self._last_urgent_s < QUESTIONS_COME_S else 0
+        keep = 1 if self._threads > 1 and self._questions_come(now_s) else 0
         if self._running_patient >= self._threads - keep:
             return self._urgent or None
         if self._urgent and self._urgent[0][0] <= self._patient[0][0]:
             return self._urgent
         return self._patient
 
+    def _questions_come(self, now_s: float) -> bool:
+        return now_s - self._last_urgent_s < QUESTIONS_COME_S
+
+    def _resting(self, now_s: float) -> bool:
+        return now_s < self._rest_until_s and self._questions_come(now_s)
+
+    def _rest_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._rested = None
+        self._pump(loop)
+
     def _finished(
         self,
         outer: asyncio.Future[Any],
         loop: asyncio.AbstractEventLoop,
-        patient: bool,
+        began_s: float | None,
         done: asyncio.Future[Any],
     ) -> None:
         self._running -= 1
-        self._running_patient -= patient
+        if began_s is not None:  # not urgent
+            self._running_patient -= 1
+            now = loop.time()
+            self._rest_until_s = now + min(now - began_s, _MAX_REST_S)
         error = done.exception()  # also marks it as seen, if the caller has gone
         if not outer.done():
             if error is not None:

@@ -72,7 +72,7 @@ class SqlCatalogue(SqlIngestQueue, SqlUpkeep):
 
     async def snapshot(self, tenant: str, knowledge_base: str) -> Snapshot | None:
         """Two statements, one transaction."""
-        async with self._begin() as connection:
+        async with self._reading() as connection:
             found = await self._snapshots(connection, tenant, knowledge_bases.c.id == knowledge_base, limit=1)
         return found[0] if found else None
 

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from servicekit.errors import Unavailable
 
+# Execution option of a connection.
+READ_ONLY = "agentteams_read_only"
 _BUSY_TIMEOUT_S = 10
 _DRIVERS = {
     "sqlite://": "sqlite+aiosqlite://",
@@ -37,8 +39,10 @@ def new_engine(url: str) -> AsyncEngine:
 
         @event.listens_for(engine.sync_engine, "begin")
         def _begin(connection: Connection) -> None:
-            # The driver would begin at the first write, too late to wait for another writer.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            # The driver would begin at the first write, too late to wait for another writer. What only
+            # reads waits for none.
+            reads = connection.get_execution_options().get(READ_ONLY)
+            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
         return engine
     return create_async_engine(url, pool_size=5, max_overflow=5, pool_timeout=5, pool_pre_ping=True)

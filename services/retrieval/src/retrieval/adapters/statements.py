@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from retrieval.adapters.database import mapped
+from retrieval.adapters.database import READ_ONLY, mapped
 from retrieval.adapters.rows import ms
 from retrieval.adapters.tables import documents, ingest_state, knowledge_bases
 from retrieval.core.model import Claim, Document
@@ -20,11 +20,19 @@ class Transactions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**{READ_ONLY: True})
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
         with mapped():
             async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """For searches: on SQLite it does not wait for a writer."""
+        with mapped():
+            async with self._reader.begin() as connection:
                 yield connection
 
 

@@ -32,6 +32,7 @@ from servicekit.errors import NotFound, ResourceExhausted, Unavailable
 # takes 50 ms, and many segments cost a search nothing (measured to 20,000 rows in 100 of them).
 _FLUSH_ROWS = 200
 _MAX_NAP = timedelta(seconds=10)
+_MAX_REST_S = 0.5
 _TOKENS = EstimatedTokens()
 
 StillOurs = Callable[[], Awaitable[None]]
@@ -73,6 +74,7 @@ class Indexer:
         self._clock = clock
         self._limits = limits
         self._unflushed: dict[Place, int] = {}
+        self._writing = asyncio.Lock()
 
     async def index(self, claim: Claim, knowledge_base: KnowledgeBase, still_ours: StillOurs) -> Indexed:
         """Writes all chunks, then removes those that other claims wrote.
@@ -102,8 +104,7 @@ class Indexer:
         """The queue is empty for now."""
         while self._unflushed:
             place, _ = self._unflushed.popitem()
-            with metrics.ingest_stage("flush"):
-                await self._store.flush(place)
+            await self._gently(lambda: self._flush_now(place))  # noqa: B023  # awaited at once
 
     async def _complete(
         self, claim: Claim, knowledge_base: KnowledgeBase, rows: int, still_ours: StillOurs
@@ -112,8 +113,10 @@ class Indexer:
         await still_ours()
         with metrics.ingest_stage("insert"):
             if not claim.first:  # on Lite a deletion looks at every row, and searches wait for it
-                await self._store.delete_document(
-                    knowledge_base.place, claim.document.id, keep_version=claim.token
+                await self._gently(
+                    lambda: self._store.delete_document(
+                        knowledge_base.place, claim.document.id, keep_version=claim.token
+                    )
                 )
             await self._store.settle(knowledge_base.place)  # READY means found
         await self._flush(knowledge_base.place, rows=rows)
@@ -227,14 +230,8 @@ class Indexer:
     async def _write(
         self, knowledge_base: KnowledgeBase, records: Sequence[ChunkRecord], vectors: Vectors
     ) -> None:
-        """A write that has begun is ended even if the worker stops: afterwards nothing of it may come."""
-        write = asyncio.ensure_future(self._store.upsert(knowledge_base.place, records, vectors))
         try:
-            await asyncio.shield(write)
-        except asyncio.CancelledError:
-            await asyncio.wait([write])
-            write.result()  # a failure says that the store may still do it: the lease must run out
-            raise
+            await self._gently(lambda: self._to_its_end(knowledge_base.place, records, vectors))
         except NotFound as error:
             raise Unavailable(
                 f"the collection of {knowledge_base.name} is missing in Milvus; create the knowledge base "
@@ -242,6 +239,16 @@ class Indexer:
                 reason="DEPENDENCY_UNAVAILABLE",
                 metadata={"dependency": "milvus"},  # so that the next comparison, which makes it, comes soon
             ) from error
+
+    async def _to_its_end(self, place: Place, records: Sequence[ChunkRecord], vectors: Vectors) -> None:
+        """A write that has begun is ended even if the worker stops: afterwards nothing of it may come."""
+        write = asyncio.ensure_future(self._store.upsert(place, records, vectors))
+        try:
+            await asyncio.shield(write)
+        except asyncio.CancelledError:
+            await asyncio.wait([write])
+            write.result()  # a failure says that the store may still do it: the lease must run out
+            raise
 
     async def _flush(self, place: Place, *, rows: int) -> None:
         """Lite only, and not after each small document: every flush makes a segment."""
@@ -251,8 +258,21 @@ class Indexer:
         self._unflushed[place] = waiting
         if waiting >= _FLUSH_ROWS:
             del self._unflushed[place]
-            with metrics.ingest_stage("flush"):
-                await self._store.flush(place)
+            await self._gently(lambda: self._flush_now(place))
+
+    async def _flush_now(self, place: Place) -> None:
+        with metrics.ingest_stage("flush"):
+            await self._store.flush(place)
+
+    async def _gently(self, write: Callable[[], Awaitable[None]]) -> None:
+        """On Lite, which does one call at a time: one write of ours, then as long for what else is asked."""
+        if not (await self._store.capabilities()).flush_after_ingest:
+            await write()
+            return
+        async with self._writing:
+            began = self._clock.monotonic()
+            await write()
+            await asyncio.sleep(min(self._clock.monotonic() - began, _MAX_REST_S))
 
 
 def batches(

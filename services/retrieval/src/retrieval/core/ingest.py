@@ -112,7 +112,6 @@ class IngestWorker:
             await self._flush()
             return False
         document = claim.document
-        self._directory.forget(document.tenant, document.knowledge_base)
         try:
             # Nobody waits for this call: it is made on the tenant's behalf, by the service.
             with scope(caller=Caller(document.tenant, "ingest", "retrieval")):
