@@ -12,6 +12,7 @@ from agentteams_cli.commands.doctor import doctor_command
 from agentteams_cli.commands.documents import documents_command
 from agentteams_cli.commands.evaluate import evaluate_command
 from agentteams_cli.commands.export import export_command
+from agentteams_cli.commands.history import history_command, undo_command
 from agentteams_cli.commands.ingest import ingest_command
 from agentteams_cli.commands.knowledge import knowledge_command
 from agentteams_cli.commands.memories import memories_command
@@ -65,6 +66,8 @@ for command in (
     memories_command,
     user_command,
     workflow_command,
+    history_command,
+    undo_command,
     tune_command,
     plan_command,
     doctor_command,

@@ -24,8 +24,8 @@ ALL_KINDS = ("AgentTeam", "KnowledgeBase", "ModelConfig", REVISION)
 # Many objects are applied at a time: 50 ms of changes are taken together.
 DEBOUNCE_S = 0.05
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
-# What belongs to the pods of a team, and not to a revision.
-_UNREVISED = ("runtime", "suspend")
+UNREVISED = ("runtime", "suspend")
+"""What belongs to the pods of a team, and not to a revision."""
 
 log = structlog.get_logger()
 
@@ -182,7 +182,7 @@ def _served(raw: Raw, revisions: Mapping[tuple[str, str], Raw]) -> tuple[dict[st
     revision = revisions.get((namespace, f"{name}-{current}"))
     if revision is None:
         return None, f"revision {current} is not there yet"
-    now = {field: raw["spec"][field] for field in _UNREVISED if field in raw["spec"]}
+    now = {field: raw["spec"][field] for field in UNREVISED if field in raw["spec"]}
     return {**revision["data"], **now}, ""
 
 

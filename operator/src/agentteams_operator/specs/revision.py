@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentteams_operator.core.objects import MANAGED_BY, MANAGER, TEAM_LABEL, Stored
-
-UNREVISED = ("runtime", "suspend")
+from manifests.cluster import UNREVISED
 
 
 def owner_reference(one: Stored) -> dict[str, Any]:
