@@ -96,7 +96,9 @@ def agentteams(cluster: Cluster, namespace: str, *arguments: str) -> tuple[int, 
     where = ["--kubeconfig", str(cluster.kubeconfig), "--namespace", namespace]
     result = CliRunner().invoke(main, ["--output", "json", *arguments, *where])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.stderr
+    if result.exit_code == 0:
+        return 0, json.loads(result.stdout)
+    return result.exit_code, json.loads(result.stderr)["error"]["message"]
 
 
 def test_history_and_undo(cluster: Cluster, namespace: str, endpoint: FakeEndpoint) -> None:

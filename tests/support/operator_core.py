@@ -18,6 +18,7 @@ from agentteams_operator.core.ports import (
     Probe,
 )
 from agentteams_operator.core.queue import WorkQueue
+from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.served import Served
@@ -131,12 +132,15 @@ class Core:
         models = Models(
             cache=self.cache, reader=reader, api=api, endpoints=endpoints or Answering(), clock=clock
         )
+        quotas = Quotas(cache=self.cache, defaults={})
         teams = Teams(
-            cache=self.cache, reader=reader, settings=PoolSettings(image="orchestrator:1"),
+            cache=self.cache, reader=reader, quotas=quotas, settings=PoolSettings(image="orchestrator:1"),
             texts=Texts(cache=self.cache, api=api), served=Served(api=api, clock=clock),
             tenant_key=lambda tenant: f"agentteams-tenant-key {tenant} 00".encode(), clock=clock,
         )  # fmt: skip
-        bases = KnowledgeBases(cache=self.cache, reader=reader, knowledge=knowledge, clock=clock)
+        bases = KnowledgeBases(
+            cache=self.cache, reader=reader, quotas=quotas, knowledge=knowledge, clock=clock
+        )
         self._reconciler = Reconciler(
             cache=self.cache, queue=self.queue, applier=Applier(api=api, cache=self.cache), workers=1,
             looks={MODEL: models.look, KNOWLEDGE: bases.look, TEAM: teams.look, POOL: teams.look_at_pool},

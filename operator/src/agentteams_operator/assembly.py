@@ -20,6 +20,7 @@ from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
 from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, OURS, POOL, TEAM, Key, Stored
 from agentteams_operator.core.queue import WorkQueue
+from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.served import Served
@@ -59,10 +60,12 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     reader = Reader(cache.get)
     models = Models(cache=cache, reader=reader, api=api, endpoints=EndpointProbes(), clock=clock)
     key = load_key(settings.identity_key_file)
+    quotas = Quotas(cache=cache, defaults=settings.quotas)
     teams = Teams(
         cache=cache,
         reader=reader,
         texts=Texts(cache=cache, api=api),
+        quotas=quotas,
         settings=PoolSettings(
             image=settings.orchestrator_image,
             environment=settings.orchestrator_environment,
@@ -80,7 +83,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     channel = open_channel(settings.retrieval_target)
     stack.push_async_callback(channel.close)
     rpc = RpcClient(channel, issuer=TokenIssuer(key, service="operator"), default_timeout=_CALL)
-    knowledge = KnowledgeBases(cache=cache, reader=reader, knowledge=RetrievalKnowledge(rpc), clock=clock)
+    knowledge = KnowledgeBases(
+        cache=cache, reader=reader, quotas=quotas, knowledge=RetrievalKnowledge(rpc), clock=clock
+    )
     credentials = Credentials(cache=cache, api=api, namespace=settings.system_namespace)
     reconciler = Reconciler(
         cache=cache,

@@ -1,9 +1,10 @@
 """What the operator reads from the environment."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from agentteams_operator.core.quotas import Limited
 from servicekit.config import ServerSettings
 
 
@@ -33,5 +34,8 @@ class Settings(ServerSettings):
         description="Who scales pools that do not say it: HPA needs a metrics adapter, KEDA Prometheus.",
     )
     prometheus_url: str = Field("", description="Address of the Prometheus that KEDA asks.")
+    quotas: dict[Limited, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, description="Most of each in a namespace that does not say it, as JSON."
+    )
     system_namespace: str = Field("agentteams", description="Namespace of the gateway and the services.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")

@@ -9,6 +9,7 @@ from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored, stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import KnowledgeRefused, KnowledgeState, KnowledgeUnavailable
+from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from manifests import KnowledgeBase
 from servicekit.testing import FakeClock
@@ -65,7 +66,11 @@ class World:
         self.cache.put(MODEL)
         self.knowledge = FakeKnowledge()
         self.bases = KnowledgeBases(
-            cache=self.cache, reader=Reader(self.cache.get), knowledge=self.knowledge, clock=FakeClock()
+            cache=self.cache,
+            reader=Reader(self.cache.get),
+            quotas=Quotas(cache=self.cache, defaults={}),
+            knowledge=self.knowledge,
+            clock=FakeClock(),
         )
 
     async def look(self, *, status: Any = None, policy: str = "Retain", **metadata: Any) -> Outcome:

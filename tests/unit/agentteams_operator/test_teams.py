@@ -11,6 +11,7 @@ from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiFailure
+from agentteams_operator.core.quotas import Limited, Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.teams import Teams
@@ -26,13 +27,14 @@ READY = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "
 class Scene:
     """A cache and what looks at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: Mapping[Limited, int] | None = None) -> None:
         self.cache = Cache(lambda key: None)
         self.clock = FakeClock()
         self.kinds: set[str] = set()
         self.teams = Teams(
             cache=self.cache,
             reader=Reader(self.cache.get),
+            quotas=Quotas(cache=self.cache, defaults=defaults or {}),
             texts=Texts(cache=self.cache, api=self),
             settings=PoolSettings(image="i", max_replicas=2, scaler="KEDA"),
             served=Served(api=self, clock=self.clock),

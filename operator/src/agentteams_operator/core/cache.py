@@ -6,6 +6,7 @@ from typing import Any
 
 from agentteams_operator.core.objects import (
     ALL_CREDENTIALS,
+    NAMESPACE,
     OURS,
     POOL,
     REVISION,
@@ -143,6 +144,10 @@ class Cache:
                 self._changed(Key(POOL, key.namespace, ""))
             if (embeds(old) or embeds(new)) and _spec_differs(old, new):
                 self._changed(ALL_CREDENTIALS)
+            if old is not None and _spec_differs(old, new):
+                self._tell_over_quota(key)
+        if key.kind == NAMESPACE and old is not None and new is not None:
+            self._tell_namespace(key.name, old, new)
         owner = owner_of(new) or owner_of(old)
         if owner is not None:
             self._changed(owner)
@@ -156,6 +161,22 @@ class Cache:
                     self._changed(Key(POOL, user.namespace, ""))
                 if embeds(self._objects.get(user)):
                     self._changed(ALL_CREDENTIALS)
+
+    def _tell_over_quota(self, key: Key) -> None:
+        """One that goes, or takes less, makes room for those that wait."""
+        for name in self._names.get((key.kind, key.namespace), ()):
+            other = self._objects.get(Key(key.kind, key.namespace, name))
+            if other is not None and other.condition("Accepted").get("reason") == "QuotaExceeded":
+                self._changed(other.key)
+
+    def _tell_namespace(self, namespace: str, old: Stored, new: Stored) -> None:
+        """Its labels and annotations say what objects in it may."""
+        if (dict(old.labels), dict(old.annotations)) == (dict(new.labels), dict(new.annotations)):
+            return
+        for kind in OURS:
+            for name in self._names.get((kind, namespace), ()):
+                self._changed(Key(kind, namespace, name))
+        self._changed(Key(POOL, namespace, ""))
 
 
 def matters(old: Stored | None, new: Stored | None) -> bool:

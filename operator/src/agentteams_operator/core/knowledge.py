@@ -1,5 +1,7 @@
 """Observes KnowledgeBases."""
 
+from dataclasses import replace
+
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.knowledge import (
     FINALIZER,
@@ -17,6 +19,7 @@ from agentteams_operator.core.ports import (
     KnowledgeState,
     KnowledgeUnavailable,
 )
+from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from manifests import KnowledgeBase
 from servicekit.clock import Clock
@@ -25,9 +28,12 @@ from servicekit.clock import Clock
 class KnowledgeBases:
     """Looks at one KnowledgeBase at a time; remembers which specs the retrieval service has taken."""
 
-    def __init__(self, *, cache: Cache, reader: Reader, knowledge: Knowledge, clock: Clock) -> None:
+    def __init__(
+        self, *, cache: Cache, reader: Reader, quotas: Quotas, knowledge: Knowledge, clock: Clock
+    ) -> None:
         self._cache = cache
         self._reader = reader
+        self._quotas = quotas
         self._knowledge = knowledge
         self._clock = clock
         self._taken: dict[Key, tuple[str, int]] = {}
@@ -42,10 +48,10 @@ class KnowledgeBases:
                 if FINALIZER in one.finalizers
                 else Outcome()
             )
-        read = self._reader.read(one)
+        read = replace(self._reader.read(one), over=self._quotas.over(one))
         broken = broken_references(self._cache, self._reader, one)
         manifest = read.resource
-        if not isinstance(manifest, KnowledgeBase) or broken:
+        if not isinstance(manifest, KnowledgeBase) or broken or read.over:
             return decide_knowledge(ObservedKnowledge(one=one, read=read, broken=broken), now)
         if wants_deletion(one) and FINALIZER not in one.finalizers:
             # First the finalizer: else what is made now could be left behind by a deletion just after.

@@ -12,6 +12,7 @@ KNOWLEDGE = "KnowledgeBase"
 TEAM = "AgentTeam"
 SECRET = "Secret"
 CONFIG_MAP = "ConfigMap"
+NAMESPACE = "Namespace"
 REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
 POOL = "Pool"
@@ -57,6 +58,7 @@ class Stored:
     uid: str
     version: str
     generation: int = 0
+    created: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ def stored(body: Mapping[str, Any]) -> Stored:
         uid=uid,
         version=str(metadata["resourceVersion"]),
         generation=int(metadata.get("generation", 0)),
+        created=str(metadata.get("creationTimestamp") or ""),
         labels=metadata.get("labels") or {},
         annotations={
             name: value

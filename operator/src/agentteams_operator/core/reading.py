@@ -20,14 +20,21 @@ _CACHE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """A manifest, or why it is none."""
+    """A manifest, or why it is none.
+
+    Attributes:
+        over: Why the namespace may not have it as well.
+    """
 
     resource: Resource | None = None
     problems: tuple[str, ...] = ()
+    over: str = ""
 
     @property
     def accepted(self) -> Verdict:
         """The condition Accepted."""
+        if not self.problems and self.over:
+            return no("Accepted", "QuotaExceeded", self.over)
         if not self.problems:
             return yes("Accepted", "Valid")
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""

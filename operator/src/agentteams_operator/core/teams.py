@@ -1,6 +1,7 @@
 """Observes AgentTeams, and the pool that those of a namespace share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentteams_operator.core.cache import Cache
@@ -9,6 +10,7 @@ from agentteams_operator.core.decide.team import ObservedServing, ObservedTeam, 
 from agentteams_operator.core.models import broken_references
 from agentteams_operator.core.objects import KNOWLEDGE, MODEL, TEAM, Key, Stored
 from agentteams_operator.core.outcome import Outcome
+from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
 from agentteams_operator.core.served import Served
@@ -36,6 +38,7 @@ class Teams:
         cache: Cache,
         reader: Reader,
         texts: Texts,
+        quotas: Quotas,
         settings: PoolSettings,
         served: Served,
         tenant_key: Callable[[str], bytes],
@@ -44,6 +47,7 @@ class Teams:
         self._cache = cache
         self._reader = reader
         self._texts = texts
+        self._quotas = quotas
         self._kinds = served
         self._settings = settings
         self._tenant_key = tenant_key
@@ -61,7 +65,9 @@ class Teams:
         compiled = await self._texts.compiled(one)
         whole = compiled.one
         read = self._reader.read(one) if whole is None or whole is one else self._reader.read_as(whole)
-        wanted = read.resource.revision if isinstance(read.resource, AgentTeam) and whole else ""
+        read = replace(read, over=self._quotas.over(one))
+        known = isinstance(read.resource, AgentTeam) and whole and not read.over
+        wanted = read.resource.revision if known and isinstance(read.resource, AgentTeam) else ""
         current = one.status.get("currentRevision")
         served = self._served(one) if current and current != wanted else None
         pool_secrets = sorted({*keys, *self._keys_of(reached), *(served[1] if served else ())}) if own else []
@@ -90,7 +96,9 @@ class Teams:
         teams = [
             found
             for name in self._cache.names(TEAM, namespace)
-            if (found := self._cache.get(Key(TEAM, namespace, name))) is not None and found.deleted_at is None
+            if (found := self._cache.get(Key(TEAM, namespace, name))) is not None
+            and found.deleted_at is None
+            and (found.status.get("currentRevision") or not self._quotas.over(found))
         ]
         identity = self._tenant_key(namespace)
         objects = list(namespace_objects(namespace, identity)) if teams else []

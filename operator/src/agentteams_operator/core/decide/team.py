@@ -65,9 +65,10 @@ class ObservedTeam:
 
     @property
     def wanted(self) -> AgentTeam | None:
-        """What is asked for; None: nobody can tell."""
+        """What is asked for; None: nobody can tell, or it is not allowed."""
         team = self.read.resource
-        return team if isinstance(team, AgentTeam) and not self.incomplete else None
+        known = isinstance(team, AgentTeam) and not self.incomplete and not self.read.over
+        return team if isinstance(team, AgentTeam) and known else None
 
 
 def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Outcome:
