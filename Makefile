@@ -120,6 +120,7 @@ bench: $(VENV)/.dev ## Everything in bench/ that needs no running stack, in shor
 	@$(BIN)/python bench/session_calls.py
 	@$(BIN)/python bench/search.py --rows 2000 --seconds 1
 	@$(BIN)/python bench/ingest.py --documents 60 --seconds 6 --rounds 1
+	@$(BIN)/python bench/tuner.py --rows 5000 --dimension 64 --minutes 5
 
 # Offline: BASE_IMAGE=local-base, and the packages in build/wheels (make wheels).
 images: $(addprefix image-,$(IMAGES)) ## One image a deployable: ENGINE=docker|podman|buildah BASE_IMAGE=... IMAGE_PREFIX=... VERSION=...

@@ -83,7 +83,8 @@ def full() -> kb_pb.KnowledgeBase:
     message.ingest.last_error = "no readable PDF"
     message.capacity.memory_bytes = 5 * 2**20
     message.capacity.advice = "stay on Lite"
-    message.deployment = "Lite 3.2.2"
+    message.capacity.milvus_used_bytes, message.capacity.milvus_memory_bytes = 300 * 2**20, 16 * 2**30
+    message.deployment = "Standalone 2.3.5"
     message.source_statuses.add(name="handbook", message="folder is missing")
     return message
 
@@ -110,6 +111,7 @@ def test_knowledge_lists_and_shows(run: Run, services: Scenario) -> None:
         "12.3 chunks a second",
         "5 MiB",
         "stay on Lite",
+        "Standalone 2.3.5, 300 MiB of 16 GiB in use",
         "not yet seen; folder is missing",
         "no readable PDF",
         "failed: 4.pdf: scanned",

@@ -8,6 +8,7 @@ from agentteams_cli.client import connect
 from agentteams_cli.console import Output
 from agentteams_cli.context import Settings, common, run_async
 from agentteams_cli.render import to_dict, when
+from capacity import show_bytes
 
 
 @click.command("knowledge")
@@ -60,6 +61,14 @@ def _table(output: Output, found: list[kb_pb.KnowledgeBase]) -> None:
     )
 
 
+def _milvus(one: kb_pb.KnowledgeBase) -> str:
+    """With what all collections take of its memory, where it says so."""
+    used, has = one.capacity.milvus_used_bytes, one.capacity.milvus_memory_bytes
+    if not used or not has:
+        return one.deployment
+    return f"{one.deployment}, {show_bytes(used)} of {show_bytes(has)} in use"
+
+
 def _show(output: Output, one: kb_pb.KnowledgeBase, failures: list[kb_pb.Document]) -> None:
     documents, ingest, capacity = one.documents, one.ingest, one.capacity
     fields = ", ".join(f"{field.name} ({_enum(field.type)})" for field in one.metadata_fields)
@@ -80,7 +89,7 @@ def _show(output: Output, one: kb_pb.KnowledgeBase, failures: list[kb_pb.Documen
         ("memory", f"{capacity.memory_bytes / 2**20:.0f} MiB" if capacity.memory_bytes else ""),
         ("capacity", capacity.advice),
         *((f"source {status.name}", _source(status)) for status in one.source_statuses),
-        ("Milvus", one.deployment),
+        ("Milvus", _milvus(one)),
         ("created", when(one.create_time)),
         ("generation", str(one.generation)),
     ]
