@@ -20,7 +20,7 @@ from retrieval.adapters.milvus_schema import dense_search_params
 from retrieval.core.filters import Filter
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import ChunkRecord, Hit, Place, Segments, StoredChunk, Vectors
-from retrieval.core.tuning.steady import until_steady
+from retrieval.core.tuning.steady import make_steady, until_steady
 from retrieval.core.tuning.truth import Recall, Truth, exact, recall
 from servicekit.clock import SystemClock
 from tests.support.milvus_binary import milvus_folder
@@ -98,18 +98,11 @@ class Rig:
         await self.store.flush(place)
 
     async def steady(self, place: Place, *, within: timedelta) -> Segments:
-        """Once nothing has changed for a while."""
-        ends = time.monotonic() + within.total_seconds()
-        before = None
-        while time.monotonic() < ends:
-            left = timedelta(seconds=ends - time.monotonic())
-            found = await until_steady(self.store, place, clock=SystemClock(), within=left)
-            if found is not None and found.settled and found.rows >= len(self._vectors):
-                if found == before:
-                    return found
-                before = found
-            await asyncio.sleep(_QUIET_S)
-        raise TimeoutError(f"{place.collection} was not built in time: {before}")
+        """As it is searched from then on."""
+        found = await make_steady(self.store, place, clock=SystemClock(), within=within)
+        if found is None or not found.settled or found.rows < len(self._vectors):
+            raise TimeoutError(f"{place.collection} was not built in time: {found}")
+        return found
 
     async def work(self, place: Place, queries: Vectors, params: Params) -> Work:
         """Milvus' own, without what each call costs: many queries in one, and only ids asked for."""

@@ -68,7 +68,7 @@ class Settings(ServerSettings):
     sample_queries: bool = Field(
         True, description="Keep some vectors of queries, never their texts, to tune indexes with."
     )
-    tuning_queries: int = Field(2_000, ge=20, le=10_000, description="Of one tuning of an index.")
+    tuning_queries: int = Field(5_000, ge=20, le=10_000, description="Of one tuning of an index.")
     tuning_min_chunks: int = Field(2_000, ge=0, description="With fewer, nothing is tuned by itself.")
     tuning_check_hours: float = Field(6.0, gt=0, description="How often the recall is checked.")
     ingest_parallel: int = Field(2, ge=1, le=64)

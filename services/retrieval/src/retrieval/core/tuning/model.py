@@ -150,7 +150,7 @@ class TuningLimits:
         settle: After this, no replica knows a former collection any more.
     """
 
-    queries: int = 2_000
+    queries: int = 5_000
     check_queries: int = 200
     batch: int = 100
     latency_queries: int = 20

@@ -17,6 +17,7 @@ _BLOCK_QUERIES = 500
 _CHOOSING = 3
 _SPARE = 10  # beyond the tenth: chunks that are as near
 _TIE = 1e-5
+_MARGIN = 1.64
 
 
 Item = TypeVar("Item")
@@ -46,7 +47,11 @@ class Recall:
 
     def surely(self, target: float) -> bool:
         """Whether it reaches the target with a margin: one chance in twenty to be wrong."""
-        return self.mean - 1.64 * self.error >= target
+        return self.mean - _MARGIN * self.error >= target
+
+    def surely_below(self, target: float) -> bool:
+        """Likewise that it does not."""
+        return self.mean + _MARGIN * self.error < target
 
 
 class _Nearest:

@@ -8,12 +8,12 @@ import numpy as np
 from retrieval.core.index import BuiltIndex
 from retrieval.core.model import Hit, IndexType, Vectors
 from retrieval.core.ports import VectorStore
-from retrieval.core.tuning.curve import Found, Tried, explore
+from retrieval.core.tuning.curve import Found, explore
 from retrieval.core.tuning.latency import time_searches
 from retrieval.core.tuning.model import CurvePoint, K, Measurement, Subject, TuningLimits, knob_of
 from retrieval.core.tuning.ports import QuerySamples
 from retrieval.core.tuning.queries import Queries, blurred, mix, some_vectors
-from retrieval.core.tuning.steady import until_steady
+from retrieval.core.tuning.steady import make_steady
 from retrieval.core.tuning.truth import Recall, dealt, exact, recall
 from servicekit.clock import Clock
 
@@ -23,7 +23,7 @@ _MOVED = "; Milvus was still making other segments, so it is looked at again soo
 
 
 class Tuner:
-    """Measures; changes nothing."""
+    """Measures; changes no parameter."""
 
     def __init__(
         self,
@@ -49,8 +49,6 @@ class Tuner:
             NotFound: The collection is not there.
             Unavailable: The store does not answer; retry.
         """
-        # What is not sealed is searched without its index.
-        await self._store.flush(subject.place)
         measured, moved = await self._measure(subject, reason)
         if moved:
             measured, moved = await self._measure(subject, reason)
@@ -60,25 +58,35 @@ class Tuner:
         """What was measured, and whether the segments were others at the end, or not ready."""
         store, place = self._store, subject.place
         index = await store.index_of(place)
-        segments = await until_steady(store, place, clock=self._clock, within=self._limits.steady_wait)
+        segments = await make_steady(store, place, clock=self._clock, within=self._limits.steady_wait)
         queries = await self._queries(subject, self._limits.queries)
         truth = await exact(queries.vectors, store.iterate(place, with_vectors=True))
         choosing, promising = (replace(truth, accepted=part) for part in dealt(truth.accepted))
+        some, others = (queries.vectors[list(part)] for part in dealt(range(len(queries.vectors))))
 
-        async def attempt(params: Params) -> tuple[Recall, Recall]:
-            answers = await self._answers(subject, queries.vectors, params)
-            some, others = dealt(answers)
-            return recall(choosing, some), recall(promising, others)
+        async def attempt(params: Params) -> Recall:
+            return recall(choosing, await self._answers(subject, some, params))
+
+        async def promise(params: Params) -> Recall:
+            return recall(promising, await self._answers(subject, others, params))
 
         knob = knob_of(index)
         if not truth.rows or knob is None or subject.search_params:
             params = dict(subject.search_params)
-            tried = {0: (params, Tried(0, *await attempt(params)))}
+            promised = await promise(params)
+            tried = {0: (params, promised)}
             chosen, why = 0, _given(index, subject, rows=truth.rows)
         else:
-            found = await explore(knob, lambda value: attempt({knob.name: value}), target=subject.target)
-            tried = {one.value: ({knob.name: one.value}, one) for one in found.tried}
-            chosen, why = found.chosen.value, _why(index, subject, found, knob.name)
+            name = knob.name
+            found = await explore(
+                knob,
+                lambda value: attempt({name: value}),
+                lambda value: promise({name: value}),
+                target=subject.target,
+            )
+            tried = {one.value: ({name: one.value}, one.recall) for one in found.tried}
+            chosen, why = found.chosen.value, _why(index, subject, found, name)
+            promised = found.promise
         values = list(tried)
         latencies = await time_searches(
             lambda query, params: self._search(subject, query[None, :], params),
@@ -91,7 +99,7 @@ class Tuner:
             value: CurvePoint(
                 index=index,
                 search_params=tried[value][0],
-                recall=tried[value][1].held_out.mean,
+                recall=tried[value][1].mean,
                 p50_s=latency.p50_s,
                 p99_s=latency.p99_s,
             )
@@ -106,11 +114,11 @@ class Tuner:
             segments=segments.count if segments else 0,
             queries=len(queries.vectors),
             real_queries=queries.real,
-            recall=point.recall,
+            recall=promised.mean,
             p50_s=point.p50_s,
             p99_s=point.p99_s,
             curve=tuple(curve.values()),
-            message=f"{reason}; {why}{_of_queries(queries)}",
+            message=f"{reason}; {why}{_of_error(promised)}{_of_queries(queries)}",
         )
         if segments is None:
             return measured, False
@@ -164,8 +172,12 @@ def _why(index: BuiltIndex, subject: Subject, found: Found, name: str) -> str:
     }
     return (
         f"no {name} reaches a recall of {subject.target:.0%} with a margin; {value} comes closest with "
-        f"{found.chosen.held_out.mean:.1%}. {better.get(index.type, 'A smaller nlist')} would do better"
+        f"{found.promise.mean:.1%}. {better.get(index.type, 'A smaller nlist')} would do better"
     )
+
+
+def _of_error(promised: Recall) -> str:
+    return f"; the recall is certain to {196 * promised.error:.1f} points" if promised.error else ""
 
 
 def _of_queries(queries: Queries) -> str:
