@@ -13,13 +13,12 @@ import yaml
 from tests.support.kube import Cluster
 
 STATES = (
-    "agentteams.dev/v1alpha1/modelconfigs", "agentteams.dev/v1alpha1/knowledgebases",
-    "agentteams.dev/v1alpha1/agentteams", "v1/secrets", "v1/services", "v1/serviceaccounts",
-    "apps/v1/deployments", "apps/v1/controllerrevisions", "rbac.authorization.k8s.io/v1/roles",
-    "rbac.authorization.k8s.io/v1/rolebindings", "networking.k8s.io/v1/networkpolicies",
-    "policy/v1/poddisruptionbudgets", "autoscaling/v2/horizontalpodautoscalers",
+    "v1/secrets", "v1/services", "v1/serviceaccounts", "apps/v1/deployments", "apps/v1/controllerrevisions",
+    "rbac.authorization.k8s.io/v1/roles", "rbac.authorization.k8s.io/v1/rolebindings",
+    "networking.k8s.io/v1/networkpolicies", "policy/v1/poddisruptionbudgets",
+    "autoscaling/v2/horizontalpodautoscalers", "agentteams.dev/v1alpha1/modelconfigs",
+    "agentteams.dev/v1alpha1/knowledgebases", "agentteams.dev/v1alpha1/agentteams",
 )  # fmt: skip
-_OURS = "agentteams.dev/"
 _NOT_OURS = ("ServiceAccount/default", "ConfigMap/kube-root-ca.crt")
 # What changes from one object to the next of the same wanted state.
 _SALTED = ("agentteams.dev/secrets-hash", "agentteams.dev/identity-hash", "secretHash")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.support.wrong_fields import FIELDS
+
 GOOD: Final[Mapping[str, Mapping[str, Any]]] = {
     "ModelConfig": {
         "type": "Chat",
@@ -310,4 +312,4 @@ TEAMS = [
         "steps": [_STEP | {"name": "x"}], "until": "1"}}, late=True),
 ]  # fmt: skip
 
-WRONG: Final = [*MODELS, *KNOWLEDGE, *TEAMS]
+WRONG: Final = [*MODELS, *KNOWLEDGE, *TEAMS, *(Wrong(*one) for one in FIELDS)]

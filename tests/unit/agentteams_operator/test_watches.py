@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import threading
 from typing import Any
 
 import kopf
+import pytest
 from aiohttp import web
 
 from agentteams_operator.core.cache import Cache
@@ -103,3 +105,25 @@ def test_watches_are_given_up_when_they_are_silent_and_the_api_server_never_is()
 
 def test_all_that_is_watched_can_be_compared() -> None:
     assert {resource[-1] for resource in (*WATCHED, *OWNED)} == set(KINDS)
+
+
+class Hanging(Watches):
+    """kopf with a task that has failed, and others that never end."""
+
+    async def _operate(self, stop: threading.Event) -> None:
+        await asyncio.to_thread(stop.wait)
+
+
+async def test_a_kopf_that_never_lists_anything_ends_the_process() -> None:
+    with pytest.raises(TimeoutError):
+        await Hanging(cache=Cache(lambda key: None), sync_s=0.05).run()
+
+
+async def test_a_kopf_that_has_listed_is_not_ended() -> None:
+    made = Hanging(cache=Cache(lambda key: None), sync_s=0.05)
+    made._synced.set()
+    running = asyncio.ensure_future(made.run())
+    done, _ = await asyncio.wait([running], timeout=0.3)
+    assert done == set()
+    running.cancel()
+    await asyncio.wait([running])

@@ -48,6 +48,7 @@ KINDS = {
 }  # fmt: skip
 _STOP_S = 10.0
 _SILENT_S = 70.0
+_SYNC_S = 300.0  # far more than the lists of a large cluster take
 
 
 class _Pauses:
@@ -82,12 +83,17 @@ class Watches:
     Args:
         namespaces: Which to watch; none: all.
         silent_s: A watch without a word for so long is taken for dead.
+        sync_s: Without a first list of everything for so long, kopf is taken for dead.
     """
 
-    def __init__(self, *, cache: Cache, namespaces: Sequence[str] = (), silent_s: float = _SILENT_S) -> None:
+    def __init__(
+        self, *, cache: Cache, namespaces: Sequence[str] = (), silent_s: float = _SILENT_S,
+        sync_s: float = _SYNC_S,
+    ) -> None:  # fmt: skip
         self._cache = cache
         self._namespaces = namespaces
         self._silent_s = silent_s
+        self._sync_s = sync_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._synced = asyncio.Event()
 
@@ -100,6 +106,7 @@ class Watches:
 
         Raises:
             RuntimeError: kopf ended by itself.
+            TimeoutError: It hangs: one of its tasks has failed, and its others never end.
         """
         self._loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = self._loop.create_future()
@@ -120,9 +127,14 @@ class Watches:
 
         thread = threading.Thread(target=body, name="kopf", daemon=True)
         thread.start()
+        synced = asyncio.ensure_future(self._synced.wait())
         try:
+            async with asyncio.timeout(self._sync_s):
+                waited: list[asyncio.Future[Any]] = [ended, synced]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             await ended
         finally:
+            synced.cancel()
             stop.set()
             await asyncio.to_thread(thread.join, _STOP_S)
 

@@ -84,7 +84,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     wanted = team.revision if team is not None else before.get("updatedRevision", "")
     can_serve = team is not None and all(part.holds for part in parts)
     current = wanted if can_serve else before.get("currentRevision", "")
-    progressing = _progressing(seen, wanted, current, parts)
+    progressing = _progressing(seen, current, parts)
     status: dict[str, Any] = {"observedGeneration": one.generation}
     if current:
         status["currentRevision"] = current
@@ -120,12 +120,10 @@ def _others_ready(kind: str, reason: str, others: Sequence[Stored]) -> Verdict:
     return no(kind, reason, f'{first.key.kind} "{first.key.name}" is not ready: {told}{more}')
 
 
-def _progressing(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdict]) -> Verdict:
+def _progressing(seen: ObservedTeam, current: str, parts: Sequence[Verdict]) -> Verdict:
     missing = next((part for part in parts if not part.holds), None)
     if missing is not None:
         return no("Progressing", "Waiting", f"{missing.type} is not True: {missing.message}")
-    if wanted != seen.one.status.get("currentRevision"):
-        return yes("Progressing", "NewRevision", f"revision {wanted} begins to serve")
     if seen.pool is None or not rolled_out(seen.pool):
         return yes("Progressing", "RollingOut", "pods of the orchestrator are made or replaced")
     return no("Progressing", "UpToDate", f"revision {current} serves")
