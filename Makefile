@@ -31,12 +31,14 @@ FOLDER_milvus-lite := libs/servicekit
 MODULE_milvus-lite := milvus_lite.cmdline
 PORT_milvus-lite := 19530
 HEALTH_URL_milvus-lite := tcp://127.0.0.1:{port}
+# It ends in order on this one only, and as the first process of a container ignores SIGTERM.
+STOP_SIGNAL_milvus-lite := SIGINT
 HEALTH_URL_gateway := http://127.0.0.1:{port}/readyz
 # buildah needs no daemon; in a container of its own it can only change the root.
 BUILD = $(if $(filter buildah,$(ENGINE)),buildah bud --layers --isolation chroot --network host --pull-never --format docker,$(ENGINE) build)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo images wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check dashboards dashboards-check lock bench chaos chaos-ingest check clean
+.PHONY: help run demo images images-check wheels setup test test-unit conformance golden lint fmt types layers proto proto-check crds crds-check charts charts-check dashboards dashboards-check lock bench chaos chaos-ingest check clean
 
 ##@ Use it
 run: $(VENV)/.run ## Start everything, index a folder (DOCS=path, default docs/), ask, go on serving
@@ -128,7 +130,12 @@ images: $(addprefix image-,$(IMAGES)) ## One image a deployable: ENGINE=docker|p
 image-%:
 	@$(BUILD) -f services/Dockerfile -t $(IMAGE_PREFIX)$*:$(VERSION) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	  --build-arg DEPLOYABLE=$* --build-arg FOLDER=$(or $(FOLDER_$*),services/$*) \
-	  --build-arg MODULE=$(or $(MODULE_$*),$*) --build-arg PORT=$(PORT_$*) --build-arg HEALTH_URL=$(HEALTH_URL_$*) .
+	  --build-arg MODULE=$(or $(MODULE_$*),$*) --build-arg PORT=$(PORT_$*) --build-arg HEALTH_URL=$(HEALTH_URL_$*) \
+	  --build-arg STOP_SIGNAL=$(or $(STOP_SIGNAL_$*),SIGTERM) .
+
+# As root with buildah, which can only mount; needs Postgres and the API server of the tests (tests/support/kube.py).
+images-check: ## Start each image as the chart does: not root, read-only; its health, its contents, its size
+	@$(BIN)/python -m tests.images.check --engine $(ENGINE) --prefix $(IMAGE_PREFIX) --tag $(VERSION)
 
 wheels: $(VENV)/.dev ## All packages of the images into build/wheels, for builds without a network
 	@for lock in $(IMAGES); do $(BIN)/python -m pip download -qq --disable-pip-version-check --require-hashes \

@@ -126,4 +126,4 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         await watches.synced()
         await lease.hold(work)
 
-    return Assembly(services=[], tasks=[watches.run, lead])
+    return Assembly(services=[], ready=watches.synced, tasks=[watches.run, lead])

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -155,6 +157,8 @@ class Watches:
             registry=registry,
             settings=settings(self._silent_s),
             standalone=True,
+            # Else it looks up the user's name, and the user of a container has none.
+            identity=MANAGER,  # type: ignore[arg-type]  # kopf does not export the type
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
             stop_flag=stop,
@@ -195,4 +199,13 @@ class Watches:
 
 def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
     """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    pod: kopf.ConnectionInfo | None = kopf.login_with_service_account(**arguments)
+    if pod is None:
+        return kopf.login_with_kubeconfig(**arguments)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        return pod
+    # As what writes finds it: without a look-up of a name, which needs another pod to be well.
+    return dataclasses.replace(
+        pod, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    )

@@ -33,6 +33,7 @@ IDENTITY_KEY = "key"
 PORT, METRICS_PORT = 50054, 9090
 _NAME = "app.kubernetes.io/name"
 PART_OF = {"app.kubernetes.io/part-of": "agentteams"}  # what the chart's PodMonitor looks for
+_SERVICES = {"session": 50053, "retrieval": 50052, "embedding": 50051}  # what orchestrators call
 _SECRETS, _IDENTITY_DIR = "/run/agentteams/secrets", "/run/agentteams/identity"
 _GRACE_S = 60
 _LAST_S = 15  # of the grace period: for what comes after the runs
@@ -283,9 +284,12 @@ def _volumes(pool: Pool) -> list[Spec]:
 
 
 def _network_policy(pool: Pool, settings: PoolSettings) -> Spec:
-    system = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.system_namespace}}
-    }
+    installation = {"matchLabels": {"kubernetes.io/metadata.name": settings.system_namespace}}
+
+    def system(name: str) -> Spec:
+        """Pods of the chart."""
+        return {"namespaceSelector": installation, "podSelector": {"matchLabels": {**PART_OF, _NAME: name}}}
+
     orchestrators = {"podSelector": {"matchLabels": {_NAME: APP}}}
     grpc, metrics = {"port": PORT, "protocol": "TCP"}, {"port": METRICS_PORT, "protocol": "TCP"}
     dns = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
@@ -298,12 +302,16 @@ def _network_policy(pool: Pool, settings: PoolSettings) -> Spec:
         "podSelector": {"matchLabels": pool.selector},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [system, orchestrators], "ports": [grpc]},
+            {"from": [system("gateway"), orchestrators], "ports": [grpc]},
             {"from": [{"namespaceSelector": {}}], "ports": [metrics]},
         ],
         "egress": [
             {"to": [{"namespaceSelector": {}}], "ports": dns},
-            {"to": [system, {"podSelector": {}}]},
+            *(
+                {"to": [system(name)], "ports": [{"port": port, "protocol": "TCP"}]}
+                for name, port in _SERVICES.items()
+            ),
+            {"to": [{"podSelector": {}}]},  # other orchestrators, and MCP servers of the namespace
             {"to": anywhere},
         ],
     }
