@@ -202,12 +202,33 @@ def test_secrets_are_made_by_the_chart_or_named_never_given() -> None:
         ({"embedding": {"builtin": {"url": "http://m"}}}, "embedding.builtin.model"),
         ({"embedding": {"builtin": {"url": "http://m", "model": "m", "modelClaim": "c"}}}, "both set"),
         ({"session": {"env": {"AGENTTEAMS_IDENTITY_KEY_FILE": "/tmp/k"}}}, "identity.existingSecret"),
+        ({"operator": {"env": {"AGENTTEAMS_IDENTITY_KEY_FILE": "/tmp/k"}}}, "identity.existingSecret"),
+        ({"ingest": {"env": {"AGENTTEAMS_PORT": "1"}}}, "ingest.env: AGENTTEAMS_PORT is set by the chart"),
+        ({"session": {"env": {"AGENTTEAMS_SESSION_DATABASE_URL": "postgresql://u:p@h/d"}}}, "session.env"),
+        ({"session": {"env": {"KEY": {"valueFrom": "x"}}}}, "session.env.KEY: is a map"),
+        ({"originals": {"url": "gs://bucket"}}, "originals.url"),
+        ({"milvus": {"type": "External", "uri": "milvus:19530"}}, "milvus.uri"),
+        ({"milvus": {"uri": "http://milvus:19530"}}, "milvus.uri is only for milvus.type External"),
+        ({"orchestrator": {"builtin": {"url": "http://m/v1"}}}, "orchestrator.builtin.model"),
+        ({"database": {"type": "CloudNativePG", "instances": 0}}, "/database/instances"),
+        (
+            {"session": {"autoscaling": {"type": "KEDA"}}, "metrics": {"prometheusUrl": ""}},
+            "metrics.prometheusUrl: session.autoscaling.type KEDA",
+        ),
     ],
 )
 def test_values_that_would_not_work_are_refused_by_name(values: dict[str, Any], words: str) -> None:
     with pytest.raises(HelmError) as caught:
         render(values=values)
     assert words in str(caught.value)
+
+
+def test_numbers_of_an_environment_are_written_as_they_are() -> None:
+    given = {"A": 2_000_000, "B": 0.25, "C": True, "D": "x=1"}
+    objects = render(values={"session": {"env": given}})
+    (container,) = named(objects, "Deployment/agentteams-session")["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one["value"] for one in container["env"]}
+    assert {name: env[name] for name in given} == {"A": "2000000", "B": "0.25", "C": "true", "D": "x=1"}
 
 
 def test_the_crds_are_rendered_to_the_letter() -> None:

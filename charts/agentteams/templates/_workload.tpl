@@ -10,6 +10,27 @@ One workload with all that goes with it. Fields of the dictionary:
 {{- if and $scaled (gt (int $autoscaling.minReplicas) (int $autoscaling.maxReplicas)) }}
 {{- fail (printf "%s.autoscaling.minReplicas (%d) is more than maxReplicas (%d)" .key (int $autoscaling.minReplicas) (int $autoscaling.maxReplicas)) }}
 {{- end }}
+{{- if and (eq ($autoscaling.type | default "None") "KEDA") (not .root.Values.metrics.prometheusUrl) }}
+{{- fail (printf "metrics.prometheusUrl: %s.autoscaling.type KEDA asks a Prometheus; say where it is" .key) }}
+{{- end }}
+{{- $env := concat (include "agentteams.env" . | fromYamlArray) (list
+  (dict "name" "AGENTTEAMS_PORT" "value" (toString .port))
+  (dict "name" "AGENTTEAMS_METRICS_PORT" "value" "9090")
+  (dict "name" "AGENTTEAMS_DRAIN_DELAY_S" "value" "5")) (.env | default list) }}
+{{- $ours := list }}
+{{- range $env }}{{ $ours = append $ours .name }}{{ end }}
+{{- range .files }}{{ $ours = append $ours (printf "AGENTTEAMS_%s" (upper .setting)) }}{{ end }}
+{{- range $name, $value := .values.env }}
+{{- if has $name $ours }}
+{{- fail (printf "%s.env: %s is set by the chart; %s" $.key $name (eq $name "AGENTTEAMS_IDENTITY_KEY_FILE" | ternary "use identity.existingSecret" "the value for it is in the chart's README")) }}
+{{- end }}
+{{- if kindIs "map" $value }}
+{{- fail (printf "%s.env.%s: is a map; give a string (secrets are named by values of their own)" $.key $name) }}
+{{- end }}
+{{- /* Helm reads 2000000 as a float, and would write 2e+06. */}}
+{{- if and (kindIs "float64" $value) (eq (float64 (int64 $value)) $value) }}{{ $value = int64 $value }}{{ end }}
+{{- $env = append $env (dict "name" $name "value" (toString $value)) }}
+{{- end }}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
@@ -62,16 +83,7 @@ spec:
         - {name: {{ .protocol }}, containerPort: {{ .port }}}
         - {name: metrics, containerPort: 9090}
         env:
-        {{- include "agentteams.env" . | nindent 8 }}
-        - {name: AGENTTEAMS_PORT, value: {{ .port | quote }}}
-        - {name: AGENTTEAMS_METRICS_PORT, value: "9090"}
-        - {name: AGENTTEAMS_DRAIN_DELAY_S, value: "5"}
-        {{- range .env }}
-        - {name: {{ .name }}, value: {{ .value | quote }}}
-        {{- end }}
-        {{- range $name, $value := .values.env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
-        {{- end }}
+        {{- toYaml $env | nindent 8 }}
         {{- if eq .protocol "grpc" }}
         startupProbe: {grpc: {port: {{ .port }}}, periodSeconds: 2, failureThreshold: 60, timeoutSeconds: 2}
         readinessProbe: {grpc: {port: {{ .port }}}, periodSeconds: 5, timeoutSeconds: 2}
