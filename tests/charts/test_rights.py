@@ -36,7 +36,7 @@ def used() -> Rights:
         elif kind == "Event":
             needed[group_name, plural] |= {"create"}
         elif kind == "ConfigMap":
-            needed[group_name, plural] |= {"get"}  # texts of teams
+            needed[group_name, plural] |= {"get"}  # texts of teams, golden sets
         else:
             # Server-side apply is a patch that may create.
             needed[group_name, plural] |= {"create", "patch", "delete"}

@@ -16,6 +16,7 @@ from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.credentials import Credentials
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
 from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, OURS, POOL, TEAM, Key, Stored
@@ -83,8 +84,14 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     channel = open_channel(settings.retrieval_target)
     stack.push_async_callback(channel.close)
     rpc = RpcClient(channel, issuer=TokenIssuer(key, service="operator"), default_timeout=_CALL)
+    retrieval = RetrievalKnowledge(rpc)
     knowledge = KnowledgeBases(
-        cache=cache, reader=reader, quotas=quotas, knowledge=RetrievalKnowledge(rpc), clock=clock
+        cache=cache,
+        reader=reader,
+        quotas=quotas,
+        knowledge=retrieval,
+        golden_sets=GoldenSets(find=cache.get, config_maps=api, knowledge=retrieval),
+        clock=clock,
     )
     credentials = Credentials(cache=cache, api=api, namespace=settings.system_namespace)
     reconciler = Reconciler(

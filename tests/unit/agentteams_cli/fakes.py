@@ -250,11 +250,11 @@ class Retrieval(RetrievalServiceServicer):
         yield from self._scenario.evaluation
 
     def ListEvaluations(self, request: Any, context: Any) -> evaluation_pb.ListEvaluationsResponse:
-        # One a page.
-        first = int(request.page_token or 0)
-        more = str(first + 1) if first + 1 < len(self._scenario.evaluations) else ""
+        # Of a walk through all of them one a page.
+        first, size = int(request.page_token or 0), 1 if request.page_size == 100 else request.page_size
+        more = str(first + size) if first + size < len(self._scenario.evaluations) else ""
         return evaluation_pb.ListEvaluationsResponse(
-            evaluations=self._scenario.evaluations[first : first + 1], next_page_token=more
+            evaluations=self._scenario.evaluations[first : first + size], next_page_token=more
         )
 
 

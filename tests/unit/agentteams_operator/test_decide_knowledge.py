@@ -1,17 +1,25 @@
 """What is decided about a KnowledgeBase and its deletion, without a server."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.knowledge import FINALIZER, TIMEOUT_ANNOTATION, decide_deletion
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored, stored
 from agentteams_operator.core.outcome import Outcome
-from agentteams_operator.core.ports import KnowledgeRefused, KnowledgeState, KnowledgeUnavailable
+from agentteams_operator.core.ports import (
+    ApiFailure,
+    KnowledgeRefused,
+    KnowledgeState,
+    KnowledgeUnavailable,
+)
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from manifests import KnowledgeBase
+from manifests.golden import GoldenQuery
 from servicekit.testing import FakeClock
 
 DELETED = "2026-01-01T00:00:00Z"
@@ -23,6 +31,7 @@ class FakeKnowledge:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.golden_sets: list[tuple[str, list[str]]] = []
         self.there: dict[str, KnowledgeState] = {}
         self.failure: Exception | None = None
         self.next = KnowledgeState(
@@ -44,9 +53,30 @@ class FakeKnowledge:
         self._call("get")
         return self.there.get(name)
 
+    async def set_golden_set(
+        self, namespace: str, name: str, *, queries: Sequence[GoldenQuery], called: str
+    ) -> str:
+        self._call("set")
+        self.golden_sets.append((called, [query.query for query in queries]))
+        return f"sha of {called}"
+
     async def delete(self, namespace: str, name: str) -> None:
         self._call("delete")
         self.there.pop(name, None)
+
+
+class FakeApi:
+    """Only its ConfigMaps."""
+
+    def __init__(self) -> None:
+        self.config_maps: dict[str, dict[str, str]] = {}
+        self.read = 0
+
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str]:
+        self.read += 1
+        if name not in self.config_maps:
+            raise ApiFailure("gone", 404)
+        return self.config_maps[name]
 
 
 def body(kind: str, name: str, spec: Any, **metadata: Any) -> dict[str, Any]:
@@ -65,16 +95,20 @@ class World:
         self.cache = Cache(lambda key: None)
         self.cache.put(MODEL)
         self.knowledge = FakeKnowledge()
+        self.api = FakeApi()
         self.bases = KnowledgeBases(
             cache=self.cache,
             reader=Reader(self.cache.get),
             quotas=Quotas(cache=self.cache, defaults={}),
             knowledge=self.knowledge,
+            golden_sets=GoldenSets(find=self.cache.get, config_maps=self.api, knowledge=self.knowledge),
             clock=FakeClock(),
         )
 
-    async def look(self, *, status: Any = None, policy: str = "Retain", **metadata: Any) -> Outcome:
-        given = body("KnowledgeBase", "docs", SPEC | {"deletionPolicy": policy}, **metadata)
+    async def look(
+        self, *, status: Any = None, policy: str = "Retain", spec: Any = None, **metadata: Any
+    ) -> Outcome:
+        given = body("KnowledgeBase", "docs", SPEC | {"deletionPolicy": policy} | (spec or {}), **metadata)
         return await self.bases.look(stored(given | {"status": status or {}}))
 
 

@@ -113,7 +113,7 @@ async def test_it_is_measured_at_once_then_by_its_interval(ready: World) -> None
     found = await ready.quality()
     assert (found.state, found.reason) == (QualityState.GOOD, QualityReason.ABOVE_THRESHOLDS)
     assert found.next_time == NOW + timedelta(hours=1)
-    assert found.message == "mrr_at_10 is 0.5000, recall_at_10 is 0.5000"
+    assert found.message == "MRR@10 is 0.5000, recall@10 is 0.5000"
     assert await ready.later(minutes=59) == 0
     assert await ready.later(minutes=1) == 1
     with scope(caller=Caller("default", "ada")):
@@ -131,7 +131,7 @@ async def test_an_irrelevant_index_degrades_it_and_the_recovery_mends_it(ready: 
         ("mrr_at_10", 0, 0.5),
         ("recall_at_10", 0, 0.4),
     ]
-    assert found.message.startswith("mrr_at_10 is 0.0000, below its threshold 0.5, recall_at_10 is")
+    assert found.message.startswith("MRR@10 is 0.0000, below its threshold 0.5, recall@10 is")
     ready.script.found = {"foxes": ["a.md"], "cats": ["c.md"]}
     assert await ready.later(hours=1) == 1
     assert (await ready.quality()).state == QualityState.GOOD

@@ -44,6 +44,11 @@ class Evaluations:
             async for response in stream:
                 yield response
 
+    async def newest(self, knowledge_base: str, limit: int) -> list[pb.Evaluation]:
+        """Newest first."""
+        request = pb.ListEvaluationsRequest(parent=_name(knowledge_base), page_size=limit)
+        return list((await self._rpc.unary(self._stub.ListEvaluations, request)).evaluations)
+
     async def former(self, knowledge_base: str) -> AsyncIterator[pb.Evaluation]:
         """Newest first."""
 

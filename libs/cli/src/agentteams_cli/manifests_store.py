@@ -11,6 +11,7 @@ import yaml
 
 from agentteams_cli.client import Client
 from agentteams_cli.errors import CliError
+from agentteams_cli.golden import set_golden_set
 from agentteams_cli.state import StateFolder
 from manifests import (
     KINDS,
@@ -144,13 +145,17 @@ def stored_files(state: StateFolder) -> list[Path]:
     return sorted(p for p in state.manifests.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
 
 
-async def take_effect(client: Client, resources: Iterable[Resource]) -> list[str]:
-    """Creates knowledge bases and waits until the orchestrator has the teams. Returns what did not work."""
+async def take_effect(client: Client, resources: Iterable[Resource], *, config_maps: Path) -> list[str]:
+    """Creates knowledge bases and waits until the orchestrator has the teams. Returns what did not work.
+
+    Args:
+        config_maps: Folder of what stands for ConfigMaps.
+    """
     problems: list[str] = []
     all_of_them = list(resources)
     for resource in all_of_them:
         if isinstance(resource, KnowledgeBase):
-            problem = await _create(client, resource)
+            problem = await _create(client, resource) or await set_golden_set(client, resource, config_maps)
             if problem:
                 problems.append(f"KnowledgeBase {resource.metadata.name}: {problem}")
     for resource in all_of_them:

@@ -3,6 +3,7 @@
 .agentteams/
   manifests/        what was applied, one file an object
   secrets/          <name>/<key> files for credentialsSecretKeyRef
+  configmaps/       <name>/<key> files for configMapKeyRef
   sources/default/  folders that knowledge bases of the namespace default may watch
   milvus/ db/ blobs/  vectors, conversations and catalogue, original documents
   logs/<service>.log
@@ -63,6 +64,10 @@ class StateFolder:
         return self.root / "secrets"
 
     @property
+    def config_maps(self) -> Path:
+        return self.root / "configmaps"
+
+    @property
     def python_tools(self) -> Path:
         """Modules that teams may name as tools."""
         return self.root / "python"
@@ -113,7 +118,13 @@ class StateFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             folders = (self.manifests, self.milvus, self.databases, self.blobs, self.logs, self.cache)
-            for folder in (*folders, self.python_tools, self.sources, self.sources / "default"):
+            for folder in (
+                *folders,
+                self.config_maps,
+                self.python_tools,
+                self.sources,
+                self.sources / "default",
+            ):
                 folder.mkdir(exist_ok=True)
             self.secrets.mkdir(exist_ok=True, mode=0o700)
             ignore = self.root / ".gitignore"

@@ -70,6 +70,67 @@ class IngestionStatus(Model):
     last_error: str = Field(default="", description="The newest of those reasons.")
 
 
+class IndexFigures(Model):
+    """What searches go through."""
+
+    type: str = Field(description="Such as HNSW.")
+    build_params: dict[str, str] | None = Field(default=None, description="How it was built.")
+    search_params: dict[str, str] | None = Field(default=None, description="How it is searched.")
+    measured_recall_percent: str | None = Field(
+        default=None, description="Of the exact ten, on queries that the choice of parameters did not see."
+    )
+    measured_p50_milliseconds: str | None = Field(
+        default=None,
+        alias="measuredP50Milliseconds",
+        description="Median of a search in Milvus, one at a time.",
+    )
+    measured_p99_milliseconds: str | None = Field(
+        default=None, alias="measuredP99Milliseconds", description="99th percentile, likewise."
+    )
+    tuned_at: Time | None = Field(
+        default=None,
+        description="When it was measured; absent: never.",
+        json_schema_extra={"format": "date-time"},
+    )
+    tuned_at_rows: int | None = Field(default=None, description="Chunks that it had then.")
+
+
+class SegmentFigures(Model):
+    """Pieces of the collection, each with an index of its own."""
+
+    sealed: int = Field(description="How many are full.")
+    rows_per_segment: int = Field(description="Chunks of one of them, on average.")
+
+
+class MemoryFigures(Model):
+    """What it takes of Milvus' memory."""
+
+    estimated: str = Field(description="As a quantity, such as 480Mi.")
+
+
+class QualityFigures(Model):
+    """Scores as last measured with its golden set."""
+
+    verdict: Literal["Good", "Degraded", "Unknown"] = Field(
+        description="Whether they are what spec.evaluation.thresholds wants; QualityDegraded says why."
+    )
+    golden_set: str | None = Field(default=None, description="Name of the golden set.")
+    evaluated_at: Time | None = Field(
+        default=None, description="When it was measured.", json_schema_extra={"format": "date-time"}
+    )
+    ndcg_at_10: str | None = Field(
+        default=None, alias="ndcgAt10", description="Are the best documents first? Of the first 10."
+    )
+    recall_at_10: str | None = Field(
+        default=None, alias="recallAt10", description="Part of the relevant documents among the first 10."
+    )
+    mrr: str | None = Field(default=None, description="1 / rank of the first relevant document.")
+    queries: int | None = Field(default=None, description="Queries of the golden set.")
+    missing_documents: int | None = Field(
+        default=None, description="Documents that should be found and are not there or not READY."
+    )
+
+
 class KnowledgeBaseStatus(Status):
     """What became of a KnowledgeBase."""
 
@@ -80,6 +141,14 @@ class KnowledgeBaseStatus(Status):
     )
     embedding: EmbeddingStatus | None = Field(default=None, description="What made the vectors.")
     ingestion: IngestionStatus | None = Field(default=None, description="How indexing gets on.")
+    index: IndexFigures | None = Field(default=None, description="What searches go through.")
+    segments: SegmentFigures | None = Field(
+        default=None, description="Pieces of the collection; absent: Milvus does not say."
+    )
+    memory: MemoryFigures | None = Field(default=None, description="What it takes of Milvus' memory.")
+    quality: QualityFigures | None = Field(
+        default=None, description="How well it is searched; absent: spec.evaluation is."
+    )
 
 
 class AgentTeamStatus(Status):

@@ -10,6 +10,7 @@ from agentteams_operator.core.decide.knowledge import (
     decide_knowledge,
     wants_deletion,
 )
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.models import broken_references
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
@@ -29,9 +30,17 @@ class KnowledgeBases:
     """Looks at one KnowledgeBase at a time; remembers which specs the retrieval service has taken."""
 
     def __init__(
-        self, *, cache: Cache, reader: Reader, quotas: Quotas, knowledge: Knowledge, clock: Clock
+        self,
+        *,
+        cache: Cache,
+        reader: Reader,
+        quotas: Quotas,
+        knowledge: Knowledge,
+        golden_sets: GoldenSets,
+        clock: Clock,
     ) -> None:
         self._cache = cache
+        self._golden_sets = golden_sets
         self._reader = reader
         self._quotas = quotas
         self._knowledge = knowledge
@@ -43,6 +52,7 @@ class KnowledgeBases:
         now = self._clock.now()
         if one.deleted_at is not None:
             self._taken.pop(one.key, None)
+            self._golden_sets.forget(one.key)
             return (
                 decide_deletion(one, await self._delete(one), now)
                 if FINALIZER in one.finalizers
@@ -58,7 +68,8 @@ class KnowledgeBases:
             return Outcome(finalizers=(FINALIZER,), again_s=0.2)
         try:
             state = await self._state(one, manifest)
-            seen = ObservedKnowledge(one=one, read=read, state=state)
+            unset = await self._golden_sets.push(one, manifest, state)
+            seen = ObservedKnowledge(one=one, read=read, state=state, golden_set_problem=unset)
         except KnowledgeRefused as error:
             seen = ObservedKnowledge(one=one, read=read, refused=str(error))
         except KnowledgeUnavailable as error:

@@ -50,7 +50,7 @@ class Stored:
     Attributes:
         version: resourceVersion: equal means unchanged.
         content: spec and status of our own kinds, of revisions what they refer to, status of others; nothing
-            of Secrets.
+            of Secrets and ConfigMaps.
         hashes: Of a Secret or ConfigMap: 16 hex digits by key, salted with its uid.
     """
 

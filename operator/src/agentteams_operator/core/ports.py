@@ -1,12 +1,14 @@
 """What the core needs of the world."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Event
 from manifests import KnowledgeBase, ModelConfig
+from manifests.golden import GoldenQuery
 
 
 class ApiServer(Protocol):
@@ -79,12 +81,56 @@ class Endpoints(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QualityState:
+    """What was last measured with the golden set.
+
+    Attributes:
+        reason: As of a condition.
+        message: Names each score, its value and its threshold, or why there are none.
+        golden_set: What it is called.
+        evaluated_at: None: it was not evaluated with this golden set.
+        scores: By their names in the status.
+    """
+
+    verdict: Literal["Good", "Degraded", "Unknown"]
+    reason: str
+    message: str
+    golden_set: str = ""
+    golden_set_sha256: str = ""
+    evaluated_at: datetime | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    queries: int = 0
+    missing_documents: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexState:
+    """What searches go through.
+
+    Attributes:
+        tuned_at: When it was measured; None: never.
+    """
+
+    type: str
+    build_params: Mapping[str, int] = field(default_factory=dict)
+    search_params: Mapping[str, int] = field(default_factory=dict)
+    recall_percent: float = 0.0
+    p50_milliseconds: float = 0.0
+    p99_milliseconds: float = 0.0
+    tuned_at: datetime | None = None
+    tuned_at_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnowledgeState:
     """What the retrieval service says of a knowledge base.
 
     Attributes:
         tuning: Its index is being measured.
         capacity_advice: What to do, since it does not fit, or soon will not; empty if it does.
+        index: None: it is not known.
+        segments: 0: the store does not say.
+        quality: None: it is not watched.
     """
 
     model: str
@@ -99,6 +145,10 @@ class KnowledgeState:
     tuning: bool = False
     tuning_failure: str = ""
     capacity_advice: str = ""
+    index: IndexState | None = None
+    segments: int = 0
+    memory_bytes: int = 0
+    quality: QualityState | None = None
 
 
 class KnowledgeRefused(Exception):
@@ -118,6 +168,12 @@ class Knowledge(Protocol):
 
     async def get(self, namespace: str, name: str) -> KnowledgeState | None:
         """As it is; None: it is not there."""
+        ...
+
+    async def set_golden_set(
+        self, namespace: str, name: str, *, queries: Sequence[GoldenQuery], called: str
+    ) -> str:
+        """In place of the former one; its hash. Raises KnowledgeRefused too."""
         ...
 
     async def delete(self, namespace: str, name: str) -> None:

@@ -154,7 +154,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         quality=quality,
         evaluations=evaluations,
         clock=clock,
-        limits=QualityLimits(),
+        limits=QualityLimits(poll=timedelta(seconds=settings.quality_poll_s)),
         seen=metrics.QualityGauges().seen,
     )
     servicer = RetrievalServicer(

@@ -71,6 +71,9 @@ class Settings(ServerSettings):
     tuning_queries: int = Field(5_000, ge=20, le=10_000, description="Of one tuning of an index.")
     tuning_min_chunks: int = Field(2_000, ge=0, description="With fewer, nothing is tuned by itself.")
     tuning_check_hours: float = Field(6.0, gt=0, description="How often the recall is checked.")
+    quality_poll_s: float = Field(
+        5.0, gt=0, description="How often knowledge bases that are due to be evaluated are looked for."
+    )
     ingest_parallel: int = Field(2, ge=1, le=64)
     ingest_batch: int = Field(32, ge=1, le=256)
     ingest_batch_tokens: int = Field(4096, ge=64, le=1_000_000)

@@ -46,7 +46,7 @@ async def _take_effect(settings: Settings, loaded: Loaded, applied: Sequence[App
     waiting = {(a.kind, a.name) for a in applied if not a.problems and a.namespace == DEFAULT_NAMESPACE}
     async with connect(settings.state) as client:
         ready = [o.resource for o in loaded.objects if (o.resource.kind, o.resource.metadata.name) in waiting]
-        return await take_effect(client, ready)
+        return await take_effect(client, ready, config_maps=settings.state.config_maps)
 
 
 def show(

@@ -5,21 +5,15 @@ from pathlib import Path
 
 import click
 from agentteams.retrieval.v1 import evaluation_pb2 as pb
-from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
 from agentteams_cli.client import connect
 from agentteams_cli.context import Settings, common, run_async
 from agentteams_cli.errors import CliError
 from agentteams_cli.golden import read_golden_set
+from agentteams_cli.quality import SCORES, mode_name, score_text
 from agentteams_cli.render import to_dict
 
 MODES = {mode.lower(): mode for mode in ("Dense", "Sparse", "Hybrid")}
-SCORES = {
-    "nDCG@10": "ndcg_at_10",
-    "recall@10": "recall_at_10",
-    "recall@100": "recall_at_100",
-    "MRR@10": "mrr_at_10",
-}
 SHOWN_PATHS = 10
 
 
@@ -72,7 +66,7 @@ def evaluate_command(
     golden_set = None if golden is None else read_golden_set(golden)
     found = run_async(_evaluate(settings, knowledge_base, golden_set, modes))
     too_low = [
-        f"{score} of {_mode(one)} is {getattr(one, name):.4f}, below {least}"
+        f"{score} of {mode_name(one.mode)} is {getattr(one, name):.4f}, below {least}"
         for one in found.evaluations
         for score, name, least in (
             ("nDCG@10", "ndcg_at_10", min_ndcg),
@@ -98,8 +92,8 @@ def _show(settings: Settings, found: Evaluated) -> None:
         ["mode", *SCORES, "queries", ""],
         [
             [
-                _mode(one) + (", reranked" if one.reranked else ""),
-                *(_score(one, found.before.get(one.mode), name) for name in SCORES.values()),
+                mode_name(one.mode) + (", reranked" if one.reranked else ""),
+                *(score_text(one, found.before.get(one.mode), name) for name in SCORES.values()),
                 str(one.queries),
                 f"{one.degraded} degraded" if one.degraded else "",
             ]
@@ -107,15 +101,6 @@ def _show(settings: Settings, found: Evaluated) -> None:
         ],
         right=[*SCORES, "queries"],
     )
-
-
-def _score(one: pb.Evaluation, before: pb.Evaluation | None, name: str) -> str:
-    value = float(getattr(one, name))
-    return f"{value:.4f}" if before is None else f"{value:.4f} ({value - getattr(before, name):+.4f})"
-
-
-def _mode(one: pb.Evaluation) -> str:
-    return kb_pb.SearchMode.Name(one.mode).removeprefix("SEARCH_MODE_").capitalize()
 
 
 async def _evaluate(

@@ -1,12 +1,14 @@
 """agentteams knowledge: knowledge bases and how they are."""
 
 import click
+from agentteams.retrieval.v1 import evaluation_pb2 as evaluation_pb
 from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
 from agentteams_cli.client import connect
 from agentteams_cli.console import Output
 from agentteams_cli.context import Settings, common, run_async
+from agentteams_cli.quality import HISTORY, quality_rows, show_history
 from agentteams_cli.render import to_dict, when
 from capacity import show_bytes
 
@@ -22,9 +24,16 @@ def knowledge_command(settings: Settings, name: str | None) -> None:
         settings.output.json({"knowledge_bases": [to_dict(one) for one in found]})
         _table(settings.output, found)
         return
-    one, failures = run_async(_one(settings, name))
-    settings.output.json({"knowledge_base": to_dict(one), "failures": [to_dict(d) for d in failures]})
+    one, failures, history = run_async(_one(settings, name))
+    settings.output.json(
+        {
+            "knowledge_base": to_dict(one),
+            "failures": [to_dict(d) for d in failures],
+            "evaluations": [to_dict(evaluation) for evaluation in history],
+        }
+    )
     _show(settings.output, one, failures)
+    show_history(settings.output, history)
 
 
 async def _all(settings: Settings) -> list[kb_pb.KnowledgeBase]:
@@ -32,10 +41,13 @@ async def _all(settings: Settings) -> list[kb_pb.KnowledgeBase]:
         return await client.knowledge_bases()
 
 
-async def _one(settings: Settings, name: str) -> tuple[kb_pb.KnowledgeBase, list[kb_pb.Document]]:
+async def _one(
+    settings: Settings, name: str
+) -> tuple[kb_pb.KnowledgeBase, list[kb_pb.Document], list[evaluation_pb.Evaluation]]:
     async with connect(settings.state) as client:
         found = await client.knowledge_base(name)
-        return found, await client.knowledge.failures(name) if found.documents.failed else []
+        failures = await client.knowledge.failures(name) if found.documents.failed else []
+        return found, failures, await client.evaluations.newest(name, HISTORY)
 
 
 def _table(output: Output, found: list[kb_pb.KnowledgeBase]) -> None:
@@ -88,6 +100,7 @@ def _show(output: Output, one: kb_pb.KnowledgeBase, failures: list[kb_pb.Documen
         ("last error", ingest.last_error),
         ("memory", f"{capacity.memory_bytes / 2**20:.0f} MiB" if capacity.memory_bytes else ""),
         ("capacity", capacity.advice),
+        *quality_rows(one),
         *((f"source {status.name}", _source(status)) for status in one.source_statuses),
         ("Milvus", _milvus(one)),
         ("created", when(one.create_time)),

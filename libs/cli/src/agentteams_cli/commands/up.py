@@ -215,7 +215,8 @@ class Up:
             if (o.resource.kind, o.resource.metadata.name) not in broken
         ]
         async with connect(self._settings.state) as client:
-            for trouble in await take_effect(client, ready):
+            config_maps = self._settings.state.config_maps
+            for trouble in await take_effect(client, ready, config_maps=config_maps):
                 self._output.note(trouble, style="red")
 
     async def _ingest(self) -> None:

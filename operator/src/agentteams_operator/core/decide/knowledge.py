@@ -7,6 +7,12 @@ from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, conditions, no, ready, unknown, yes
 from agentteams_operator.core.decide.model_config import resolved_refs
+from agentteams_operator.core.decide.quality import (
+    capacity_figures,
+    index_figures,
+    quality_figures,
+    quality_verdict,
+)
 from agentteams_operator.core.objects import Stored
 from agentteams_operator.core.outcome import Event, Outcome, transitions
 from agentteams_operator.core.ports import KnowledgeState
@@ -15,7 +21,10 @@ from agentteams_operator.core.reading import Read
 FINALIZER = "agentteams.dev/knowledge"
 TIMEOUT_ANNOTATION = "agentteams.dev/deletion-timeout-seconds"
 DELETION_TIMEOUT_S = 3600.0
-_QUIET_S, _BUSY_S, _FAILED_S = 600.0, 10.0, 15.0
+_QUIET_S, _WATCHED_S, _BUSY_S, _FAILED_S = 600.0, 60.0, 10.0, 15.0
+_FIGURES = (
+    "documents", "chunks", "deployment", "embedding", "ingestion", "index", "quality", "segments", "memory"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +35,7 @@ class ObservedKnowledge:
         state: What the retrieval service says; None: it was not asked, or did not answer.
         refused: Why the retrieval service refuses the spec.
         silent: Why it does not answer.
+        golden_set_problem: Why it did not get the golden set; a reason, and words.
     """
 
     one: Stored
@@ -34,6 +44,12 @@ class ObservedKnowledge:
     state: KnowledgeState | None = None
     refused: str = ""
     silent: str = ""
+    golden_set_problem: tuple[str, str] | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether its quality is."""
+        return bool(self.one.spec.get("evaluation"))
 
 
 def wants_deletion(one: Stored) -> bool:
@@ -50,22 +66,29 @@ def decide_knowledge(seen: ObservedKnowledge, now: datetime) -> Outcome:
         _connected(seen),
     )
     verdicts = [*parts, *(_state_verdicts(state) if state is not None else ())]
+    unset = seen.golden_set_problem
+    if unset is not None and parts[1].holds:
+        # Not one of `parts`: searches need no golden set.
+        verdicts[1] = no("ResolvedRefs", *unset)
+    if seen.watched:
+        verdicts.append(quality_verdict(state, unset))
     message = f"{state.documents} documents can be found" if state is not None else ""
     verdicts.append(ready(parts, message))
     status: dict[str, Any] = {"observedGeneration": one.generation}
     if state is not None:
         status |= _figures(state)
     else:
-        known = ("documents", "chunks", "deployment", "embedding", "ingestion")
-        status |= {field: one.status[field] for field in known if field in one.status}
+        status |= {field: one.status[field] for field in _FIGURES if field in one.status}
     status["conditions"] = conditions(
         verdicts, one.status.get("conditions", ()), generation=one.generation, now=now
     )
     again_s = _QUIET_S
     if seen.silent or seen.refused:
         again_s = _FAILED_S
-    elif state is not None and (state.pending or state.tuning):
+    elif state is not None and (state.pending or state.tuning or _soon_evaluated(seen)):
         again_s = _BUSY_S
+    elif seen.watched:
+        again_s = _WATCHED_S
     return Outcome(
         status=status,
         finalizers=(FINALIZER,) if wants_deletion(one) else (),
@@ -132,4 +155,15 @@ def _figures(state: KnowledgeState) -> dict[str, Any]:
             "fingerprint": state.fingerprint,
         },
         "ingestion": {"pending": state.pending, "failed": state.failed, "lastError": state.last_error},
+        **({"index": index_figures(state.index)} if state.index is not None else {}),
+        **({"quality": quality_figures(state.quality)} if state.quality is not None else {}),
+        **capacity_figures(state),
     }
+
+
+def _soon_evaluated(seen: ObservedKnowledge) -> bool:
+    """Whether scores are under way: there is a golden set, and documents."""
+    if not seen.watched or seen.state is None or seen.golden_set_problem is not None:
+        return False
+    quality = seen.state.quality
+    return quality is None or (quality.evaluated_at is None and seen.state.documents > 0)

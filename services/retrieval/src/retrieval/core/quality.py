@@ -9,8 +9,8 @@ from typing import Protocol
 from retrieval.core.golden import Evaluation
 from retrieval.core.model import EvaluationPolicy
 
-METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
-"""Scores that can have a threshold, as the fields of `Evaluation` are called."""
+METRICS = {"ndcg_at_10": "nDCG@10", "recall_at_10": "recall@10", "mrr_at_10": "MRR@10"}
+"""Scores that can have a threshold: fields of `Evaluation`, and how people call them."""
 
 # A single failure is mostly an outage that is over by the next try.
 _TOLERATED_FAILURES = 2
@@ -164,8 +164,8 @@ def _judged(watched: Watched) -> tuple[QualityState, QualityReason, str, tuple[S
     shortfalls = shortfalls_of(policy, newest)
     if shortfalls:
         return QualityState.DEGRADED, QualityReason.BELOW_THRESHOLDS, _too_low(shortfalls, newest), shortfalls
-    shown = ", ".join(f"{metric} is {_shown(getattr(newest, metric))}" for metric in policy.thresholds)
-    return QualityState.GOOD, QualityReason.ABOVE_THRESHOLDS, shown, ()
+    scores = [_score(metric, getattr(newest, metric)) for metric in policy.thresholds]
+    return QualityState.GOOD, QualityReason.ABOVE_THRESHOLDS, ", ".join(scores), ()
 
 
 def _no_golden_set(watched: Watched) -> str:
@@ -178,7 +178,7 @@ def _no_golden_set(watched: Watched) -> str:
 
 def _too_low(shortfalls: Sequence[Shortfall], newest: Evaluation) -> str:
     text = ", ".join(
-        f"{one.metric} is {_shown(one.value)}, below its threshold {one.threshold:g}" for one in shortfalls
+        f"{_score(one.metric, one.value)}, below its threshold {one.threshold:g}" for one in shortfalls
     )
     if newest.missing_documents:
         text += f"; {newest.missing_documents} documents that should be found are not there or not READY"
@@ -187,9 +187,9 @@ def _too_low(shortfalls: Sequence[Shortfall], newest: Evaluation) -> str:
     return text
 
 
-def _shown(value: float) -> str:
-    """Rounded down: 0.8999 must not read as the 0.9 that it is below."""
-    return f"{int(value * 10_000) / 10_000:.4f}"
+def _score(metric: str, value: float) -> str:
+    """Rounded down: 0.89999 must not read as the 0.9 that it is below."""
+    return f"{METRICS[metric]} is {int(value * 10_000) / 10_000:.4f}"
 
 
 class QualityStore(Protocol):

@@ -1,0 +1,77 @@
+"""What the retrieval service measured, as status and condition of a KnowledgeBase."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentteams_operator.core.conditions import Verdict, no, timestamp, unknown, yes
+from agentteams_operator.core.ports import IndexState, KnowledgeState, QualityState
+
+QUALITY = "QualityDegraded"
+
+
+def quality_verdict(state: KnowledgeState | None, problem: tuple[str, str] | None) -> Verdict:
+    """The condition of a KnowledgeBase whose quality is watched.
+
+    Args:
+        problem: Why its golden set could not be had.
+    """
+    if problem is not None:
+        return unknown(QUALITY, *problem)
+    if state is None:
+        return unknown(QUALITY, "NotAsked", "the retrieval service was not asked, or did not answer")
+    quality = state.quality
+    if quality is None:
+        return unknown(QUALITY, "NotEvaluated", "it was not evaluated yet")
+    if quality.verdict == "Unknown":
+        return unknown(QUALITY, quality.reason, quality.message)
+    say = yes if quality.verdict == "Degraded" else no
+    return say(QUALITY, quality.reason, quality.message)
+
+
+def quality_figures(quality: QualityState) -> dict[str, Any]:
+    """`status.quality`."""
+    figures: dict[str, Any] = {"verdict": quality.verdict}
+    if quality.golden_set:
+        figures["goldenSet"] = quality.golden_set
+    if quality.evaluated_at is not None:
+        figures |= {
+            "evaluatedAt": timestamp(quality.evaluated_at),
+            **{score: _decimal(value, 4) for score, value in quality.scores.items()},
+            "queries": quality.queries,
+            "missingDocuments": quality.missing_documents,
+        }
+    return figures
+
+
+def index_figures(index: IndexState) -> dict[str, Any]:
+    """`status.index`."""
+    figures: dict[str, Any] = {"type": index.type}
+    for name, params in (("buildParams", index.build_params), ("searchParams", index.search_params)):
+        if params:
+            figures[name] = {param: str(value) for param, value in params.items()}
+    if index.tuned_at is not None:
+        figures |= {
+            "measuredRecallPercent": _decimal(index.recall_percent, 1),
+            "measuredP50Milliseconds": _decimal(index.p50_milliseconds, 1),
+            "measuredP99Milliseconds": _decimal(index.p99_milliseconds, 1),
+            "tunedAt": timestamp(index.tuned_at),
+            "tunedAtRows": index.tuned_at_rows,
+        }
+    return figures
+
+
+def capacity_figures(state: KnowledgeState) -> Mapping[str, Any]:
+    """`status.segments` and `status.memory`, as far as they are known."""
+    figures: dict[str, Any] = {}
+    if state.segments:
+        figures["segments"] = {"sealed": state.segments, "rowsPerSegment": state.chunks // state.segments}
+    if state.memory_bytes:
+        # To the MiB: a status is written when it differs, and this one grows with each chunk.
+        figures["memory"] = {"estimated": f"{-(-state.memory_bytes // 2**20)}Mi"}
+    return figures
+
+
+def _decimal(value: float, digits: int) -> str:
+    """Rounded down: what is below a threshold must not look like it."""
+    factor = 10**digits
+    return f"{int(value * factor) / factor:.{digits}f}"
