@@ -13,6 +13,7 @@ from retrieval.adapters.database import new_engine
 from retrieval.adapters.doomed_blobs import SqlDoomedBlobs
 from retrieval.adapters.embedding_client import EmbeddingClient
 from retrieval.adapters.golden_sets import SqlGoldenSets
+from retrieval.adapters.known_blobs import SqlKnownBlobs
 from retrieval.adapters.local_folders import LocalFolders
 from retrieval.adapters.migrate import migrate
 from retrieval.adapters.milvus import MilvusStore
@@ -28,6 +29,7 @@ from retrieval.core.evaluation import Evaluations
 from retrieval.core.ingest import IngestWorker
 from retrieval.core.knowledge_bases import KnowledgeBases
 from retrieval.core.lookup import Lookup
+from retrieval.core.original_sweep import OriginalSweep
 from retrieval.core.originals import Originals
 from retrieval.core.quality_worker import QualityLimits, QualityWorker
 from retrieval.core.reconciling import Reconciler
@@ -71,7 +73,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         channel, issuer=TokenIssuer(key, service="retrieval"), default_timeout=timedelta(seconds=10)
     )
     embedder = EmbeddingClient(rpc)
-    blobs = Originals(blobs=settings.blobs(), doomed=SqlDoomedBlobs(engine))
+    stored = settings.blobs()
+    blobs = Originals(blobs=stored, doomed=SqlDoomedBlobs(engine))
+    original_sweep = OriginalSweep(blobs=stored, known=SqlKnownBlobs(engine), clock=clock)
     parser = ParserProcesses(
         timeout=timedelta(seconds=settings.parse_timeout_s),
         memory_mb=settings.parse_memory_mb,
@@ -189,7 +193,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
     async def queue() -> None:
         await metrics.watch_queue(catalogue, clock)
 
-    workers = [ingest, reconciler.run, sources.run, tuning.worker.run, quality_worker.run]
+    workers = [ingest, reconciler.run, sources.run, tuning.worker.run, quality_worker.run, original_sweep.run]
     service = Service(
         name=DESCRIPTOR.services_by_name["RetrievalService"].full_name,
         register=lambda server: add_RetrievalServiceServicer_to_server(servicer, server),

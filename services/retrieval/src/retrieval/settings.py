@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from capacity import parse_bytes
 from retrieval.adapters.originals import S3Access, check_address, open_blobs
 from retrieval.core.ingest_limits import IngestLimits
-from retrieval.core.ports import BlobStore
+from retrieval.core.original_sweep import ListedBlobs
 from servicekit.config import ServerSettings
 
 
@@ -112,7 +112,7 @@ class Settings(ServerSettings):
             check_address(value)
         return value
 
-    def blobs(self) -> BlobStore:
+    def blobs(self) -> ListedBlobs:
         """Where originals are kept."""
         return open_blobs(
             self.originals,

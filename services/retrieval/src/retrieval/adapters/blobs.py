@@ -5,16 +5,22 @@ can never take the original of another one that happens to have equal bytes.
 """
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
+import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from servicekit.errors import NotFound
+from retrieval.core.original_sweep import StoredBlob
+from servicekit.errors import NotFound, Unavailable
 from servicekit.ids import new_id
 
+_PAGE = 500
 _TENANT = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,252})")
 
 
@@ -50,6 +56,32 @@ class LocalBlobs:
     async def delete(self, blob: str) -> None:
         """Empty folders stay: another upload may be about to use them."""
         await asyncio.to_thread((self._root / blob).unlink, missing_ok=True)
+
+    async def walk(self) -> AsyncIterator[Sequence[StoredBlob]]:
+        """Files of uploads that were cut too. What goes meanwhile is left out."""
+        files = _files(self._root)
+        while page := await asyncio.to_thread(_page, files):
+            yield page
+
+
+def _files(root: Path) -> Iterator[StoredBlob]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                time = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                yield StoredBlob(path.relative_to(root).as_posix(), time)
+
+
+def _page(files: Iterator[StoredBlob]) -> list[StoredBlob]:
+    try:
+        return list(itertools.islice(files, _PAGE))
+    except OSError as error:
+        raise Unavailable(
+            f"the folder of originals cannot be read: {error.strerror}",
+            reason="DEPENDENCY_UNAVAILABLE",
+            metadata={"dependency": "originals"},
+        ) from error
 
 
 class LocalBlobWriter:

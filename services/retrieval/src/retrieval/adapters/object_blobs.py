@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ import structlog
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
+from retrieval.core.original_sweep import StoredBlob
 from servicekit.errors import NotFound, Unavailable
 from servicekit.ids import new_id
 
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 # S3 wants parts of at least 5 MiB; each upload holds two or three of them in memory.
 _PART_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+_PAGE = 500
 # Of one step: a request, a part, a piece that is read. A store that stalls must not hold a worker.
 _STEP_TIMEOUT_S = 60.0
 _PREFIX = "agentteams-original-"
@@ -108,6 +110,17 @@ class ObjectBlobs:
             async with asyncio.timeout(self._timeout_s):
                 with contextlib.suppress(FileNotFoundError):
                     await obstore.delete_async(self._store, blob)
+
+    async def walk(self) -> AsyncIterator[Sequence[StoredBlob]]:
+        """Whole originals; parts of uploads that were cut are the bucket's to abort."""
+        pages = aiter(obstore.list(self._store, chunk_size=_PAGE))
+        while True:
+            with _mapped("list"):
+                async with asyncio.timeout(self._timeout_s):
+                    page = await anext(pages, None)
+            if page is None:
+                return
+            yield [StoredBlob(one["path"], one["last_modified"]) for one in page]
 
     def _sweep(self) -> None:
         """Copies that a killed process has left."""

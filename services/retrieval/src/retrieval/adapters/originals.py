@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from retrieval.adapters.blobs import LocalBlobs
-from retrieval.core.ports import BlobStore
+from retrieval.core.original_sweep import ListedBlobs
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -108,7 +108,7 @@ def check_address(address: str) -> SplitResult:
     raise ValueError("must be file:///folder or s3://bucket/prefix, without credentials")
 
 
-def open_blobs(address: str, *, folder: Path, s3: S3Access, scratch: Path | None = None) -> BlobStore:
+def open_blobs(address: str, *, folder: Path, s3: S3Access, scratch: Path | None = None) -> ListedBlobs:
     """The store at the address; an empty one is the folder.
 
     Raises:

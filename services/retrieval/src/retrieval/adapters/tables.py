@@ -84,6 +84,7 @@ documents = Table(
     Index("documents_settled", "tenant", "knowledge_base", "state", "update_time_ms"),
     Index("documents_moved", "tenant", "knowledge_base", "moved_from"),
     Index("documents_by_path", "tenant", "knowledge_base", "path"),
+    Index("documents_by_blob", "blob"),
 )
 
 _SEEN = documents.c.delete_time_ms.is_(None)
@@ -139,6 +140,14 @@ ingest_state = Table(
 
 # Originals that nobody needs and whose store was away.
 doomed_blobs = Table("doomed_blobs", metadata, Column("blob", String(500), primary_key=True))
+
+# What one process does for all, now and then.
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("due_ms", BigInteger, nullable=False),
+)
 
 # How looking through a source gets on.
 source_states = Table(
