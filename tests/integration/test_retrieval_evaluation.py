@@ -1,8 +1,7 @@
 """Golden sets and evaluations as their callers see them, on a real Milvus Lite."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -23,9 +22,12 @@ from servicekit.context import Caller as Tenant
 from servicekit.context import scope
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from servicekit.testing import serve_in_process
-from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401
-from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
+from tests.support.milvus import MilvusLite
+from tests.support.retrieval import RetrievalClient, running, settings
+from tests.support.retrieval_fixtures import Served, client, embedding, kb, milvus_server, retrieval_settings
 from tests.support.stack import cached_embedding_model
+
+__all__ = ["client", "embedding", "kb", "milvus_server", "retrieval_settings"]
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "examples" / "evaluation" / "golden.yaml"
@@ -81,28 +83,9 @@ def query(id_: str, text: str, *paths: str) -> pb.GoldenQuery:
 
 
 @pytest.fixture
-def kb() -> str:
-    return f"kb-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-async def embedding() -> AsyncIterator[tuple[HashEmbeddingServicer, str]]:
-    servicer = HashEmbeddingServicer()
-    async with serve_in_process([servicer.service()]) as target:
-        yield servicer, target
-
-
-@pytest.fixture
-async def caller(
-    tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
-    kb: str,
-) -> AsyncIterator[Caller]:
-    chosen = settings(tmp_path, milvus_uri=milvus_server.uri, embedding_target=embedding[1])
-    async with running(chosen) as client:
-        await client.create(kb)
-        yield Caller(client, kb)
+async def caller(client: RetrievalClient, kb: str) -> Caller:
+    await client.create(kb)
+    return Caller(client, kb)
 
 
 async def test_a_golden_set_is_evaluated_and_its_scores_are_kept(caller: Caller) -> None:
@@ -135,9 +118,7 @@ async def test_a_golden_set_is_evaluated_and_its_scores_are_kept(caller: Caller)
         await caller.evaluate()
 
 
-async def test_an_evaluation_that_cannot_look_stores_nothing(
-    caller: Caller, embedding: tuple[HashEmbeddingServicer, str]
-) -> None:
+async def test_an_evaluation_that_cannot_look_stores_nothing(caller: Caller, embedding: Served) -> None:
     await caller.set(query("1", "foxes", "foxes.md"))
     with pytest.raises(FailedPrecondition, match=r"foxes\.md") as nothing:
         await caller.evaluate()
@@ -194,7 +175,7 @@ async def test_modes_that_are_refused(caller: Caller) -> None:
 
 async def test_the_projects_own_documents_are_found(
     tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
+    milvus_server: MilvusLite,
     kb: str,
 ) -> None:
     folder = cached_embedding_model()

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ from manifests import KnowledgeBase, check_references, load_file
 from manifests.filters import parse_filter
 from manifests.knowledge_pb import to_pb
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from servicekit.testing import serve_in_process
-from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401
-from tests.support.retrieval import MODEL, HashEmbeddingServicer, RetrievalClient, running, settings
+from tests.support.retrieval import MODEL, RetrievalClient
+from tests.support.retrieval_fixtures import Served, client, embedding, kb, milvus_server, retrieval_settings
+
+__all__ = ["client", "embedding", "kb", "milvus_server", "retrieval_settings"]
 
 FIELDS = [
     kb_pb.MetadataField(name="year", type=kb_pb.METADATA_TYPE_INT64),
@@ -29,30 +28,6 @@ FIELDS = [
 ]
 EXAMPLE = Path(__file__).parents[2] / "examples/knowledge"
 FOX = b"# Foxes\n\nThe red fox hunts at night.\n"
-
-
-@pytest.fixture
-async def embedding() -> AsyncIterator[tuple[HashEmbeddingServicer, str]]:
-    servicer = HashEmbeddingServicer()
-    async with serve_in_process([servicer.service()]) as target:
-        yield servicer, target
-
-
-@pytest.fixture
-async def client(
-    tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
-) -> AsyncIterator[RetrievalClient]:
-    async with running(
-        settings(tmp_path, milvus_uri=milvus_server.uri, embedding_target=embedding[1])
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-def kb() -> str:
-    return f"kb-{uuid.uuid4().hex[:12]}"
 
 
 async def indexed(
@@ -148,7 +123,7 @@ async def test_the_example_does_what_it_says(client: RetrievalClient, kb: str) -
 
 
 async def test_metadata_filter_searches_and_change_without_embedding(
-    client: RetrievalClient, kb: str, embedding: tuple[HashEmbeddingServicer, str]
+    client: RetrievalClient, kb: str, embedding: Served
 ) -> None:
     await client.create(kb, metadata_fields=FIELDS)
     await indexed(client, kb, "a.md", FOX, year=2020, lang="en")

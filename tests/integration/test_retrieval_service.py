@@ -1,10 +1,9 @@
 """The retrieval service as its callers see it, on a real Milvus Lite."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
@@ -14,42 +13,20 @@ from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ServiceError, error_from_status
-from servicekit.testing import serve_in_process
 from tests.support.documents import scanned_pdf
-from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
-from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
+from tests.support.milvus import MilvusLite, milvus_lite
+from tests.support.retrieval import RetrievalClient, running, settings
+from tests.support.retrieval_fixtures import Served, client, embedding, kb, milvus_server
+
+__all__ = ["client", "embedding", "kb", "milvus_server"]
 
 READY = kb_pb.DOCUMENT_STATE_READY
 FAILED = kb_pb.DOCUMENT_STATE_FAILED
 
 
 @pytest.fixture
-async def embedding() -> AsyncIterator[tuple[HashEmbeddingServicer, str]]:
-    servicer = HashEmbeddingServicer()
-    async with serve_in_process([servicer.service()]) as target:
-        yield servicer, target
-
-
-@pytest.fixture
-async def client(
-    tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
-) -> AsyncIterator[RetrievalClient]:
-    async with running(
-        settings(
-            tmp_path,
-            milvus_uri=milvus_server.uri,
-            embedding_target=embedding[1],
-            max_document_bytes=2 * 1024 * 1024,
-        )
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-def kb() -> str:
-    return f"kb-{uuid.uuid4().hex[:12]}"
+def retrieval_settings() -> dict[str, Any]:
+    return {"max_document_bytes": 2 * 1024 * 1024}
 
 
 async def settled(client: RetrievalClient, document: kb_pb.Document) -> kb_pb.Document:
@@ -160,9 +137,7 @@ async def test_uploads_that_are_refused(client: RetrievalClient, kb: str, tmp_pa
     assert [path for path in (tmp_path / "originals").rglob("*") if path.is_file()] == []
 
 
-async def test_modes_and_what_they_cannot(
-    client: RetrievalClient, kb: str, embedding: tuple[HashEmbeddingServicer, str]
-) -> None:
+async def test_modes_and_what_they_cannot(client: RetrievalClient, kb: str, embedding: Served) -> None:
     await client.create(kb)
     await settled(client, await client.upload(kb, "a.md", b"# A\n\nred foxes hunt\n\n# B\n\ncats sleep"))
     before = len(embedding[0].calls)
@@ -189,9 +164,7 @@ async def test_modes_and_what_they_cannot(
         assert caught.value.violations[0].field == field
 
 
-async def test_creating_again(
-    client: RetrievalClient, kb: str, embedding: tuple[HashEmbeddingServicer, str]
-) -> None:
+async def test_creating_again(client: RetrievalClient, kb: str, embedding: Served) -> None:
     first = await client.create(kb)
     assert await client.create(kb) == first
     with pytest.raises(FailedPrecondition) as caught:
@@ -233,9 +206,7 @@ async def test_tenants_are_apart(client: RetrievalClient, kb: str) -> None:
     assert (await client.search(kb, "foxes")).outcome == pb.SEARCH_OUTCOME_OK
 
 
-async def test_milvus_killed_and_started_again(
-    tmp_path: Path, embedding: tuple[HashEmbeddingServicer, str], kb: str
-) -> None:
+async def test_milvus_killed_and_started_again(tmp_path: Path, embedding: Served, kb: str) -> None:
     with milvus_lite(tmp_path / "milvus") as server:
         async with running(
             settings(tmp_path, milvus_uri=server.uri, embedding_target=embedding[1])
@@ -255,8 +226,8 @@ async def test_milvus_killed_and_started_again(
 
 async def test_the_service_killed_in_the_middle_goes_on_after_its_start(
     tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
+    milvus_server: MilvusLite,
+    embedding: Served,
     kb: str,
 ) -> None:
     config = settings(

@@ -1,7 +1,6 @@
 """Retries, moves and comparisons over gRPC, on a real Milvus Lite."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,15 @@ from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.milvus import MilvusStore
 from servicekit.errors import AlreadyExists, InvalidArgument, NotFound
-from servicekit.testing import serve_in_process
-from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401
-from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
+from tests.support.milvus import MilvusLite
+from tests.support.retrieval import RetrievalClient
+from tests.support.retrieval_fixtures import Served, client, embedding, kb, milvus_server, retrieval_settings
 from tests.support.stack import until
+
+__all__ = ["client", "embedding", "kb", "milvus_server", "retrieval_settings"]
 
 READY, FAILED = kb_pb.DOCUMENT_STATE_READY, kb_pb.DOCUMENT_STATE_FAILED
 TEXT = b"# Foxes\n\n## Red\n\nThe red fox hunts at night.\n\n## Arctic\n\nThe arctic fox is white."
-
-
-@pytest.fixture
-async def embedding() -> AsyncIterator[tuple[HashEmbeddingServicer, str]]:
-    servicer = HashEmbeddingServicer()
-    async with serve_in_process([servicer.service()]) as target:
-        yield servicer, target
-
-
-@pytest.fixture
-async def client(
-    tmp_path: Path,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
-) -> AsyncIterator[RetrievalClient]:
-    config = settings(tmp_path, milvus_uri=milvus_server.uri, embedding_target=embedding[1])
-    async with running(config) as client:
-        yield client
 
 
 async def settled(client: RetrievalClient, name: str, state: int = READY) -> kb_pb.Document:
@@ -49,11 +32,11 @@ async def settled(client: RetrievalClient, name: str, state: int = READY) -> kb_
 
 async def test_moved_retried_compared(
     client: RetrievalClient,
-    milvus_server: MilvusLite,  # noqa: F811
-    embedding: tuple[HashEmbeddingServicer, str],
+    milvus_server: MilvusLite,
+    embedding: Served,
+    kb: str,
     tmp_path: Path,
 ) -> None:
-    kb = f"kb-{tmp_path.name[-12:].replace('_', '-').strip('-')}"
     parent = f"knowledgeBases/{kb}"
     await client.create(kb)
     old = await settled(client, (await client.upload(kb, "a.md", TEXT)).name)

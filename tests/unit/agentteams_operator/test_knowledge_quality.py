@@ -140,10 +140,11 @@ async def test_the_condition_turns_on_and_off_with_the_verdict() -> None:
     outcome = await world.look(spec=OWN)
     found = condition(outcome, "QualityDegraded")
     assert (found["status"], found["reason"], outcome.again_s) == ("Unknown", "NotEvaluated", 10)
-    for verdict, why, status in (
-        ("Good", "AboveThresholds", "False"),
-        ("Degraded", "BelowThresholds", "True"),
-        ("Good", "AboveThresholds", "False"),
+    for verdict, why, status, told in (
+        ("Good", "AboveThresholds", "False", []),
+        ("Degraded", "BelowThresholds", "True", [("QualityDegraded", "Warning")]),
+        ("Degraded", "BelowThresholds", "True", []),
+        ("Good", "AboveThresholds", "False", [("QualityRestored", "Normal")]),
     ):
         words = f"mrr_at_10 is such that {why}"
         quality(world, replace(GOOD, verdict=verdict, reason=why, message=words))  # type: ignore[arg-type]
@@ -152,6 +153,7 @@ async def test_the_condition_turns_on_and_off_with_the_verdict() -> None:
         found = condition(outcome, "QualityDegraded")
         assert (found["status"], found["reason"], found["message"]) == (status, why, words)
         assert outcome.again_s == 60
+        assert [(event.reason, event.type) for event in outcome.events] == told
     # Nobody asked: not known, and the figures stay.
     world.knowledge.failure = KnowledgeUnavailable("nobody answers")
     silent = await world.look(spec=OWN, status=outcome.status)

@@ -10,6 +10,7 @@ from agentteams_operator.core.decide.model_config import resolved_refs
 from agentteams_operator.core.decide.quality import (
     capacity_figures,
     index_figures,
+    quality_events,
     quality_figures,
     quality_verdict,
 )
@@ -92,7 +93,7 @@ def decide_knowledge(seen: ObservedKnowledge, now: datetime) -> Outcome:
     return Outcome(
         status=status,
         finalizers=(FINALIZER,) if wants_deletion(one) else (),
-        events=transitions(one.status, status),
+        events=(*transitions(one.status, status), *quality_events(one.status, status)),
         again_s=again_s,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, no, timestamp, unknown, yes
+from agentteams_operator.core.outcome import Event
 from agentteams_operator.core.ports import IndexState, KnowledgeState, QualityState
 
 QUALITY = "QualityDegraded"
@@ -26,6 +27,20 @@ def quality_verdict(state: KnowledgeState | None, problem: tuple[str, str] | Non
         return unknown(QUALITY, quality.reason, quality.message)
     say = yes if quality.verdict == "Degraded" else no
     return say(QUALITY, quality.reason, quality.message)
+
+
+def quality_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
+    """An event when it turns to True, and when it comes back from there."""
+    was, now = _condition(before), _condition(after)
+    if now.get("status") == "True" != was.get("status"):
+        return (Event("QualityDegraded", now["message"], "Warning"),)
+    if now.get("status") == "False" and was.get("status") == "True":
+        return (Event("QualityRestored", now["message"]),)
+    return ()
+
+
+def _condition(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((one for one in status.get("conditions", ()) if one.get("type") == QUALITY), {})
 
 
 def quality_figures(quality: QualityState) -> dict[str, Any]:
