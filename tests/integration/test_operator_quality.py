@@ -125,7 +125,15 @@ async def test_an_irrelevant_index_degrades_it_and_the_recovery_mends_it(
     await put(retrieval, TEXTS)
     await evaluate(retrieval)
     found = await wait_for(cluster, where, "False", "mended")
-    assert condition(found, "QualityDegraded")["reason"] == "AboveThresholds"
+    since = condition(found, "QualityDegraded")
+    assert since["reason"] == "AboveThresholds"
+    # Another field of the spec says nothing of the quality.
+    await apply(cluster, namespace, knowledge(evaluation=EVALUATION, retrieval={"topK": 4}))
+    found = await seen(cluster, namespace, "QualityDegraded", "AboveThresholds")
+    assert condition(found, "QualityDegraded")["lastTransitionTime"] == since["lastTransitionTime"]
+    events = await kubectl(cluster, "get", "events", where)
+    assert "QualityDegraded" in events
+    assert "QualityRestored" in events
     await apply(cluster, namespace, knowledge())
     await seen(cluster, namespace, "ResolvedRefs", "AllFound")
     found = await asyncio.to_thread(cluster.get, "kb/docs", where)

@@ -59,6 +59,7 @@ async def test_documents_replaced_by_others_degrade_it_and_the_recovery_mends_it
     assert made.evaluation == POLICY
     quality = (await get(client, kb)).quality
     assert (quality.state, quality.reason) == (UNKNOWN, pb.Quality.REASON_NO_GOLDEN_SET)
+    assert made.quality == quality
     for path, data in TEXTS.items():
         await client.upload(kb, path, data)
     await set_golden_set(client, kb)
@@ -80,6 +81,7 @@ async def test_documents_replaced_by_others_degrade_it_and_the_recovery_mends_it
     for path in OTHERS:
         await client.upload(kb, path, b"# Tax\n\nAn invoice has a number.\n")
     assert (await become(client, kb, GOOD)).shortfalls == []
+    assert (await client.create(kb, evaluation=POLICY)).quality.state == GOOD  # the same again
     # The trend, newest first; each turn once.
     listed = await client.rpc.unary(
         client.stub.ListEvaluations, evaluation_pb.ListEvaluationsRequest(parent=f"knowledgeBases/{kb}")

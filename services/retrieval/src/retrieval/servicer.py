@@ -1,6 +1,6 @@
 """Protobuf to domain and back, and nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
@@ -14,7 +14,7 @@ from retrieval.convert_spec import source_statuses_to_pb, spec_from_pb
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.knowledge_bases import KnowledgeBases
-from retrieval.core.model import DocumentState
+from retrieval.core.model import DocumentState, Snapshot
 from retrieval.core.names import check_path, document_ids, knowledge_base_id
 from retrieval.core.search import Search
 from retrieval.core.sources import SourceStore
@@ -56,6 +56,11 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         self._indexes = indexes
         self._page_tokens = page_tokens
 
+    async def _messages(self, snapshots: Sequence[Snapshot]) -> list[kb_pb.KnowledgeBase]:
+        messages = await super()._messages(snapshots)
+        await self._add_quality(messages)
+        return messages
+
     async def CreateKnowledgeBase(
         self, request: pb.CreateKnowledgeBaseRequest, context: Context
     ) -> kb_pb.KnowledgeBase:
@@ -71,7 +76,6 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
         message = await self._message(snapshot)
         await self._add_ingest_status([message])
-        await self._add_quality([message])
         if snapshot.knowledge_base.spec.sources:
             kb = snapshot.knowledge_base
             source_statuses_to_pb(kb, await self._sources.statuses(kb.tenant, kb.id), message)
@@ -87,7 +91,6 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         found = await self._knowledge_bases.list(after=after, limit=size + 1)
         response = pb.ListKnowledgeBasesResponse(knowledge_bases=await self._messages(found[:size]))
         await self._add_ingest_status(response.knowledge_bases)
-        await self._add_quality(response.knowledge_bases)
         if len(found) > size:
             response.next_page_token = self._page_tokens.encode(bound, found[size - 1].knowledge_base.id)
         return response

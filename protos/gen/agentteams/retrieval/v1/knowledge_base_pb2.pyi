@@ -301,9 +301,7 @@ class KnowledgeBase(_message.Message):
 
     @_builtins.property
     def quality(self) -> _quality_pb2.Quality:
-        """Output only, of GetKnowledgeBase and ListKnowledgeBases. Absent: it is not
-        watched.
-        """
+        """Output only. Absent: it is not watched."""
 
     def __init__(
         self,
