@@ -170,6 +170,7 @@ async def test_figures_are_what_the_definition_allows() -> None:
         chunks=1000,
         segments=3,
         memory_bytes=5 * 2**20 + 1,
+        milvus_memory_bytes=20 * 2**20,
         quality=replace(GOOD, missing_documents=1),
         index=IndexState(
             type="HNSW",
@@ -196,7 +197,7 @@ async def test_figures_are_what_the_definition_allows() -> None:
         "tunedAtRows": 900,
     }
     assert status["segments"] == {"sealed": 3, "rowsPerSegment": 333}
-    assert status["memory"] == {"estimated": "6Mi"}
+    assert status["memory"] == {"estimated": "6Mi", "limitPercent": 25}
     assert status["quality"] == {
         "verdict": "Good",
         "goldenSet": "golden/docs.yaml",

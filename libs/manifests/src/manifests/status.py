@@ -106,6 +106,10 @@ class MemoryFigures(Model):
     """What it takes of Milvus' memory."""
 
     estimated: str = Field(description="As a quantity, such as 480Mi.")
+    limit_percent: int | None = Field(
+        default=None,
+        description="Of the memory of all of Milvus' nodes with collections; absent: nobody says how much.",
+    )
 
 
 class QualityFigures(Model):

@@ -99,6 +99,7 @@ def _state(found: kb_pb.KnowledgeBase) -> KnowledgeState:
         index=_index(found.index_status) if found.index_status.type else None,
         segments=found.capacity.segments,
         memory_bytes=found.capacity.memory_bytes,
+        milvus_memory_bytes=found.capacity.milvus_memory_bytes,
         quality=_quality(found.quality) if found.HasField("quality") else None,
     )
 

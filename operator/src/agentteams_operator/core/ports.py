@@ -130,6 +130,8 @@ class KnowledgeState:
         capacity_advice: What to do, since it does not fit, or soon will not; empty if it does.
         index: None: it is not known.
         segments: 0: the store does not say.
+        memory_bytes: What it takes of Milvus' memory.
+        milvus_memory_bytes: All that there is; 0: nobody says.
         quality: None: it is not watched.
     """
 
@@ -148,6 +150,7 @@ class KnowledgeState:
     index: IndexState | None = None
     segments: int = 0
     memory_bytes: int = 0
+    milvus_memory_bytes: int = 0
     quality: QualityState | None = None
 
 

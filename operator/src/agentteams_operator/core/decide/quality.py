@@ -82,7 +82,10 @@ def capacity_figures(state: KnowledgeState) -> Mapping[str, Any]:
         figures["segments"] = {"sealed": state.segments, "rowsPerSegment": state.chunks // state.segments}
     if state.memory_bytes:
         # To the MiB: a status is written when it differs, and this one grows with each chunk.
-        figures["memory"] = {"estimated": f"{-(-state.memory_bytes // 2**20)}Mi"}
+        memory: dict[str, Any] = {"estimated": f"{-(-state.memory_bytes // 2**20)}Mi"}
+        if state.milvus_memory_bytes:
+            memory["limitPercent"] = 100 * state.memory_bytes // state.milvus_memory_bytes
+        figures["memory"] = memory
     return figures
 
 
