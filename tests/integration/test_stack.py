@@ -19,7 +19,10 @@ import pytest
 import pytest_asyncio
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb
 
+from agentteams_cli.client import connect
+from agentteams_cli.manifests_store import take_effect
 from agentteams_cli.stack import Endpoint, ServiceProcess
+from manifests import load_text
 from servicekit.errors import InvalidArgument
 from tests.support.model_server import Fault, ModelServer
 from tests.support.stack import (
@@ -147,6 +150,26 @@ async def test_the_same_key_is_the_same_run(live: LiveStack) -> None:
     assert (again.text, again.extra["run"]) == (first.text, first.extra["run"])
     other = await ask(live, "solo", question="Something else?", headers=headers)
     assert other.error == "request_id_reused"
+
+
+async def test_quality_is_watched_with_a_golden_set_out_of_a_file(live: LiveStack) -> None:
+    file = live.stack.state.config_maps / "golden" / "handbook.yaml"
+    file.parent.mkdir()
+    file.write_text(f'queries: [{{query: "{QUESTION}", relevant: [leave.md]}}]')
+    text = knowledge_base("handbook").replace(
+        "spec: {",
+        "spec: {evaluation: {goldenSetRef: {configMapKeyRef: {name: golden, key: handbook.yaml}},"
+        ' thresholds: {mrr: "0.9"}}, ',
+    )
+    manifest = load_text(text, file).objects[0].resource
+    async with connect(live.stack.state) as client:
+        assert await take_effect(client, [manifest], config_maps=live.stack.state.config_maps) == []
+
+        async def good() -> bool:
+            quality = (await client.knowledge_base("handbook")).quality
+            return quality.state == quality.STATE_GOOD
+
+        await until(good, what="good scores")
 
 
 async def test_without_documents_the_team_asks_for_some(live: LiveStack, model: ModelServer) -> None:

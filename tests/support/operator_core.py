@@ -1,12 +1,13 @@
 """The operator's core in this process, step by step, against a real API server: it can die at any write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
 from agentteams_operator.core.objects import KNOWLEDGE, MODEL, POOL, TEAM, Key, Stored, stored
@@ -26,6 +27,7 @@ from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import KnowledgeBase, ModelConfig
+from manifests.golden import GoldenQuery
 from servicekit.clock import SystemClock
 from tests.support.kube_state import STATES, AsyncApi
 
@@ -108,6 +110,11 @@ class Outside:
     async def get(self, namespace: str, name: str) -> KnowledgeState | None:
         return _STATE if (namespace, name) in self.there else None
 
+    async def set_golden_set(
+        self, namespace: str, name: str, *, queries: Sequence[GoldenQuery], called: str
+    ) -> str:
+        raise NotImplementedError  # no KnowledgeBase of these tests has one
+
     async def delete(self, namespace: str, name: str) -> None:
         self.there.discard((namespace, name))
 
@@ -138,8 +145,14 @@ class Core:
             texts=Texts(cache=self.cache, api=api), served=Served(api=api, clock=clock),
             tenant_key=lambda tenant: f"agentteams-tenant-key {tenant} 00".encode(), clock=clock,
         )  # fmt: skip
+        golden_sets = GoldenSets(find=self.cache.get, config_maps=api, knowledge=knowledge)
         bases = KnowledgeBases(
-            cache=self.cache, reader=reader, quotas=quotas, knowledge=knowledge, clock=clock
+            cache=self.cache,
+            reader=reader,
+            quotas=quotas,
+            knowledge=knowledge,
+            golden_sets=golden_sets,
+            clock=clock,
         )
         self._reconciler = Reconciler(
             cache=self.cache, queue=self.queue, applier=Applier(api=api, cache=self.cache), workers=1,
