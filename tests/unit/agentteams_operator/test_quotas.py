@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.quotas import Limited, Quotas
 from agentteams_operator.core.reading import Reader
 from servicekit.testing import FakeClock
-from tests.unit.agentteams_operator.test_decide_knowledge import FakeKnowledge
+from tests.unit.agentteams_operator.test_decide_knowledge import FakeApi, FakeKnowledge
 from tests.unit.agentteams_operator.test_decide_team import condition
 from tests.unit.agentteams_operator.test_teams import Scene
 
@@ -154,6 +155,7 @@ async def test_a_knowledge_base_over_quota_is_not_made() -> None:
     bases = KnowledgeBases(
         cache=cache, reader=Reader(cache.get), quotas=Quotas(cache=cache, defaults={"knowledge-bases": 0}),
         knowledge=knowledge, clock=FakeClock(),
+        golden_sets=GoldenSets(find=cache.get, config_maps=FakeApi(), knowledge=knowledge),
     )  # fmt: skip
     spec = {"embedding": {"modelConfigRef": {"name": "e"}}}
     metadata = {"name": "docs", "namespace": "n", "uid": "u", "resourceVersion": "1", "generation": 1}
