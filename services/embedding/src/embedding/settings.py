@@ -49,7 +49,7 @@ class Settings(ServerSettings):
     )
 
     embedding_gather_ms: int = Field(
-        5,
+        10,
         ge=0,
         le=1000,
         description="How long a text waits for others to share a request to an endpoint, while another "

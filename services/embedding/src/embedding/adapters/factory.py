@@ -31,7 +31,7 @@ class Factory:
     """
 
     def __init__(
-        self, *, threads: int, max_queued_texts: int, gather: timedelta = timedelta(milliseconds=5)
+        self, *, threads: int, max_queued_texts: int, gather: timedelta = timedelta(milliseconds=10)
     ) -> None:
         self._threads = threads
         self._max_queued_texts = max_queued_texts
