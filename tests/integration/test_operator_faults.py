@@ -271,6 +271,39 @@ def gone(api: Api, namespace: str) -> bool:
     return not api.items("v1/pods", namespace) and not api.items("apps/v1/deployments", namespace)
 
 
+def test_a_default_that_is_written_out_is_no_new_revision_and_no_failure(
+    cluster: Cluster, api: Api, namespace: str, endpoint: FakeEndpoint
+) -> None:
+    """What a ControllerRevision holds cannot be changed, and the spec has another text now."""
+    cluster.apply(model(endpoint), team(), namespace=namespace)
+    await_ready(api, namespace)
+    written = team(description="", members=[{"name": "a", "instructions": "", "tools": []}])
+    cluster.apply(written, namespace=namespace)
+    assert of(api, f"{GROUP}/agentteams", namespace)["t"]["metadata"]["generation"] == 2
+    await_ready(api, namespace)
+    assert len(of(api, "apps/v1/controllerrevisions", namespace)) == 1
+
+
+def test_at_rest_nothing_is_asked_to_be_written(
+    cluster: Cluster, api: Api, namespace: str, endpoint: FakeEndpoint, proxy: KubeProxy
+) -> None:
+    """Not even what would change nothing: a look at every object costs no request but reads."""
+    cluster.apply(model(endpoint), team(), team("u", runtime={"replicas": 1}), namespace=namespace)
+    await_ready(api, namespace)
+    await_ready(api, namespace, "u")
+
+    def written() -> list[str]:
+        return [path for path in proxy.paths if f"/{namespace}/" in path]
+
+    before: list[str] = []
+    while before != written():  # events, and pods that have just become ready
+        before = written()
+        time.sleep(STORM_S)
+    cluster.kubectl("label", "mc/m", "at/t", "at/u", "looked=at", f"--namespace={namespace}")
+    time.sleep(STORM_S)
+    assert written() == before
+
+
 def test_as_users_wait_read_and_scale(
     cluster: Cluster, api: Api, namespace: str, endpoint: FakeEndpoint
 ) -> None:

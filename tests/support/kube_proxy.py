@@ -29,6 +29,7 @@ class KubeProxy:
         kubeconfig: For the client that is to go through it.
         writes: `PATCH modelconfigs/m/status`, in order, of those that the API server has answered. Leases
             are no writes, as nothing of the users' is in them.
+        paths: The same, whole.
         watches: How many watches were begun.
         held: Set when the write after which it was to stop is done; its answer, and all that follows,
             is held.
@@ -37,11 +38,13 @@ class KubeProxy:
     def __init__(self, cluster: Cluster, kubeconfig: Path, *, stop_after: int | None = None) -> None:
         self.kubeconfig = kubeconfig
         self.writes: list[str] = []
+        self.paths: list[str] = []
         self.watches = 0
         self.held = threading.Event()
         self._stop_after = stop_after
         self._generation = 0
         self._shut = False
+        self._one_by_one = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transports: set[asyncio.BaseTransport] = set()
         config = yaml.safe_load(cluster.kubeconfig.read_text())
@@ -112,10 +115,14 @@ class KubeProxy:
         if self._shut:
             request.transport.close()
             return web.Response(status=502)
-        name = _name(request)
-        write = request.method in _WRITES and "/leases" not in request.path
-        if write and self.held.is_set():
-            await asyncio.Event().wait()
+        if request.method not in _WRITES or "/leases" in request.path:
+            return await self._forward(request, write=False)
+        if self._stop_after is None:
+            return await self._forward(request, write=True)
+        async with self._one_by_one:  # or those under way would be done after the nth
+            return await self._forward(request, write=True)
+
+    async def _forward(self, request: web.Request, *, write: bool) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP}
         headers |= {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
         body = await request.read()
@@ -125,11 +132,13 @@ class KubeProxy:
             )
         except aiohttp.ClientError:
             # The API server is away: the client is hung up on, as the server itself would do it.
+            assert request.transport is not None
             request.transport.close()
             return web.Response(status=502)
         async with answer:
             if write and answer.status < 400:
-                self.writes.append(f"{request.method} {name}")
+                self.writes.append(f"{request.method} {_name(request)}")
+                self.paths.append(request.path)
                 if self._stop_after is not None and len(self.writes) >= self._stop_after:
                     self.held.set()
             if write and self.held.is_set():

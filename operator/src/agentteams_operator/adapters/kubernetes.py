@@ -43,6 +43,7 @@ _PLURALS = {
     "Event": ("events.k8s.io", "v1", "events"),
 }
 _TIMEOUT_S = 20.0
+_UNPROCESSABLE = 422
 _MAX_NOTE = 1024
 
 
@@ -56,13 +57,27 @@ class Kubernetes:
 
     async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         """See the port."""
+        try:
+            return await self._patch(wanted, wanted, PatchType.APPLY)
+        except ApiFailure as error:
+            if wanted["kind"] != "ControllerRevision" or error.code != _UNPROCESSABLE:
+                raise
+        # What it holds cannot be changed, and means the same, since it has the same name: a default was
+        # written out, or left out again.
+        metadata = {k: v for k, v in wanted["metadata"].items() if k in ("labels", "ownerReferences")}
+        change = {"metadata": metadata, "revision": wanted["revision"]}
+        return await self._patch(wanted, change, PatchType.MERGE)
+
+    async def _patch(
+        self, wanted: Mapping[str, Any], body: Mapping[str, Any], how: PatchType
+    ) -> Mapping[str, Any]:
         resource = self._resources[wanted["kind"]]
         metadata = wanted["metadata"]
         with _failures(f"{wanted['kind']} {metadata['namespace']}/{metadata['name']}"):
             async with asyncio.timeout(_TIMEOUT_S):
                 made = await self._client.patch(
-                    resource, metadata["name"], dict(wanted), namespace=metadata["namespace"],
-                    patch_type=PatchType.APPLY, field_manager=MANAGER, force=True,
+                    resource, metadata["name"], dict(body), namespace=metadata["namespace"],
+                    patch_type=how, field_manager=MANAGER, force=how is PatchType.APPLY,
                 )  # fmt: skip
         return _body(made, wanted)
 
