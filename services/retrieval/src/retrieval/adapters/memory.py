@@ -211,9 +211,6 @@ class MemoryStore:
         self._collection(place)
         return None
 
-    async def compact(self, place: Place) -> None:
-        """There is nothing to put together."""
-
     async def memory(self) -> StoreMemory | None:
         """The process's own; it has no bound that would be known."""
         return None

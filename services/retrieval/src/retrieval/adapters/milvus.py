@@ -315,16 +315,6 @@ class MilvusStore:
             lambda c: schema.segments(c, place.collection, timeout_s=self._timeout_s),
         )
 
-    async def compact(self, place: Place) -> None:
-        """Nothing on Lite."""
-        if (await self._known()).lists_segments:
-            await self._connection.read(
-                "compact",
-                place.database,
-                place.collection,
-                lambda c: schema.compact(c, place.collection, timeout_s=self._ddl_timeout_s),
-            )
-
     async def memory(self) -> StoreMemory | None:
         """None on Lite."""
         return await self._connection.read(

@@ -4,7 +4,6 @@ All functions block; they run in a thread.
 """
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ _ANY_DIMENSION = 8  # where only names matter
 _BUILD_PARAMS = ("nlist", "M", "efConstruction")
 _SEALED = ("Sealed", "Flushing", "Flushed")
 _MIN_INDEXED_ROWS = 1_024  # of a smaller segment Milvus builds no index
-_COMPACTION_POLL_S = 0.5
 _MIN_EF = 128  # recall@10 of .98 at 100,000 rows
 
 
@@ -158,14 +156,6 @@ def segments(client: MilvusClient, collection: str, *, timeout_s: float) -> Segm
         served=sum(rows for segment, rows in sealed.items() if loaded.get(segment)),
         layout=frozenset(loaded),
     )
-
-
-def compact(client: MilvusClient, collection: str, *, timeout_s: float) -> None:
-    """Returns when it has ended, or when the time is over: it goes on by itself."""
-    ends = time.monotonic() + timeout_s
-    job = client.compact(collection, timeout=timeout_s)
-    while client.get_compaction_state(job, timeout=timeout_s) != "Completed" and time.monotonic() < ends:
-        time.sleep(_COMPACTION_POLL_S)
 
 
 def point_alias(client: MilvusClient, alias: str, collection: str, *, timeout_s: float) -> None:

@@ -164,10 +164,6 @@ class VectorStore(Protocol):
         """None if the store does not say."""
         ...
 
-    async def compact(self, place: Place) -> None:
-        """Puts small segments together, if the store does such a thing; searches go on in the old ones."""
-        ...
-
     async def memory(self) -> StoreMemory | None:
         """None if the store does not say."""
         ...

@@ -17,19 +17,6 @@ from servicekit.clock import Clock
 _POLL_S = 1.0
 
 
-async def make_steady(
-    store: VectorStore, place: Place, *, clock: Clock, within: timedelta
-) -> Segments | None:
-    """As `until_steady`, of all that was written, and as it is after the compaction that would come.
-
-    Milvus compacts only what has its index, and minutes later: what was measured before did not hold.
-    """
-    await store.flush(place)
-    await until_steady(store, place, clock=clock, within=within)
-    await store.compact(place)
-    return await until_steady(store, place, clock=clock, within=within)
-
-
 async def until_steady(
     store: VectorStore, place: Place, *, clock: Clock, within: timedelta
 ) -> Segments | None:

@@ -13,7 +13,7 @@ from retrieval.core.tuning.latency import time_searches
 from retrieval.core.tuning.model import CurvePoint, K, Measurement, Subject, TuningLimits, knob_of
 from retrieval.core.tuning.ports import QuerySamples
 from retrieval.core.tuning.queries import Queries, blurred, mix, some_vectors
-from retrieval.core.tuning.steady import make_steady
+from retrieval.core.tuning.steady import until_steady
 from retrieval.core.tuning.truth import Recall, dealt, exact, recall
 from servicekit.clock import Clock
 
@@ -23,7 +23,7 @@ _MOVED = "; Milvus was still making other segments, so it is looked at again soo
 
 
 class Tuner:
-    """Measures; changes no parameter."""
+    """Measures; changes nothing."""
 
     def __init__(
         self,
@@ -58,7 +58,8 @@ class Tuner:
         """What was measured, and whether the segments were others at the end, or not ready."""
         store, place = self._store, subject.place
         index = await store.index_of(place)
-        segments = await make_steady(store, place, clock=self._clock, within=self._limits.steady_wait)
+        await store.flush(place)  # what is not sealed is searched without its index
+        segments = await until_steady(store, place, clock=self._clock, within=self._limits.steady_wait)
         queries = await self._queries(subject, self._limits.queries)
         truth = await exact(queries.vectors, store.iterate(place, with_vectors=True))
         choosing, promising = (replace(truth, accepted=part) for part in dealt(truth.accepted))
@@ -177,7 +178,7 @@ def _why(index: BuiltIndex, subject: Subject, found: Found, name: str) -> str:
 
 
 def _of_error(promised: Recall) -> str:
-    return f"; the recall is certain to {196 * promised.error:.1f} points" if promised.error else ""
+    return f"; its recall was measured to within {196 * promised.error:.1f} points" if promised.error else ""
 
 
 def _of_queries(queries: Queries) -> str:
