@@ -71,7 +71,7 @@ async def put(retrieval: RetrievalClient, texts: dict[str, bytes]) -> None:
         counts = (await get(retrieval)).documents
         return counts.pending + counts.indexing == 0
 
-    await until(indexed, what="all documents READY")
+    await until(indexed, within_s=60, what="all documents READY")
 
 
 async def evaluate(retrieval: RetrievalClient) -> None:

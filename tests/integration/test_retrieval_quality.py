@@ -40,7 +40,8 @@ async def become(client: RetrievalClient, kb: str, state: int) -> pb.Quality:
     async def so() -> bool:
         return (await get(client, kb)).quality.state == state
 
-    await until(so, what=f"quality {pb.Quality.State.Name(state)}")  # type: ignore[arg-type]
+    what = f"quality {pb.Quality.State.Name(state)}"  # type: ignore[arg-type]
+    await until(so, within_s=60, what=what)
     return (await get(client, kb)).quality
 
 

@@ -169,7 +169,7 @@ async def test_quality_is_watched_with_a_golden_set_out_of_a_file(live: LiveStac
             quality = (await client.knowledge_base("handbook")).quality
             return quality.state == quality.STATE_GOOD
 
-        await until(good, what="good scores")
+        await until(good, within_s=60, what="good scores")
 
 
 async def test_without_documents_the_team_asks_for_some(live: LiveStack, model: ModelServer) -> None:
