@@ -30,6 +30,7 @@ _SECTIONS = {
     "milvus": "Vectors.",
     "originals": "Uploaded files.",
     "metrics": "For Prometheus.",
+    "traces": "Which traces are kept, with otlpEndpoint.",
     "networkPolicies": "Who may call whom.",
     "autoscaling": "How many pods run.",
     "builtin": "The installation's own model: what `provider: BuiltIn` means.",

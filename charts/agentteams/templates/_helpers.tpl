@@ -79,9 +79,20 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 - {name: AGENTTEAMS_LOG_LEVEL, value: {{ .root.Values.logLevel | quote }}}
 - {name: AGENTTEAMS_IDENTITY_KEY_FILE, value: /run/agentteams/identity/key}
 - {name: AGENTTEAMS_SETTINGS_DIR, value: /run/agentteams/settings}
-{{- with .root.Values.otlpEndpoint }}
-- {name: AGENTTEAMS_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- range $name, $value := include "agentteams.traces" .root | fromJson }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
+{{- end }}
+
+{{- /* Where traces go and which are kept, as a JSON object of variables. */}}
+{{- define "agentteams.traces" -}}
+{{- $traces := dict }}
+{{- with .Values.otlpEndpoint }}{{ $_ := set $traces "AGENTTEAMS_OTLP_ENDPOINT" . }}
+{{- $_ := set $traces "AGENTTEAMS_TRACE_RATIO" (divf $.Values.traces.percent 100 | toString) }}
+{{- $_ := set $traces "AGENTTEAMS_TRACE_SLOW_S" (toString $.Values.traces.slowSeconds) }}
+{{- $_ := set $traces "AGENTTEAMS_TRACE_CONTENT" (toString $.Values.traces.content) }}
+{{- end }}
+{{- toJson $traces }}
 {{- end }}
 
 {{- /* Settings that are secrets, as files: [{secret, key, setting}]. */}}

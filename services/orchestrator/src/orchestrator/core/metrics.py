@@ -68,6 +68,13 @@ def note_end(turn: "Turn", summary: Summary, *, state: str, reason: str) -> None
     _note_usage(team, summary.usage)
 
 
+def note_recorded_end(tenant: str, team: str, *, state: str, reason: str, seconds: float) -> None:
+    """A run ended as its log stands: nobody works on it any more."""
+    label = _TEAMS.of(f"{tenant}/{team}")
+    RUNS.labels(label, state, reason).inc()
+    RUN_SECONDS.labels(label).observe(seconds)
+
+
 def _note_usage(team: str, usage: Usage) -> None:
     TOKENS.labels(team, "input").inc(usage.input_tokens)
     TOKENS.labels(team, "output").inc(usage.output_tokens)

@@ -8,6 +8,7 @@ from prometheus_client import Counter, Histogram
 
 from manifests import AgentTeam
 from orchestrator.core.log import RunLog
+from orchestrator.core.metrics import note_recorded_end
 from orchestrator.core.model import RunFinished, State, StoredEvent, Summary
 from orchestrator.core.ports import Acquired
 from orchestrator.core.recorded import Recorded
@@ -77,8 +78,13 @@ async def end_recorded(
     events: Sequence[StoredEvent],
     clock: Clock,
     error: ServiceError | None,
+    *,
+    place: tuple[str, str],
 ) -> None:
-    """Ends a run as its log stands: with its answer if it has one, else with the reason."""
+    """Ends a run as its log stands: with its answer if it has one, else with the reason.
+
+    `place` is its tenant and its team.
+    """
     state: State = "FAILED"
     if recorded.answer is not None:
         state, error = "SUCCEEDED", None
@@ -88,4 +94,6 @@ async def end_recorded(
     usage = recorded.usage(max_tool_calls=len(recorded.calls))
     summary = Summary(usage=usage, seconds=max(0.0, seconds), stages=())
     log.emit(RunFinished(state=state, summary=summary, error=error))
+    reason = error.reason if error is not None else ""
+    note_recorded_end(*place, state=state, reason=reason, seconds=summary.seconds)
     await log.flush()

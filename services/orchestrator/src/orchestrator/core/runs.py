@@ -335,7 +335,8 @@ class Runs:
             team = self._world.catalogue.team(acquired.caller.tenant, name)
             why = refusal(acquired, team, recorded)
             if team is None or why is not None or recorded.answer is not None:
-                await end_recorded(active.log, recorded, events, self._clock, why)
+                place = (acquired.caller.tenant, name)
+                await end_recorded(active.log, recorded, events, self._clock, why, place=place)
                 return
             earlier = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
             stages = StageClock(self._clock, earlier_s=max(0.0, earlier))

@@ -5,6 +5,7 @@ import contextlib
 from datetime import timedelta
 
 import structlog
+from prometheus_client import Counter, Histogram
 
 from retrieval.core.directory import Directory
 from retrieval.core.index import IndexPolicy
@@ -28,6 +29,15 @@ from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, ServiceError
 
 log = structlog.get_logger()
+
+TUNINGS = Counter(
+    "agentteams_retrieval_tunings_total", "Jobs of the tuner, by how an attempt ended", ["kind", "outcome"]
+)
+TUNING_SECONDS = Histogram(
+    "agentteams_retrieval_tuning_seconds",
+    "Wall time of one attempt of the tuner",
+    buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600),
+)
 
 _PAGE = 500
 
@@ -85,7 +95,7 @@ class TuningWorker:
         if job is None:
             return False
         # Nobody waits for it: it is done on the tenant's behalf, by the service.
-        with scope(caller=Caller(job.tenant, "tuner", "retrieval")):
+        with scope(caller=Caller(job.tenant, "tuner", "retrieval")), TUNING_SECONDS.time():
             await do_while_leased(
                 self._do(job),
                 renew=lambda: self._tunings.renew(job, lease=self._limits.lease, now=self._clock.now()),
@@ -136,6 +146,7 @@ class TuningWorker:
         try:
             await self._attempt(job)
         except JobLost:
+            TUNINGS.labels(job.kind.name, "lost").inc()
             await self._lost(job)
             await self._later(job, "the knowledge base changed meanwhile", delay=self._limits.poll)
         except FailedPrecondition as error:
@@ -239,6 +250,7 @@ class TuningWorker:
             now=now,
         ):
             raise JobLost
+        TUNINGS.labels(job.kind.name, "done").inc()
         log.info(
             "index_tuned",
             tenant=job.tenant,
@@ -252,12 +264,14 @@ class TuningWorker:
             await self._fail(job, message, retry_after=self._limits.retry_after)
             return
         now = self._clock.now()
+        TUNINGS.labels(job.kind.name, "postponed").inc()
         log.warning("tuning_postponed", knowledge_base=job.knowledge_base, error=message)
         with contextlib.suppress(ServiceError):  # then the lease ends by itself
             await self._tunings.postpone(job, until=now + delay, now=now)
 
     async def _fail(self, job: Job, message: str, *, retry_after: timedelta) -> None:
         now = self._clock.now()
+        TUNINGS.labels(job.kind.name, "failed").inc()
         log.warning("tuning_failed", knowledge_base=job.knowledge_base, error=message)
         with contextlib.suppress(ServiceError):
             await self._tunings.fail(job, message, check_time=now + retry_after, now=now)
