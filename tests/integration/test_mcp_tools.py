@@ -16,7 +16,9 @@ from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.tools import ToolFailed
 from servicekit.clock import SystemClock
 from servicekit.errors import FailedPrecondition, Unavailable
+from servicekit.span_wire import carry
 from tests.support.mcp_server import TOKEN, McpStandIn, mcp_server
+from tests.support.recorded import recorded, root
 
 HEADERS = [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "shop", "key": "token"}}}]
 
@@ -56,6 +58,20 @@ async def test_a_tool_is_offered_with_its_schema_and_called_with_the_key(
     assert await call(tools, source, "echo", key="runs/r1/#1.1", text="hi") == "echo: hi"
     assert server.calls.keys == ["runs/r1/#1.1"]
     assert await call(tools, source, "two_parts") == "one\ntwo"
+
+
+async def test_of_a_trace_a_server_gets_its_id_and_nothing_else(
+    tools: ToolSources, server: McpStandIn
+) -> None:
+    with recorded(), root(keep=True) as span:
+        carry(span.recording, run="runs/r1", team="helpdesk")
+        await call(tools, server.source(), "echo", text="hi")
+    await call(tools, server.source(), "echo", text="hi again")
+    traced, plain = server.calls.metas
+    assert traced["traceparent"] == f"00-{7:032x}-{span.span_id:016x}-01"
+    assert set(traced) - set(plain) == {"traceparent"}
+    assert not {"traceparent", "tracestate", "baggage", "agentteams-spans"} & server.calls.headers
+    assert "helpdesk" not in str(server.calls.metas)
 
 
 async def test_what_is_not_allowed_is_not_called(tools: ToolSources, server: McpStandIn) -> None:

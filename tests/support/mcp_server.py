@@ -24,6 +24,8 @@ class Calls:
 
     texts: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    metas: list[Any] = field(default_factory=list)
+    headers: set[str] = field(default_factory=set)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     requests: int = 0
@@ -103,6 +105,7 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self._calls.requests += 1
+            self._calls.headers |= {name.decode() for name, _ in scope["headers"]}
             if self._token and dict(scope["headers"]).get(b"authorization") != self._token:
                 self._calls.unauthorized += 1
                 await send({"type": "http.response.start", "status": 401, "headers": []})
@@ -120,6 +123,7 @@ def _tools(stand_in: McpStandIn) -> MCPServer:
         meta: Any = context.request_context.meta or {}
         calls.texts.append(text)
         calls.keys.append(meta.get("agentteams.dev/idempotency-key", ""))
+        calls.metas.append(dict(meta))
         if calls.cut:
             calls.cut -= 1
             stand_in.cut()

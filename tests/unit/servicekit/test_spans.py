@@ -8,34 +8,13 @@ from prometheus_client import CollectorRegistry, Histogram
 from servicekit import span_wire, spans
 from servicekit.errors import NotFound
 from servicekit.spans import NO_SPAN, SERVER, Recording, Span
-
-
-class Sink:
-    ratio, slow_ns, content = 0.0, 10**18, False
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.parts: list[bytes] = []
-
-    def take(self, recording: Recording, span: Span) -> None:
-        self.names.append(span.name)
-
-    def take_part(self, recording: Recording, part: bytes) -> None:
-        self.parts.append(part)
+from tests.support.recorded import Kept, recorded, root
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    before = spans.use_sink(sink)
-    try:
-        yield sink
-    finally:
-        spans.use_sink(before)
-
-
-def root(*, keep: bool | None, name: str = "root") -> Span:
-    return Span(Recording(7, keep=keep), name, None, parent_id=0)
+def sink() -> Iterator[Kept]:
+    with recorded() as kept:
+        yield kept
 
 
 def work(name: str = "work") -> None:
@@ -43,13 +22,13 @@ def work(name: str = "work") -> None:
         pass
 
 
-def test_nothing_is_recorded_outside_of_a_trace(sink: Sink) -> None:
+def test_nothing_is_recorded_outside_of_a_trace(sink: Kept) -> None:
     assert spans.span("work") is NO_SPAN
     work()
     assert (sink.names, spans.current_ref(), span_wire.traceparent()) == ([], None, "")
 
 
-def test_a_sampled_trace_is_exported_at_once_and_a_dropped_one_never(sink: Sink) -> None:
+def test_a_sampled_trace_is_exported_at_once_and_a_dropped_one_never(sink: Kept) -> None:
     with root(keep=True):
         work()
         assert sink.names == ["work"]
@@ -59,7 +38,7 @@ def test_a_sampled_trace_is_exported_at_once_and_a_dropped_one_never(sink: Sink)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_is_undecided_waits_for_the_decision(sink: Sink, keep: bool) -> None:
+def test_what_is_undecided_waits_for_the_decision(sink: Kept, keep: bool) -> None:
     with root(keep=None) as span:
         work("before")
         assert sink.names == []
@@ -70,7 +49,7 @@ def test_what_is_undecided_waits_for_the_decision(sink: Sink, keep: bool) -> Non
     assert span.recording.spans == []
 
 
-def test_children_know_their_parents_and_errors_are_reasons(sink: Sink) -> None:
+def test_children_know_their_parents_and_errors_are_reasons(sink: Kept) -> None:
     with root(keep=None) as span:
         with pytest.raises(NotFound), spans.span("outer") as outer, spans.span("inner"):
             raise NotFound("ada's secret plan", reason="TEAM_NOT_FOUND")
@@ -80,7 +59,7 @@ def test_children_know_their_parents_and_errors_are_reasons(sink: Sink) -> None:
     assert (inner.error, out.error) == ("TEAM_NOT_FOUND", "TEAM_NOT_FOUND")
 
 
-def test_a_run_that_takes_long_is_kept_before_it_ends(sink: Sink) -> None:
+def test_a_run_that_takes_long_is_kept_before_it_ends(sink: Kept) -> None:
     with root(keep=None) as span:
         span.recording.slow_at_ns = 1
         work()
@@ -88,7 +67,7 @@ def test_a_run_that_takes_long_is_kept_before_it_ends(sink: Sink) -> None:
         assert span.recording.marks == {"slow"}
 
 
-def test_what_is_held_in_memory_has_a_bound(sink: Sink) -> None:
+def test_what_is_held_in_memory_has_a_bound(sink: Kept) -> None:
     lost = spans.LOST.labels("buffer")
     before = lost._value.get()
     with root(keep=None) as span:
@@ -102,7 +81,7 @@ def test_what_is_held_in_memory_has_a_bound(sink: Sink) -> None:
     assert lost._value.get() == before + 6
 
 
-def test_an_exemplar_names_a_trace_that_is_kept(sink: Sink) -> None:
+def test_an_exemplar_names_a_trace_that_is_kept(sink: Kept) -> None:
     registry = CollectorRegistry()
     histogram = Histogram("h", "h", registry=registry)
 
@@ -131,7 +110,7 @@ def call(span: Span) -> dict[str, str]:
     return dict(metadata)
 
 
-def test_undecided_spans_come_back_with_the_answer_and_go_on_with_the_caller_s(sink: Sink) -> None:
+def test_undecided_spans_come_back_with_the_answer_and_go_on_with_the_caller_s(sink: Kept) -> None:
     caller = root(keep=None, name="caller")
     served = span_wire.incoming(call(caller), "served")
     assert served is not None
@@ -159,7 +138,7 @@ def test_undecided_spans_come_back_with_the_answer_and_go_on_with_the_caller_s(s
     assert sink.parts == [part, other]
 
 
-def test_a_sampled_call_carries_run_and_team_and_brings_nothing_back(sink: Sink) -> None:
+def test_a_sampled_call_carries_run_and_team_and_brings_nothing_back(sink: Kept) -> None:
     caller = root(keep=True)
     span_wire.carry(caller.recording, run="runs/a", team="té,am")
     metadata = call(caller)
@@ -173,7 +152,7 @@ def test_a_sampled_call_carries_run_and_team_and_brings_nothing_back(sink: Sink)
     assert span_wire.answer(served.recording, "session") == []
 
 
-def test_a_stranger_s_unsampled_trace_is_followed_and_not_recorded(sink: Sink) -> None:
+def test_a_stranger_s_unsampled_trace_is_followed_and_not_recorded(sink: Kept) -> None:
     served = span_wire.incoming({"traceparent": f"00-{9:032x}-{1:016x}-00"}, "served")
     assert served is not None
     with served:
@@ -182,7 +161,7 @@ def test_a_stranger_s_unsampled_trace_is_followed_and_not_recorded(sink: Sink) -
     assert (sink.names, span_wire.answer(served.recording, "session")) == ([], [])
 
 
-def test_a_run_that_outlives_its_call_decides_about_the_call_too(sink: Sink) -> None:
+def test_a_run_that_outlives_its_call_decides_about_the_call_too(sink: Kept) -> None:
     for keep, kept in ((True, ["run", "served"]), (False, [])):
         caller = root(keep=None, name="caller")
         served = span_wire.incoming(call(caller), "served")
@@ -194,11 +173,11 @@ def test_a_run_that_outlives_its_call_decides_about_the_call_too(sink: Sink) -> 
         Span(run, "run", None, parent_id=served.span_id).end()
         run.decide(keep)
         assert sorted(sink.names) == kept
-        sink.names.clear()
+        sink.spans.clear()
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_the_caller_is_told_of_a_run_that_ended_before_its_call(sink: Sink, keep: bool) -> None:
+def test_the_caller_is_told_of_a_run_that_ended_before_its_call(sink: Kept, keep: bool) -> None:
     caller = root(keep=None, name="caller")
     served = span_wire.incoming(call(caller), "served")
     assert served is not None
@@ -210,7 +189,7 @@ def test_the_caller_is_told_of_a_run_that_ended_before_its_call(sink: Sink, keep
     assert sink.names == (["served"] if keep else [])
 
 
-def test_an_answer_holds_so_many_bytes_of_spans(sink: Sink) -> None:
+def test_an_answer_holds_so_many_bytes_of_spans(sink: Kept) -> None:
     caller = root(keep=None)
     served = span_wire.incoming(call(caller), "served")
     assert served is not None
@@ -234,7 +213,7 @@ def test_an_answer_holds_so_many_bytes_of_spans(sink: Sink) -> None:
         "00-" + "1" * 31 + "-" + "1" * 16 + "-01",
     ],
 )
-def test_what_is_no_traceparent_is_no_trace(sink: Sink, header: str) -> None:
+def test_what_is_no_traceparent_is_no_trace(sink: Kept, header: str) -> None:
     assert span_wire.parse(header) is None
     assert span_wire.incoming({"traceparent": header}, "served") is None
 
