@@ -103,7 +103,7 @@ class Outside:
     def __init__(self) -> None:
         self.there: set[tuple[str, str]] = set()
 
-    async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
+    async def ensure(self, manifest: KnowledgeBase, allowed: Sequence[str] = ()) -> KnowledgeState:
         self.there.add((manifest.metadata.namespace, manifest.metadata.name))
         return _STATE
 

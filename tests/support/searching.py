@@ -164,7 +164,7 @@ class World:
             ),
             reranking=self.reranking,
         )
-        return await search.run(SearchQuery(knowledge_base="kb", text=text, **fields))
+        return await search.run(SearchQuery(**({"knowledge_base": "kb", "text": text} | fields)))
 
 
 async def fill(store: MemoryStore) -> None:

@@ -43,6 +43,7 @@ FULL = KnowledgeBaseSpec(
         tuning_off=True,
     ),
     sources=(FolderSource(name="docs", path="a/b", mirror_deletes=True, interval_s=30),),
+    allowed_tenants=("team-b", "team-c"),
     evaluation=EvaluationPolicy(
         thresholds={"ndcg_at_10": 0.7, "mrr_at_10": 0.9}, golden_set="golden", interval_s=60
     ),

@@ -32,6 +32,7 @@ class FakeKnowledge:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.golden_sets: list[tuple[str, list[str]]] = []
+        self.allowed: tuple[str, ...] = ()
         self.there: dict[str, KnowledgeState] = {}
         self.failure: Exception | None = None
         self.next = KnowledgeState(
@@ -44,7 +45,8 @@ class FakeKnowledge:
         if self.failure is not None:
             raise self.failure
 
-    async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
+    async def ensure(self, manifest: KnowledgeBase, allowed: Sequence[str] = ()) -> KnowledgeState:
+        self.allowed = tuple(allowed)
         self._call("ensure")
         self.there[manifest.metadata.name] = self.next
         return self.next

@@ -7,6 +7,7 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.team import KnowledgeBaseRef
 from orchestrator.adapters.knowledge_client import KnowledgeClient, without_overlap
 from orchestrator.core import prompts
 from orchestrator.core.model import Evidence, SearchQuery, SearchResult
@@ -54,6 +55,24 @@ async def test_what_the_team_wants_is_asked_for() -> None:
     assert (asked.neighbours, asked.max_per_document) == (2, 3)
     compare = asked.filter.compare
     assert (compare.field, compare.value.int_value) == ("year", 2020)
+
+
+async def test_whose_it_is_is_asked_for_where_it_is_another_namespaces() -> None:
+    rpc: Any = Answering(ok())
+    client = KnowledgeClient(rpc)
+    await client.search(SearchQuery(knowledge_base="team-a/docs", text="q", top_k=4))
+    await client.search(SearchQuery(knowledge_base="docs", text="q", top_k=4))
+    await client.revision("team-a/docs")
+    asked = [(r.owner_tenant, getattr(r, "knowledge_base", "") or r.name) for r in rpc.asked]
+    assert asked == [
+        ("team-a", "knowledgeBases/docs"), ("", "knowledgeBases/docs"), ("team-a", "knowledgeBases/docs"),
+    ]  # fmt: skip
+
+
+def test_a_reference_says_its_namespace_only_where_it_is_another() -> None:
+    assert KnowledgeBaseRef(name="docs").of("n") == "docs"
+    assert KnowledgeBaseRef(name="docs", namespace="n").of("n") == "docs"
+    assert KnowledgeBaseRef(name="docs", namespace="a").of("n") == "a/docs"
 
 
 async def test_neighbours_stand_around_what_was_found_and_say_nothing_twice() -> None:

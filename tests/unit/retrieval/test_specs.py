@@ -100,6 +100,9 @@ def _evaluation(interval_s: int = 0, **thresholds: Any) -> dict[str, Any]:
         (_evaluation(4, mrr_at_10=0.5), "evaluation.interval_seconds", "5 to 2592000"),
         (_evaluation(2_592_001, mrr_at_10=0.5), "evaluation.interval_seconds", "5 to 2592000"),
         ({"evaluation": {"golden_set": "x" * 513}}, "evaluation.golden_set", "at most 512"),
+        ({"allowed_tenants": ["a"] * 1001}, "allowed_tenants", "at most 1000"),
+        ({"allowed_tenants": ["a", "A"]}, "allowed_tenants[1]", "a namespace's name, or *"),
+        ({"allowed_tenants": ["**"]}, "allowed_tenants[0]", "a namespace's name, or *"),
         ({"sources": [_source(interval_seconds=4)]}, "sources[0].interval_seconds", "5 to 86400"),
     ],
     ids=str,
@@ -140,6 +143,11 @@ def test_bounds_of_the_proto_file_hold(fields: dict[str, Any], path: str, says: 
         ({}, ["index"], replace(FULL, index=IndexPolicy())),
         ({}, ["index.search_params"], replace(FULL, index=replace(FULL.index, search_params={}))),
         ({}, ["sources"], replace(FULL, sources=())),
+        (
+            {"allowed_tenants": ["*", "b", "*"]},
+            ["allowed_tenants"],
+            replace(FULL, allowed_tenants=("*", "b")),
+        ),
         # Without a mask all that can be updated; the others only if they are there.
         (
             {},
@@ -151,6 +159,7 @@ def test_bounds_of_the_proto_file_hold(fields: dict[str, Any], path: str, says: 
                 index=IndexPolicy(),
                 sources=(),
                 evaluation=None,
+                allowed_tenants=(),
             ),
         ),
         (

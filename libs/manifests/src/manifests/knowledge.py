@@ -10,6 +10,7 @@ from manifests.cel import BY_NAME, Cel
 from manifests.knowledge_evaluation import KnowledgeEvaluation
 from manifests.knowledge_index import KnowledgeIndex, KnowledgeSource
 from manifests.knowledge_retrieval import KnowledgeSchema, KnowledgeTenancy, Retrieval
+from manifests.sharing import AllowedNamespaces
 
 
 class KnowledgeEmbedding(Model):
@@ -106,6 +107,11 @@ class KnowledgeBaseSpec(Model):
     )
     evaluation: KnowledgeEvaluation | None = Field(
         default=None, description="How its quality is watched. Default: it is not."
+    )
+    allowed_namespaces: AllowedNamespaces = Field(
+        default_factory=AllowedNamespaces,
+        description="Which other namespaces' teams may search it, by knowledgeBaseRef.namespace. Only on a "
+        "cluster.",
     )
     deletion_policy: Literal["Retain", "Delete"] = Field(
         default="Retain",

@@ -14,10 +14,15 @@ from manifests.knowledge import KnowledgeBase
 from manifests.knowledge_evaluation import SCHEDULES
 
 
-def to_pb(manifest: KnowledgeBase) -> kb_pb.KnowledgeBase:
-    """What the manifest asks for."""
+def to_pb(manifest: KnowledgeBase, *, allowed_tenants: Sequence[str] = ()) -> kb_pb.KnowledgeBase:
+    """What the manifest asks for.
+
+    Args:
+        allowed_tenants: Who besides its own namespace may search it, as the operator finds.
+    """
     spec = manifest.spec
     message = kb_pb.KnowledgeBase(
+        allowed_tenants=allowed_tenants,
         name=f"knowledgeBases/{manifest.metadata.name}",
         embedding_model=f"models/{spec.embedding.model_config_ref.name}",
         chunking=kb_pb.Chunking(

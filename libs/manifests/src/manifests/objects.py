@@ -80,7 +80,11 @@ class Objects:
             loaded = state.objects.get(key)
             if loaded is not None and isinstance(loaded.resource, AgentTeam):
                 uses = loaded.resource.spec.knowledge
-                keys += [("KnowledgeBase", namespace, use.knowledge_base_ref.name) for use in uses]
+                keys += [
+                    ("KnowledgeBase", namespace, use.knowledge_base_ref.name)
+                    for use in uses
+                    if not use.knowledge_base_ref.foreign_to(namespace)
+                ]
         keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
         texts = [] if self._python_tools else list(_python_problems(team.resource))
         texts += _texts_from_elsewhere(team.resource)

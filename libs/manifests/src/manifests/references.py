@@ -45,6 +45,8 @@ def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]
                     "AgentTeam", member.team_ref.name, "spec", "members", index, "teamRef", "name"
                 )
         for index, knowledge in enumerate(spec.knowledge):
+            if knowledge.knowledge_base_ref.foreign_to(resource.metadata.namespace):
+                continue  # its owner's matter: the operator and the retrieval service look after it
             at_knowledge = ("spec", "knowledge", index, "knowledgeBaseRef", "name")
             yield from check.exists("KnowledgeBase", knowledge.knowledge_base_ref.name, *at_knowledge)
         yield from check.told(nesting_rules(resource, objects))

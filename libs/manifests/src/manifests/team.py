@@ -120,9 +120,22 @@ class Sharing(Model):
 
 
 class KnowledgeBaseRef(Model):
-    """Refers to a KnowledgeBase of the same namespace."""
+    """Refers to a KnowledgeBase."""
 
-    name: Name = Field(description="Name of a KnowledgeBase in the same namespace.")
+    name: Name = Field(description="Name of a KnowledgeBase.")
+    namespace: Name | None = Field(
+        default=None,
+        description="Its namespace, if that is another one: its spec.allowedNamespaces must allow this one. "
+        "Only on a cluster. Default: the team's.",
+    )
+
+    def foreign_to(self, namespace: str) -> bool:
+        """Whether it is in another namespace."""
+        return self.namespace is not None and self.namespace != namespace
+
+    def of(self, namespace: str) -> str:
+        """As a team of that namespace says it: `name`, or `namespace/name` of another one's."""
+        return f"{self.namespace}/{self.name}" if self.foreign_to(namespace) else self.name
 
 
 class Knowledge(Model):
@@ -306,5 +319,8 @@ class AgentTeam(Model):
         left_out = {"runtime": True, "suspend": True, "instructions_from": True}
         members = {"__all__": {"instructions_from": True}}
         spec = self.spec.model_dump(mode="json", by_alias=True, exclude={**left_out, "members": members})
+        for use in spec["knowledge"]:
+            if use["knowledgeBaseRef"]["namespace"] is None:  # as before there was the field
+                del use["knowledgeBaseRef"]["namespace"]
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

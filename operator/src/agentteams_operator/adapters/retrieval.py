@@ -44,10 +44,10 @@ class RetrievalKnowledge:
         self._rpc = rpc
         self._stub = RetrievalServiceStub(rpc.channel)
 
-    async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
+    async def ensure(self, manifest: KnowledgeBase, allowed: Sequence[str] = ()) -> KnowledgeState:
         """Creates it, or changes what can be changed."""
         with _as(manifest.metadata.namespace):
-            create = pb.CreateKnowledgeBaseRequest(knowledge_base=to_pb(manifest))
+            create = pb.CreateKnowledgeBaseRequest(knowledge_base=to_pb(manifest, allowed_tenants=allowed))
             found = await self._rpc.unary(self._stub.CreateKnowledgeBase, create, timeout=_WRITE)
         return _state(found)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from agentteams_operator.core.objects import (
     ALL_CREDENTIALS,
+    KNOWLEDGE,
     NAMESPACE,
     OURS,
     POOL,
@@ -146,7 +147,7 @@ class Cache:
                 self._changed(ALL_CREDENTIALS)
             if old is not None and _spec_differs(old, new):
                 self._tell_over_quota(key)
-        if key.kind == NAMESPACE and old is not None and new is not None:
+        if key.kind == NAMESPACE:
             self._tell_namespace(key.name, old, new)
         owner = owner_of(new) or owner_of(old)
         if owner is not None:
@@ -162,6 +163,15 @@ class Cache:
                 if embeds(self._objects.get(user)):
                     self._changed(ALL_CREDENTIALS)
 
+    def _tell_selectors(self) -> None:
+        """Who lets namespaces in by their labels, and who refers to those."""
+        for key in self.keys(KNOWLEDGE):
+            allowed = self._objects[key].spec.get("allowedNamespaces") or {}
+            if allowed.get("from") == "Selector":
+                self._changed(key)
+                for user in self._affected(key):
+                    self._changed(user)
+
     def _tell_over_quota(self, key: Key) -> None:
         """One that goes, or takes less, makes room for those that wait."""
         for name in self._names.get((key.kind, key.namespace), ()):
@@ -169,9 +179,14 @@ class Cache:
             if other is not None and other.condition("Accepted").get("reason") == "QuotaExceeded":
                 self._changed(other.key)
 
-    def _tell_namespace(self, namespace: str, old: Stored, new: Stored) -> None:
-        """Its labels and annotations say what objects in it may."""
-        if (dict(old.labels), dict(old.annotations)) == (dict(new.labels), dict(new.annotations)):
+    def _tell_namespace(self, namespace: str, old: Stored | None, new: Stored | None) -> None:
+        """Its labels and annotations say what objects in it may, and who lets it in."""
+        there = [one if one is not None and one.deleted_at is None else None for one in (old, new)]
+        labels = [None if one is None else dict(one.labels) for one in there]
+        notes = [None if one is None else dict(one.annotations) for one in there]
+        if labels[0] != labels[1]:
+            self._tell_selectors()
+        elif notes[0] == notes[1]:
             return
         for kind in OURS:
             for name in self._names.get((kind, namespace), ()):

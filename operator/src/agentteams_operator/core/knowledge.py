@@ -22,6 +22,7 @@ from agentteams_operator.core.ports import (
 )
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
+from agentteams_operator.core.sharing import allowed_tenants
 from manifests import KnowledgeBase
 from servicekit.clock import Clock
 
@@ -45,7 +46,7 @@ class KnowledgeBases:
         self._quotas = quotas
         self._knowledge = knowledge
         self._clock = clock
-        self._taken: dict[Key, tuple[str, int]] = {}
+        self._taken: dict[Key, tuple[str, int, tuple[str, ...]]] = {}
 
     async def look(self, one: Stored) -> Outcome:
         """What to do about a KnowledgeBase."""
@@ -77,12 +78,13 @@ class KnowledgeBases:
         return decide_knowledge(seen, now)
 
     async def _state(self, one: Stored, manifest: KnowledgeBase) -> KnowledgeState:
-        version = (one.uid, one.generation)
+        allowed = allowed_tenants(self._cache, one)
+        version = (one.uid, one.generation, allowed)
         if self._taken.get(one.key) == version:
             known = await self._knowledge.get(one.key.namespace, one.key.name)
             if known is not None:
                 return known
-        state = await self._knowledge.ensure(manifest)
+        state = await self._knowledge.ensure(manifest, allowed)
         self._taken[one.key] = version
         return state
 

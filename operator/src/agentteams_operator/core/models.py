@@ -20,6 +20,7 @@ from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiServer, Endpoints, Probe
 from agentteams_operator.core.reading import Objects, Reader, loaded
 from agentteams_operator.core.references import references, secret_keys
+from agentteams_operator.core.sharing import refused
 from manifests import ModelConfig
 from manifests.references import reference_problems
 from servicekit.clock import Clock
@@ -96,8 +97,10 @@ def broken_references(cache: Cache, reader: Reader, one: Stored) -> list[tuple[s
     if resource is None:
         return []
     objects = Objects(reader, one.key.namespace, lambda: cache.keys(*_NAMED))
-    found, invalid = [], set()
+    found, invalid = list(refused(cache, one)), set()
     for key in sorted(references(one.key.namespace, one.spec)):
+        if key.namespace != one.key.namespace:
+            continue
         there = cache.get(key) if key.kind in _NAMED else None
         if there is not None and there.deleted_at is None and reader.resource(key) is None:
             invalid.add(f'no {key.kind} "{key.name}"')

@@ -165,8 +165,8 @@ class KnowledgeUnavailable(Exception):
 class Knowledge(Protocol):
     """The retrieval service. All raise KnowledgeUnavailable."""
 
-    async def ensure(self, manifest: KnowledgeBase) -> KnowledgeState:
-        """Creates or updates it. Raises KnowledgeRefused too."""
+    async def ensure(self, manifest: KnowledgeBase, allowed: Sequence[str] = ()) -> KnowledgeState:
+        """Creates or updates it; other namespaces that may search it. Raises KnowledgeRefused too."""
         ...
 
     async def get(self, namespace: str, name: str) -> KnowledgeState | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import KNOWLEDGE, MODEL, REVISION, TEAM, Key, Stored
 from agentteams_operator.core.references import references
+from agentteams_operator.core.sharing import refused
 
 _REASONS = {
     MODEL: "ModelConfigNotFound",
@@ -25,8 +26,9 @@ def serving(cache: Cache, team: Stored) -> Stored | None:
 
 def broken(cache: Cache, served: Stored) -> Iterator[tuple[str, str]]:
     """What it refers to and can no longer use: reason and words."""
+    yield from refused(cache, served)
     for key in sorted(references(served.key.namespace, served.spec)):
-        if key.kind not in _REASONS:
+        if key.kind not in _REASONS or key.namespace != served.key.namespace:
             continue
         found = cache.get(key)
         if found is None or found.deleted_at is not None:

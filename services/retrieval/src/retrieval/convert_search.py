@@ -46,6 +46,7 @@ def query_from_pb(request: pb.SearchRequest) -> SearchQuery:
         raise InvalidArgument.field("rerank_off", "must not be set together with rerank; leave one out")
     return SearchQuery(
         knowledge_base=knowledge_base_id(request.knowledge_base, field="knowledge_base"),
+        owner_tenant=request.owner_tenant,
         text=_text(request.query, "query"),
         more_texts=tuple(_text(text, f"more_queries[{n}]") for n, text in enumerate(request.more_queries)),
         vector=_vector(request),

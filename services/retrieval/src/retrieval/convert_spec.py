@@ -38,11 +38,13 @@ from retrieval.core.sources import SourceStatus
 from servicekit.errors import InvalidArgument
 
 _MAX_FIELDS, _MAX_SOURCES = 32, 16
+_MAX_TENANTS = 1000
+_TENANT = re.compile(r"\*|[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _MIN_RECALL, _MAX_RECALL, _RECALL = 50, 100, 95
 _MIN_INTERVAL_S, _MAX_INTERVAL_S, _INTERVAL_S = 5, 86_400, 60
 _SOURCE_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
-_MUTABLE = ("search_mode", "search_defaults", "index", "sources", "evaluation")
+_MUTABLE = ("search_mode", "search_defaults", "index", "sources", "evaluation", "allowed_tenants")
 _IMMUTABLE = ("embedding_model", "chunking", "tenancy", "metadata_fields")
 
 
@@ -84,6 +86,7 @@ def spec_from_pb(message: kb_pb.KnowledgeBase, *, field: str = "knowledge_base")
         evaluation=policy_from_pb(message.evaluation, f"{field}.evaluation")
         if message.HasField("evaluation")
         else None,
+        allowed_tenants=_tenants(message.allowed_tenants, f"{field}.allowed_tenants"),
     )
     if spec.tenancy == Tenancy.PARTITION_KEY and spec.index != IndexPolicy():
         raise InvalidArgument.field(
@@ -92,6 +95,16 @@ def spec_from_pb(message: kb_pb.KnowledgeBase, *, field: str = "knowledge_base")
             "remove it, or use TENANCY_COLLECTION",
         )
     return spec
+
+
+def _tenants(given: Sequence[str], field: str) -> tuple[str, ...]:
+    if len(given) > _MAX_TENANTS:
+        most = f"must be at most {_MAX_TENANTS}; use * for every tenant"
+        raise InvalidArgument.field(field, most, len(given))
+    for number, tenant in enumerate(given):
+        if not _TENANT.fullmatch(tenant):
+            raise InvalidArgument.field(f"{field}[{number}]", "must be a namespace's name, or *", tenant)
+    return tuple(sorted(set(given)))
 
 
 def spec_to_pb(spec: KnowledgeBaseSpec, message: kb_pb.KnowledgeBase) -> None:
@@ -125,6 +138,7 @@ def spec_to_pb(spec: KnowledgeBaseSpec, message: kb_pb.KnowledgeBase) -> None:
             mirror_deletes=source.mirror_deletes,
             interval_seconds=source.interval_s,
         )
+    message.allowed_tenants.extend(spec.allowed_tenants)
     if spec.evaluation is not None:
         message.evaluation.CopyFrom(policy_to_pb(spec.evaluation))
 

@@ -73,7 +73,11 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
         self, request: pb.GetKnowledgeBaseRequest, context: Context
     ) -> kb_pb.KnowledgeBase:
         """See the proto file."""
-        snapshot = await self._knowledge_bases.get(knowledge_base_id(request.name, field="name"))
+        id_ = knowledge_base_id(request.name, field="name")
+        if request.owner_tenant not in ("", current_caller().tenant):
+            kb = (await self._knowledge_bases.readable(request.owner_tenant, id_)).knowledge_base
+            return kb_pb.KnowledgeBase(name=kb.name, revision=kb.revision)
+        snapshot = await self._knowledge_bases.get(id_)
         message = await self._message(snapshot)
         await self._add_ingest_status([message])
         if snapshot.knowledge_base.spec.sources:

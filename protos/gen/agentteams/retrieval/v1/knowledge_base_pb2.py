@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,agentteams/retrieval/v1/knowledge_base.proto\x12\x17\x61gentteams.retrieval.v1\x1a$agentteams/retrieval/v1/filter.proto\x1a#agentteams/retrieval/v1/index.proto\x1a%agentteams/retrieval/v1/quality.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x86\x08\n\rKnowledgeBase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x65mbedding_model\x18\x02 \x01(\t\x12\x33\n\x08\x63hunking\x18\x03 \x01(\x0b\x32!.agentteams.retrieval.v1.Chunking\x12\x38\n\x0bsearch_mode\x18\x04 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12:\n\tdocuments\x18\x08 \x01(\x0b\x32\'.agentteams.retrieval.v1.DocumentCounts\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x03\x12\x12\n\ndeployment\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x07tenancy\x18\x0c \x01(\x0e\x32 .agentteams.retrieval.v1.Tenancy\x12?\n\x0fmetadata_fields\x18\r \x03(\x0b\x32&.agentteams.retrieval.v1.MetadataField\x12@\n\x0fsearch_defaults\x18\x0e \x01(\x0b\x32\'.agentteams.retrieval.v1.SearchDefaults\x12\x33\n\x05index\x18\x0f \x01(\x0b\x32$.agentteams.retrieval.v1.IndexPolicy\x12:\n\x0cindex_status\x18\x10 \x01(\x0b\x32$.agentteams.retrieval.v1.IndexStatus\x12\x30\n\x07sources\x18\x11 \x03(\x0b\x32\x1f.agentteams.retrieval.v1.Source\x12>\n\x0fsource_statuses\x18\x12 \x03(\x0b\x32%.agentteams.retrieval.v1.SourceStatus\x12\x35\n\x06ingest\x18\x13 \x01(\x0b\x32%.agentteams.retrieval.v1.IngestStatus\x12\x12\n\ngeneration\x18\x14 \x01(\x03\x12\x33\n\x08\x63\x61pacity\x18\x15 \x01(\x0b\x32!.agentteams.retrieval.v1.Capacity\x12=\n\nevaluation\x18\x16 \x01(\x0b\x32).agentteams.retrieval.v1.EvaluationPolicy\x12\x31\n\x07quality\x18\x17 \x01(\x0b\x32 .agentteams.retrieval.v1.Quality\"R\n\rMetadataField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x04type\x18\x02 \x01(\x0e\x32%.agentteams.retrieval.v1.MetadataType\"\xb1\x01\n\x0eSearchDefaults\x12\r\n\x05top_k\x18\x01 \x01(\x05\x12/\n\x06ranker\x18\x02 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Ranker\x12/\n\x06rerank\x18\x03 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Rerank\x12\x1b\n\x0emin_similarity\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_min_similarity\"\x8b\x01\n\x06Ranker\x12\x42\n\x0freciprocal_rank\x18\x01 \x01(\x0b\x32\'.agentteams.retrieval.v1.ReciprocalRankH\x00\x12\x35\n\x08weighted\x18\x02 \x01(\x0b\x32!.agentteams.retrieval.v1.WeightedH\x00\x42\x06\n\x04kind\"\x1b\n\x0eReciprocalRank\x12\t\n\x01k\x18\x01 \x01(\x05\" \n\x08Weighted\x12\x14\n\x0c\x64\x65nse_weight\x18\x01 \x01(\x02\"+\n\x06Rerank\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x01(\x05\"\x89\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x06\x66older\x18\x02 \x01(\x0b\x32%.agentteams.retrieval.v1.FolderSourceH\x00\x12\x16\n\x0emirror_deletes\x18\x03 \x01(\x08\x12\x18\n\x10interval_seconds\x18\x04 \x01(\x05\x42\x06\n\x04kind\"\x1c\n\x0c\x46olderSource\x12\x0c\n\x04path\x18\x01 \x01(\t\"k\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tsync_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66iles\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x82\x02\n\x0cIngestStatus\x12\x37\n\x13oldest_pending_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63hunks_per_second\x18\x02 \x01(\x02\x12\x1c\n\x14\x64ocuments_per_second\x18\x03 \x01(\x02\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x32\n\x0ereconcile_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14stray_chunks_removed\x18\x06 \x01(\x03\x12\x1a\n\x12\x64ocuments_requeued\x18\x07 \x01(\x03\"R\n\x0e\x44ocumentCounts\x12\x0f\n\x07pending\x18\x01 \x01(\x03\x12\x10\n\x08indexing\x18\x02 \x01(\x03\x12\r\n\x05ready\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\"s\n\x08\x43hunking\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x16\n\x0eoverlap_tokens\x18\x02 \x01(\x05\x12;\n\x08strategy\x18\x03 \x01(\x0e\x32).agentteams.retrieval.v1.ChunkingStrategy\"\xf7\x03\n\x08\x44ocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x35\n\x05state\x18\x06 \x01(\x0e\x32&.agentteams.retrieval.v1.DocumentState\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x05\x12\x10\n\x08warnings\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x41\n\x08metadata\x18\x0c \x03(\x0b\x32/.agentteams.retrieval.v1.Document.MetadataEntry\x12\x0e\n\x06source\x18\r \x01(\t\x12\x10\n\x08\x61ttempts\x18\x0e \x01(\x05\x1aO\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.agentteams.retrieval.v1.Value:\x02\x38\x01*k\n\x07Tenancy\x12\x17\n\x13TENANCY_UNSPECIFIED\x10\x00\x12\x16\n\x12TENANCY_COLLECTION\x10\x01\x12\x19\n\x15TENANCY_PARTITION_KEY\x10\x02\x12\x14\n\x10TENANCY_DATABASE\x10\x03*\x92\x01\n\x0cMetadataType\x12\x1d\n\x19METADATA_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14METADATA_TYPE_STRING\x10\x01\x12\x17\n\x13METADATA_TYPE_INT64\x10\x02\x12\x18\n\x14METADATA_TYPE_DOUBLE\x10\x03\x12\x16\n\x12METADATA_TYPE_BOOL\x10\x04*\xae\x01\n\x10\x43hunkingStrategy\x12!\n\x1d\x43HUNKING_STRATEGY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43HUNKING_STRATEGY_AUTO\x10\x01\x12\x1f\n\x1b\x43HUNKING_STRATEGY_RECURSIVE\x10\x02\x12\x1e\n\x1a\x43HUNKING_STRATEGY_MARKDOWN\x10\x03\x12\x1a\n\x16\x43HUNKING_STRATEGY_CODE\x10\x04*p\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x16\n\x12SEARCH_MODE_SPARSE\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03*\x9d\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x1b\n\x17\x44OCUMENT_STATE_INDEXING\x10\x02\x12\x18\n\x14\x44OCUMENT_STATE_READY\x10\x03\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,agentteams/retrieval/v1/knowledge_base.proto\x12\x17\x61gentteams.retrieval.v1\x1a$agentteams/retrieval/v1/filter.proto\x1a#agentteams/retrieval/v1/index.proto\x1a%agentteams/retrieval/v1/quality.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x9f\x08\n\rKnowledgeBase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x65mbedding_model\x18\x02 \x01(\t\x12\x33\n\x08\x63hunking\x18\x03 \x01(\x0b\x32!.agentteams.retrieval.v1.Chunking\x12\x38\n\x0bsearch_mode\x18\x04 \x01(\x0e\x32#.agentteams.retrieval.v1.SearchMode\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12:\n\tdocuments\x18\x08 \x01(\x0b\x32\'.agentteams.retrieval.v1.DocumentCounts\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x03\x12\x12\n\ndeployment\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x07tenancy\x18\x0c \x01(\x0e\x32 .agentteams.retrieval.v1.Tenancy\x12?\n\x0fmetadata_fields\x18\r \x03(\x0b\x32&.agentteams.retrieval.v1.MetadataField\x12@\n\x0fsearch_defaults\x18\x0e \x01(\x0b\x32\'.agentteams.retrieval.v1.SearchDefaults\x12\x33\n\x05index\x18\x0f \x01(\x0b\x32$.agentteams.retrieval.v1.IndexPolicy\x12:\n\x0cindex_status\x18\x10 \x01(\x0b\x32$.agentteams.retrieval.v1.IndexStatus\x12\x30\n\x07sources\x18\x11 \x03(\x0b\x32\x1f.agentteams.retrieval.v1.Source\x12>\n\x0fsource_statuses\x18\x12 \x03(\x0b\x32%.agentteams.retrieval.v1.SourceStatus\x12\x35\n\x06ingest\x18\x13 \x01(\x0b\x32%.agentteams.retrieval.v1.IngestStatus\x12\x12\n\ngeneration\x18\x14 \x01(\x03\x12\x33\n\x08\x63\x61pacity\x18\x15 \x01(\x0b\x32!.agentteams.retrieval.v1.Capacity\x12=\n\nevaluation\x18\x16 \x01(\x0b\x32).agentteams.retrieval.v1.EvaluationPolicy\x12\x17\n\x0f\x61llowed_tenants\x18\x18 \x03(\t\x12\x31\n\x07quality\x18\x17 \x01(\x0b\x32 .agentteams.retrieval.v1.Quality\"R\n\rMetadataField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x04type\x18\x02 \x01(\x0e\x32%.agentteams.retrieval.v1.MetadataType\"\xb1\x01\n\x0eSearchDefaults\x12\r\n\x05top_k\x18\x01 \x01(\x05\x12/\n\x06ranker\x18\x02 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Ranker\x12/\n\x06rerank\x18\x03 \x01(\x0b\x32\x1f.agentteams.retrieval.v1.Rerank\x12\x1b\n\x0emin_similarity\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_min_similarity\"\x8b\x01\n\x06Ranker\x12\x42\n\x0freciprocal_rank\x18\x01 \x01(\x0b\x32\'.agentteams.retrieval.v1.ReciprocalRankH\x00\x12\x35\n\x08weighted\x18\x02 \x01(\x0b\x32!.agentteams.retrieval.v1.WeightedH\x00\x42\x06\n\x04kind\"\x1b\n\x0eReciprocalRank\x12\t\n\x01k\x18\x01 \x01(\x05\" \n\x08Weighted\x12\x14\n\x0c\x64\x65nse_weight\x18\x01 \x01(\x02\"+\n\x06Rerank\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x01(\x05\"\x89\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x06\x66older\x18\x02 \x01(\x0b\x32%.agentteams.retrieval.v1.FolderSourceH\x00\x12\x16\n\x0emirror_deletes\x18\x03 \x01(\x08\x12\x18\n\x10interval_seconds\x18\x04 \x01(\x05\x42\x06\n\x04kind\"\x1c\n\x0c\x46olderSource\x12\x0c\n\x04path\x18\x01 \x01(\t\"k\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tsync_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66iles\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x82\x02\n\x0cIngestStatus\x12\x37\n\x13oldest_pending_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63hunks_per_second\x18\x02 \x01(\x02\x12\x1c\n\x14\x64ocuments_per_second\x18\x03 \x01(\x02\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x32\n\x0ereconcile_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14stray_chunks_removed\x18\x06 \x01(\x03\x12\x1a\n\x12\x64ocuments_requeued\x18\x07 \x01(\x03\"R\n\x0e\x44ocumentCounts\x12\x0f\n\x07pending\x18\x01 \x01(\x03\x12\x10\n\x08indexing\x18\x02 \x01(\x03\x12\r\n\x05ready\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\"s\n\x08\x43hunking\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x16\n\x0eoverlap_tokens\x18\x02 \x01(\x05\x12;\n\x08strategy\x18\x03 \x01(\x0e\x32).agentteams.retrieval.v1.ChunkingStrategy\"\xf7\x03\n\x08\x44ocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x35\n\x05state\x18\x06 \x01(\x0e\x32&.agentteams.retrieval.v1.DocumentState\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x12\x13\n\x0b\x63hunk_count\x18\x08 \x01(\x05\x12\x10\n\x08warnings\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x41\n\x08metadata\x18\x0c \x03(\x0b\x32/.agentteams.retrieval.v1.Document.MetadataEntry\x12\x0e\n\x06source\x18\r \x01(\t\x12\x10\n\x08\x61ttempts\x18\x0e \x01(\x05\x1aO\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.agentteams.retrieval.v1.Value:\x02\x38\x01*k\n\x07Tenancy\x12\x17\n\x13TENANCY_UNSPECIFIED\x10\x00\x12\x16\n\x12TENANCY_COLLECTION\x10\x01\x12\x19\n\x15TENANCY_PARTITION_KEY\x10\x02\x12\x14\n\x10TENANCY_DATABASE\x10\x03*\x92\x01\n\x0cMetadataType\x12\x1d\n\x19METADATA_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14METADATA_TYPE_STRING\x10\x01\x12\x17\n\x13METADATA_TYPE_INT64\x10\x02\x12\x18\n\x14METADATA_TYPE_DOUBLE\x10\x03\x12\x16\n\x12METADATA_TYPE_BOOL\x10\x04*\xae\x01\n\x10\x43hunkingStrategy\x12!\n\x1d\x43HUNKING_STRATEGY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43HUNKING_STRATEGY_AUTO\x10\x01\x12\x1f\n\x1b\x43HUNKING_STRATEGY_RECURSIVE\x10\x02\x12\x1e\n\x1a\x43HUNKING_STRATEGY_MARKDOWN\x10\x03\x12\x1a\n\x16\x43HUNKING_STRATEGY_CODE\x10\x04*p\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x16\n\x12SEARCH_MODE_SPARSE\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03*\x9d\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x1b\n\x17\x44OCUMENT_STATE_INDEXING\x10\x02\x12\x18\n\x14\x44OCUMENT_STATE_READY\x10\x03\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,44 +38,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DOCUMENT_METADATAENTRY']._loaded_options = None
   _globals['_DOCUMENT_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TENANCY']._serialized_start=3039
-  _globals['_TENANCY']._serialized_end=3146
-  _globals['_METADATATYPE']._serialized_start=3149
-  _globals['_METADATATYPE']._serialized_end=3295
-  _globals['_CHUNKINGSTRATEGY']._serialized_start=3298
-  _globals['_CHUNKINGSTRATEGY']._serialized_end=3472
-  _globals['_SEARCHMODE']._serialized_start=3474
-  _globals['_SEARCHMODE']._serialized_end=3586
-  _globals['_DOCUMENTSTATE']._serialized_start=3589
-  _globals['_DOCUMENTSTATE']._serialized_end=3746
+  _globals['_TENANCY']._serialized_start=3064
+  _globals['_TENANCY']._serialized_end=3171
+  _globals['_METADATATYPE']._serialized_start=3174
+  _globals['_METADATATYPE']._serialized_end=3320
+  _globals['_CHUNKINGSTRATEGY']._serialized_start=3323
+  _globals['_CHUNKINGSTRATEGY']._serialized_end=3497
+  _globals['_SEARCHMODE']._serialized_start=3499
+  _globals['_SEARCHMODE']._serialized_end=3611
+  _globals['_DOCUMENTSTATE']._serialized_start=3614
+  _globals['_DOCUMENTSTATE']._serialized_end=3771
   _globals['_KNOWLEDGEBASE']._serialized_start=246
-  _globals['_KNOWLEDGEBASE']._serialized_end=1276
-  _globals['_METADATAFIELD']._serialized_start=1278
-  _globals['_METADATAFIELD']._serialized_end=1360
-  _globals['_SEARCHDEFAULTS']._serialized_start=1363
-  _globals['_SEARCHDEFAULTS']._serialized_end=1540
-  _globals['_RANKER']._serialized_start=1543
-  _globals['_RANKER']._serialized_end=1682
-  _globals['_RECIPROCALRANK']._serialized_start=1684
-  _globals['_RECIPROCALRANK']._serialized_end=1711
-  _globals['_WEIGHTED']._serialized_start=1713
-  _globals['_WEIGHTED']._serialized_end=1745
-  _globals['_RERANK']._serialized_start=1747
-  _globals['_RERANK']._serialized_end=1790
-  _globals['_SOURCE']._serialized_start=1793
-  _globals['_SOURCE']._serialized_end=1930
-  _globals['_FOLDERSOURCE']._serialized_start=1932
-  _globals['_FOLDERSOURCE']._serialized_end=1960
-  _globals['_SOURCESTATUS']._serialized_start=1962
-  _globals['_SOURCESTATUS']._serialized_end=2069
-  _globals['_INGESTSTATUS']._serialized_start=2072
-  _globals['_INGESTSTATUS']._serialized_end=2330
-  _globals['_DOCUMENTCOUNTS']._serialized_start=2332
-  _globals['_DOCUMENTCOUNTS']._serialized_end=2414
-  _globals['_CHUNKING']._serialized_start=2416
-  _globals['_CHUNKING']._serialized_end=2531
-  _globals['_DOCUMENT']._serialized_start=2534
-  _globals['_DOCUMENT']._serialized_end=3037
-  _globals['_DOCUMENT_METADATAENTRY']._serialized_start=2958
-  _globals['_DOCUMENT_METADATAENTRY']._serialized_end=3037
+  _globals['_KNOWLEDGEBASE']._serialized_end=1301
+  _globals['_METADATAFIELD']._serialized_start=1303
+  _globals['_METADATAFIELD']._serialized_end=1385
+  _globals['_SEARCHDEFAULTS']._serialized_start=1388
+  _globals['_SEARCHDEFAULTS']._serialized_end=1565
+  _globals['_RANKER']._serialized_start=1568
+  _globals['_RANKER']._serialized_end=1707
+  _globals['_RECIPROCALRANK']._serialized_start=1709
+  _globals['_RECIPROCALRANK']._serialized_end=1736
+  _globals['_WEIGHTED']._serialized_start=1738
+  _globals['_WEIGHTED']._serialized_end=1770
+  _globals['_RERANK']._serialized_start=1772
+  _globals['_RERANK']._serialized_end=1815
+  _globals['_SOURCE']._serialized_start=1818
+  _globals['_SOURCE']._serialized_end=1955
+  _globals['_FOLDERSOURCE']._serialized_start=1957
+  _globals['_FOLDERSOURCE']._serialized_end=1985
+  _globals['_SOURCESTATUS']._serialized_start=1987
+  _globals['_SOURCESTATUS']._serialized_end=2094
+  _globals['_INGESTSTATUS']._serialized_start=2097
+  _globals['_INGESTSTATUS']._serialized_end=2355
+  _globals['_DOCUMENTCOUNTS']._serialized_start=2357
+  _globals['_DOCUMENTCOUNTS']._serialized_end=2439
+  _globals['_CHUNKING']._serialized_start=2441
+  _globals['_CHUNKING']._serialized_end=2556
+  _globals['_DOCUMENT']._serialized_start=2559
+  _globals['_DOCUMENT']._serialized_end=3062
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_start=2983
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_end=3062
 # @@protoc_insertion_point(module_scope)

@@ -214,6 +214,7 @@ class KnowledgeBase(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    ALLOWED_TENANTS_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `knowledgeBases/{knowledge_base}`; the last part matches
@@ -300,6 +301,12 @@ class KnowledgeBase(_message.Message):
         """Optional. How its quality is watched. Absent: it is not. Can be updated."""
 
     @_builtins.property
+    def allowed_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Other tenants that may search it, at most 1,000; `*`: every
+        tenant. Can be updated.
+        """
+
+    @_builtins.property
     def quality(self) -> _quality_pb2.Quality:
         """Output only. Absent: it is not watched."""
 
@@ -328,11 +335,12 @@ class KnowledgeBase(_message.Message):
         generation: _builtins.int = ...,
         capacity: _index_pb2.Capacity | None = ...,
         evaluation: _quality_pb2.EvaluationPolicy | None = ...,
+        allowed_tenants: _abc.Iterable[_builtins.str] | None = ...,
         quality: _quality_pb2.Quality | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunking", b"chunking", "create_time", b"create_time", "documents", b"documents", "evaluation", b"evaluation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "quality", b"quality", "search_defaults", b"search_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "evaluation", b"evaluation", "generation", b"generation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "metadata_fields", b"metadata_fields", "model_fingerprint", b"model_fingerprint", "name", b"name", "quality", b"quality", "revision", b"revision", "search_defaults", b"search_defaults", "search_mode", b"search_mode", "source_statuses", b"source_statuses", "sources", b"sources", "tenancy", b"tenancy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_tenants", b"allowed_tenants", "capacity", b"capacity", "chunk_count", b"chunk_count", "chunking", b"chunking", "create_time", b"create_time", "deployment", b"deployment", "dimension", b"dimension", "documents", b"documents", "embedding_model", b"embedding_model", "evaluation", b"evaluation", "generation", b"generation", "index", b"index", "index_status", b"index_status", "ingest", b"ingest", "metadata_fields", b"metadata_fields", "model_fingerprint", b"model_fingerprint", "name", b"name", "quality", b"quality", "revision", b"revision", "search_defaults", b"search_defaults", "search_mode", b"search_mode", "source_statuses", b"source_statuses", "sources", b"sources", "tenancy", b"tenancy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

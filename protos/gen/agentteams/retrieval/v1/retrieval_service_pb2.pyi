@@ -327,16 +327,22 @@ class GetKnowledgeBaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    OWNER_TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. Format: `knowledgeBases/{knowledge_base}`."""
+    owner_tenant: _builtins.str
+    """Optional. As in SearchRequest. Of another tenant's knowledge base only
+    `name` and `revision` are returned.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        owner_tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "owner_tenant", b"owner_tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -630,6 +636,7 @@ class SearchRequest(_message.Message):
     MAX_PER_DOCUMENT_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     MORE_QUERIES_FIELD_NUMBER: _builtins.int
+    OWNER_TENANT_FIELD_NUMBER: _builtins.int
     knowledge_base: _builtins.str
     """Required. Format: `knowledgeBases/{knowledge_base}`."""
     query: _builtins.str
@@ -661,6 +668,11 @@ class SearchRequest(_message.Message):
     neighbours: _builtins.int
     """Optional. Chunks before and after each that come along as context. At
     most 5.
+    """
+    owner_tenant: _builtins.str
+    """Optional. Whose knowledge base it is, if it is another tenant's: that must
+    allow the caller's tenant (`allowed_tenants`). Otherwise, or if there is
+    no such knowledge base: KNOWLEDGE_BASE_NOT_FOUND. Default: the caller's.
     """
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -698,10 +710,11 @@ class SearchRequest(_message.Message):
         max_per_document: _builtins.int = ...,
         neighbours: _builtins.int = ...,
         more_queries: _abc.Iterable[_builtins.str] | None = ...,
+        owner_tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_relevance_weight", b"_relevance_weight", "filter", b"filter", "min_similarity", b"min_similarity", "ranker", b"ranker", "relevance_weight", b"relevance_weight", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_relevance_weight", b"_relevance_weight", "filter", b"filter", "knowledge_base", b"knowledge_base", "max_per_document", b"max_per_document", "min_similarity", b"min_similarity", "mode", b"mode", "model_fingerprint", b"model_fingerprint", "more_queries", b"more_queries", "neighbours", b"neighbours", "query", b"query", "query_vector", b"query_vector", "ranker", b"ranker", "relevance_weight", b"relevance_weight", "rerank", b"rerank", "rerank_off", b"rerank_off", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_relevance_weight", b"_relevance_weight", "filter", b"filter", "knowledge_base", b"knowledge_base", "max_per_document", b"max_per_document", "min_similarity", b"min_similarity", "mode", b"mode", "model_fingerprint", b"model_fingerprint", "more_queries", b"more_queries", "neighbours", b"neighbours", "owner_tenant", b"owner_tenant", "query", b"query", "query_vector", b"query_vector", "ranker", b"ranker", "relevance_weight", b"relevance_weight", "rerank", b"rerank", "rerank_off", b"rerank_off", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015

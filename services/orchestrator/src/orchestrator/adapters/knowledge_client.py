@@ -57,6 +57,12 @@ def without_overlap(before: str, after: str) -> str:
     return after
 
 
+def _owner_and_name(knowledge_base: str) -> tuple[str, str]:
+    """Of `name`, or `namespace/name` in another namespace: who owns it, and the resource's name."""
+    owner, _, name = knowledge_base.rpartition("/")
+    return owner, f"knowledgeBases/{name}"
+
+
 class KnowledgeClient:
     """Searches through the retrieval service."""
 
@@ -66,8 +72,10 @@ class KnowledgeClient:
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """See Knowledge."""
+        owner, name = _owner_and_name(query.knowledge_base)
         request = retrieval_pb.SearchRequest(
-            knowledge_base=f"knowledgeBases/{query.knowledge_base}",
+            knowledge_base=name,
+            owner_tenant=owner,
             query=query.text[:8192],
             top_k=query.top_k,
             model_fingerprint=query.model_fingerprint,
@@ -104,7 +112,8 @@ class KnowledgeClient:
 
     async def revision(self, knowledge_base: str) -> str:
         """See Knowledge."""
-        request = retrieval_pb.GetKnowledgeBaseRequest(name=f"knowledgeBases/{knowledge_base}")
+        owner, name = _owner_and_name(knowledge_base)
+        request = retrieval_pb.GetKnowledgeBaseRequest(name=name, owner_tenant=owner)
         return str((await self._rpc.unary(self._stub.GetKnowledgeBase, request)).revision)
 
 

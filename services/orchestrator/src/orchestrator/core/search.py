@@ -70,7 +70,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
     recorded = turn.recorded.searches.get(step)
     if recorded is not None:
         return _report(turn, text, _found(recorded.step))
-    base = use.knowledge_base_ref.name
+    base = use.knowledge_base_ref.of(turn.team.metadata.namespace)
     manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
     query = _query(turn, use, text)
 
@@ -143,7 +143,8 @@ def _least_similarity(turn: Turn, use: KnowledgeUse, result: SearchResult) -> fl
     """The cosine that the best chunk has at least; None: it is not known."""
     if result.chunks and result.chunks[0].similarity is not None:
         return result.chunks[0].similarity
-    manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, use.knowledge_base_ref.name)
+    namespace = turn.team.metadata.namespace
+    manifest = turn.world.catalogue.knowledge_base(namespace, use.knowledge_base_ref.of(namespace))
     mode = use.search_mode or (manifest.spec.retrieval.search_mode if manifest else "")
     return float(use.min_score) if use.min_score is not None and mode == "Hybrid" else None
 
@@ -193,7 +194,7 @@ def _uses(turn: Turn, team: AgentTeam, path: str) -> Iterator[tuple[str, Knowled
 
 
 def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
-    base = use.knowledge_base_ref.name
+    base = use.knowledge_base_ref.of(turn.team.metadata.namespace)
     manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
     default_top_k = manifest.spec.retrieval.top_k if manifest else _DEFAULT_TOP_K
     return SearchQuery(

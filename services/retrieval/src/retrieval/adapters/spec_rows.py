@@ -48,6 +48,7 @@ def spec_to_text(spec: KnowledgeBaseSpec) -> str:
                 }
                 for source in spec.sources
             ],
+            "allowed_tenants": list(spec.allowed_tenants),
             "evaluation": spec.evaluation
             and {
                 "thresholds": dict(spec.evaluation.thresholds),
@@ -71,6 +72,7 @@ def parts_of_spec(text: str | None) -> dict[str, Any]:
         "index": _index(stored.get("index", {})),
         "sources": tuple(FolderSource(**source) for source in stored.get("sources", ())),
         "evaluation": _evaluation(stored),
+        "allowed_tenants": tuple(stored.get("allowed_tenants", ())),
     }
 
 

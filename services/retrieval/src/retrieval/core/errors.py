@@ -17,6 +17,17 @@ def knowledge_base_not_found(knowledge_base: str) -> NotFound:
     )
 
 
+def knowledge_base_not_shared(owner: str, knowledge_base: str) -> NotFound:
+    """Another tenant's, that is not there or does not allow the caller's: the caller cannot tell."""
+    name = f"knowledgeBases/{knowledge_base}"
+    return NotFound(
+        f"{name} of namespace {owner!r} is not there, or does not allow your namespace; its owner allows it "
+        "by spec.allowedNamespaces",
+        reason="KNOWLEDGE_BASE_NOT_FOUND",
+        metadata={"knowledge_base": name, "owner_tenant": owner},
+    )
+
+
 def document_not_found(knowledge_base: str, document: str) -> NotFound:
     """Not there, or being deleted."""
     name = f"knowledgeBases/{knowledge_base}/documents/{document}"

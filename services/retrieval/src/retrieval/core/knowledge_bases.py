@@ -14,6 +14,7 @@ from retrieval.core.filters import Filter
 from retrieval.core.model import KnowledgeBase, KnowledgeBaseSpec, ModelInfo, Snapshot, StoredChunk
 from retrieval.core.places import collection_alias
 from retrieval.core.ports import BlobStore, Catalogue, Embedder, Specs, VectorStore
+from retrieval.core.sharing import readable
 from retrieval.core.spec_changes import refuse_changes
 from servicekit.clock import Clock
 from servicekit.context import current_caller
@@ -118,6 +119,14 @@ class KnowledgeBases:
         if snapshot is None:
             raise knowledge_base_not_found(id_)
         return snapshot
+
+    async def readable(self, owner: str, id_: str) -> Snapshot:
+        """Another tenant's, that allows the caller's.
+
+        Raises:
+            NotFound: It is not there, or does not.
+        """
+        return await readable(self._directory, owner, id_)
 
     async def list(self, *, after: str, limit: int) -> list[Snapshot]:
         """By id, those behind `after`."""

@@ -193,6 +193,7 @@ class KnowledgeBaseSpec:
     index: IndexPolicy = field(default_factory=IndexPolicy)
     sources: tuple[FolderSource, ...] = ()
     evaluation: EvaluationPolicy | None = None
+    allowed_tenants: tuple[str, ...] = ()
 
 
 def place_of(

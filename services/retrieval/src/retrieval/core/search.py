@@ -17,7 +17,7 @@ from retrieval.core.reranking import Reranking
 from retrieval.core.search_model import SearchQuery, SearchResult
 from retrieval.core.search_plan import Plan
 from retrieval.core.search_progress import CouldNotLookError, Progress
-from servicekit.context import current_caller
+from retrieval.core.sharing import as_owner, readable
 from servicekit.errors import ServiceError
 
 # Where one document or equal scores fill the lists, they are made longer, up to this.
@@ -47,13 +47,18 @@ class Search:
         self._asked = asked
 
     async def run(self, query: SearchQuery) -> SearchResult:
-        """Searches as the current caller.
+        """Searches as the current caller, another tenant's knowledge base if that allows it.
 
         Raises:
-            NotFound: There is no such knowledge base, or no such rerank model as the request names.
+            NotFound: There is no such knowledge base for the caller, or no such rerank model as the request
+                names.
             InvalidArgument: The vector has another dimension, or the filter does not fit the metadata.
         """
-        snapshot = await self._directory.get(current_caller().tenant, query.knowledge_base)
+        snapshot = await readable(self._directory, query.owner_tenant, query.knowledge_base)
+        with as_owner(snapshot.knowledge_base):
+            return await self._searched(snapshot, query)
+
+    async def _searched(self, snapshot: Snapshot, query: SearchQuery) -> SearchResult:
         plan = Plan.of(snapshot, query)
         progress = Progress()
         try:

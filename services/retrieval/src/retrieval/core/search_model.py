@@ -21,6 +21,7 @@ class SearchQuery:
         relevance_weight: Of maximal marginal relevance; None: off.
         max_per_document: 0: no bound.
         neighbours: On each side.
+        owner_tenant: Whose knowledge base; empty: the caller's.
     """
 
     knowledge_base: str
@@ -38,6 +39,7 @@ class SearchQuery:
     relevance_weight: float | None = None
     max_per_document: int = 0
     neighbours: int = 0
+    owner_tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,122 @@
+"""References into other namespaces, without a server."""
+
+from typing import Any
+
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.knowledge import KnowledgeBases
+from agentteams_operator.core.objects import Key, Stored
+from agentteams_operator.core.quotas import Quotas
+from agentteams_operator.core.reading import Reader
+from agentteams_operator.core.sharing import allowed_tenants
+from servicekit.testing import FakeClock
+from tests.unit.agentteams_operator.test_decide_knowledge import FakeKnowledge
+from tests.unit.agentteams_operator.test_decide_team import condition
+from tests.unit.agentteams_operator.test_teams import READY, Scene
+
+SELECTOR = {"from": "Selector", "selector": {"matchLabels": {"rag": "yes"}}}
+BASE = Key("KnowledgeBase", "owner", "docs")
+
+
+def knowledge(scene: Scene, allowed: Any = None, status: Any = READY) -> Stored:
+    spec = {"embedding": {"modelConfigRef": {"name": "e"}}} | (
+        {"allowedNamespaces": allowed} if allowed else {}
+    )
+    scene.put("KnowledgeBase", "docs", "owner", spec=spec, status=status)
+    found = scene.cache.get(BASE)
+    assert found is not None
+    return found
+
+
+def namespace(scene: Scene, name: str, **labels: str) -> None:
+    scene.put("Namespace", name, "", labels=labels)
+
+
+def asking(scene: Scene, **ref: str) -> None:
+    use = {"name": "docs", "knowledgeBaseRef": {"name": "docs", "namespace": "owner"} | ref}
+    scene.team({"knowledge": [use]})
+
+
+async def test_a_reference_is_resolved_only_where_the_owner_allows_it() -> None:
+    scene = Scene()
+    scene.put("Deployment", "agentteams-pool", status={"availableReplicas": 1})
+    scene.model("m")
+    namespace(scene, "n", rag="yes")
+    asking(scene)
+    words = set()
+    for allowed in (None, "there", {"from": "Same"}, SELECTOR | {"selector": {"matchLabels": {"rag": "no"}}}):
+        if allowed is not None:
+            knowledge(scene, None if allowed == "there" else allowed)
+        outcome = await scene.look()
+        assert condition(outcome, "ResolvedRefs") == ("False", "RefNotPermitted")
+        assert condition(outcome, "Ready") == ("False", "RefNotPermitted")
+        words |= {c["message"] for c in (outcome.status or {})["conditions"] if c["type"] == "ResolvedRefs"}
+    # The same whether it is there or not.
+    assert words == {
+        'KnowledgeBase "docs" of namespace "owner" is not there, or does not allow namespace "n"; its owner '
+        "allows it by spec.allowedNamespaces, such as {from: All}"
+    }
+    for allowed in ({"from": "All"}, SELECTOR):
+        knowledge(scene, allowed)
+        outcome = await scene.look()
+        assert condition(outcome, "ResolvedRefs")[0] == "True"
+        assert condition(outcome, "Ready")[0] == "True"
+    knowledge(scene, SELECTOR, status={})
+    assert condition(await scene.look(), "KnowledgeReady") == ("False", "KnowledgeNotReady")
+    # A last good revision that may no longer is not ready either.
+    knowledge(scene)
+    scene.revision("r1", {"modelConfigRef": {"name": "m"}, "knowledge": [{"knowledgeBaseRef": {
+        "name": "docs", "namespace": "owner"}}]})  # fmt: skip
+    scene.team({"modelConfigRef": {"name": "late"}}, {"currentRevision": "r1"})
+    assert condition(await scene.look(), "Ready") == ("False", "RefNotPermitted")
+
+
+async def test_ones_own_namespace_needs_no_permission() -> None:
+    scene = Scene()
+    scene.put("KnowledgeBase", "docs", spec={"embedding": {"modelConfigRef": {"name": "e"}}}, status=READY)
+    scene.model("m")
+    asking(scene, namespace="n")
+    assert condition(await scene.look(), "ResolvedRefs")[0] == "True"
+
+
+def test_labels_of_namespaces_are_looked_at_again_when_they_change() -> None:
+    scene, told = Scene(), list[Key]()
+    scene.cache = Cache(told.append)
+    base = knowledge(scene, SELECTOR)
+    namespace(scene, "n")
+    namespace(scene, "owner", rag="yes")
+    asking(scene)
+    assert allowed_tenants(scene.cache, base) == ()
+    told.clear()
+    namespace(scene, "n", rag="yes")
+    assert {BASE, Key("AgentTeam", "n", "t")} <= set(told)
+    assert allowed_tenants(scene.cache, base) == ("n",)
+    told.clear()
+    namespace(scene, "n", rag="yes", other="x")
+    namespace(scene, "m", rag="yes")
+    assert BASE in told
+    assert allowed_tenants(scene.cache, base) == ("m", "n")
+    told.clear()
+    scene.cache.remove(Key("Namespace", "", "m"))
+    assert BASE in told
+    assert allowed_tenants(scene.cache, base) == ("n",)
+    assert allowed_tenants(scene.cache, knowledge(scene, {"from": "All"})) == ("*",)
+    assert allowed_tenants(scene.cache, knowledge(scene)) == ()
+
+
+async def test_the_retrieval_service_is_told_whenever_it_is_another_list() -> None:
+    scene, service = Scene(), FakeKnowledge()
+    cache = scene.cache
+    bases = KnowledgeBases(
+        cache=cache, reader=Reader(cache.get), quotas=Quotas(cache=cache, defaults={}), knowledge=service,
+        clock=FakeClock(),
+    )  # fmt: skip
+    scene.put("ModelConfig", "e", "owner", spec={"type": "Embedding", "provider": "BuiltIn"}, status=READY)
+    base = knowledge(scene, SELECTOR)
+    namespace(scene, "n", rag="yes")
+    for _ in range(2):
+        await bases.look(base)
+        assert service.allowed == ("n",)
+    assert service.calls == ["ensure", "get"]
+    namespace(scene, "n")
+    await bases.look(base)
+    assert (service.allowed, service.calls) == ((), ["ensure", "get", "ensure"])
