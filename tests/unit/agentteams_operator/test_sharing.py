@@ -3,13 +3,14 @@
 from typing import Any
 
 from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.sharing import allowed_tenants
 from servicekit.testing import FakeClock
-from tests.unit.agentteams_operator.test_decide_knowledge import FakeKnowledge
+from tests.unit.agentteams_operator.test_decide_knowledge import FakeApi, FakeKnowledge
 from tests.unit.agentteams_operator.test_decide_team import condition
 from tests.unit.agentteams_operator.test_teams import READY, Scene
 
@@ -45,10 +46,12 @@ async def test_a_reference_is_resolved_only_where_the_owner_allows_it() -> None:
     words = set()
     for allowed in (None, "there", {"from": "Same"}, SELECTOR | {"selector": {"matchLabels": {"rag": "no"}}}):
         if allowed is not None:
-            knowledge(scene, None if allowed == "there" else allowed)
+            knowledge(scene, None if allowed == "there" else allowed, status={})
         outcome = await scene.look()
         assert condition(outcome, "ResolvedRefs") == ("False", "RefNotPermitted")
         assert condition(outcome, "Ready") == ("False", "RefNotPermitted")
+        # Nor does it say how a knowledge base is doing that is not for this namespace.
+        assert condition(outcome, "KnowledgeReady") == ("True", "NoneNeeded")
         words |= {c["message"] for c in (outcome.status or {})["conditions"] if c["type"] == "ResolvedRefs"}
     # The same whether it is there or not.
     assert words == {
@@ -109,6 +112,7 @@ async def test_the_retrieval_service_is_told_whenever_it_is_another_list() -> No
     bases = KnowledgeBases(
         cache=cache, reader=Reader(cache.get), quotas=Quotas(cache=cache, defaults={}), knowledge=service,
         clock=FakeClock(),
+        golden_sets=GoldenSets(find=cache.get, config_maps=FakeApi(), knowledge=service),
     )  # fmt: skip
     scene.put("ModelConfig", "e", "owner", spec={"type": "Embedding", "provider": "BuiltIn"}, status=READY)
     base = knowledge(scene, SELECTOR)

@@ -22,17 +22,22 @@ def allowed_tenants(cache: Cache, one: Stored) -> tuple[str, ...]:
     return tuple(sorted(n.key.name for n in others if permits(allowed, n.labels)))
 
 
+def may_use(cache: Cache, namespace: str, key: Key) -> bool:
+    """Whether objects of that namespace may refer to it; also to what is in their own, there or not."""
+    if key.namespace == namespace or key.kind != KNOWLEDGE:
+        return True
+    asking, target = cache.get(Key(NAMESPACE, "", namespace)), cache.get(key)
+    if target is None or target.deleted_at is not None:
+        return False
+    allowed = target.spec.get("allowedNamespaces") or {}
+    return permits(allowed, asking.labels if asking is not None else {})
+
+
 def refused(cache: Cache, one: Stored) -> Iterator[tuple[str, str]]:
     """References of an object into other namespaces that their owners do not allow: reason and words."""
     own = one.key.namespace
-    namespace = cache.get(Key(NAMESPACE, "", own))
-    labels = namespace.labels if namespace is not None else {}
     for key in sorted(references(own, one.spec)):
-        if key.namespace == own or key.kind != KNOWLEDGE:
-            continue
-        target = cache.get(key)
-        there = target is not None and target.deleted_at is None
-        if target is not None and there and permits(target.spec.get("allowedNamespaces") or {}, labels):
+        if may_use(cache, own, key):
             continue
         # The same words whether it is there or not: else one could try names.
         yield (

@@ -15,6 +15,7 @@ from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.serving import broken, serving
+from agentteams_operator.core.sharing import may_use
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.pool import Pool, digest, namespace_objects, one_scaler, pool_objects
 from agentteams_operator.specs.scaling import SCALED_OBJECT
@@ -154,6 +155,8 @@ class Teams:
                 other = self._cache.get(key)
                 if key in seen or other is None or other.deleted_at is not None:
                     continue
+                if not may_use(self._cache, current.key.namespace, key):
+                    continue  # how it is doing is nothing that this namespace is told
                 seen.add(key)
                 if key.kind in (MODEL, KNOWLEDGE):
                     found.append(other)
