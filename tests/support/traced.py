@@ -39,7 +39,8 @@ async def ask(live: LiveStack, team: str, question: str, *, sampled: bool | None
     if sampled is not None:
         headers["traceparent"] = f"00-{trace}-{secrets.token_hex(8)}-0{int(sampled)}"
     body = {"model": team, "messages": [{"role": "user", "content": question}]}
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+    # Plain HTTP: to read the certificates of authorities would be most of the work.
+    async with httpx.AsyncClient(timeout=60, trust_env=False, verify=False) as client:
         response = await client.post(f"{live.url}/chat/completions", json=body, headers=headers)
     text = response.json()["choices"][0]["message"]["content"] if response.is_success else response.text
     run = response.headers.get("x-agentteams-run", "")
