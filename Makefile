@@ -14,11 +14,12 @@ IMAGE_PREFIX ?= agentteams/
 VERSION ?= dev
 
 PROJECTS := protos libs/servicekit libs/manifests libs/localmodel libs/capacity libs/cli \
-  services/embedding services/retrieval services/session services/orchestrator services/gateway operator
+  services/embedding services/retrieval services/session services/orchestrator services/evaluation \
+  services/gateway operator
 EDITABLE := $(foreach project,$(PROJECTS),-e $(project))
 SOURCES := libs services operator tests bench protos/generate.py requirements/compile.py charts/document.py charts/dashboards docs/document.py
 
-IMAGES := session retrieval embedding orchestrator gateway operator milvus-lite
+IMAGES := session retrieval embedding orchestrator evaluation gateway operator milvus-lite
 FOLDER_operator := operator
 MODULE_operator := agentteams_operator
 PORT_embedding := 50051
@@ -27,6 +28,7 @@ PORT_session := 50053
 PORT_orchestrator := 50054
 PORT_gateway := 8080
 PORT_operator := 50055
+PORT_evaluation := 50056
 FOLDER_milvus-lite := libs/servicekit
 MODULE_milvus-lite := milvus_lite.cmdline
 PORT_milvus-lite := 19530

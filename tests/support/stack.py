@@ -28,7 +28,7 @@ from servicekit.context import Caller, scope
 from servicekit.errors import NotFound
 from servicekit.identity import TokenIssuer, load_key
 
-SERVICES = ("milvus", "embedding", "retrieval", "session", "orchestrator", "gateway")
+SERVICES = ("milvus", "embedding", "retrieval", "session", "orchestrator", "evaluation", "gateway")
 CALLER = Caller("default", "local")
 _PIECE_BYTES = 512 * 1024
 _DONE = (kb.DOCUMENT_STATE_READY, kb.DOCUMENT_STATE_FAILED)

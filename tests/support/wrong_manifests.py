@@ -279,6 +279,11 @@ TEAMS = [
     _team("runtime.tolerations[0].value", {"runtime.tolerations": [{"operator": "Exists", "value": "x"}]}),
     _team("runtime.tolerations[0].tolerationSeconds", {"runtime.tolerations": [
         {"operator": "Exists", "tolerationSeconds": 5}]}),
+    _team("evaluation.samplePercent", {"evaluation.samplePercent": 101}),
+    _team("evaluation.maxJudgeCallsPerRun", {"evaluation.maxJudgeCallsPerRun": 0}),
+    _team("evaluation.thresholds.grounding", {"evaluation.thresholds.grounding": "1.5"}),
+    _team("evaluation.thresholds.faithfulness", {"evaluation.thresholds.faithfulness": "0.8"}),
+    _team("evaluation.thresholds.answerRelevance", {"evaluation.thresholds.answerRelevance": "0.8"}),
     _team("suspend", {"suspend": "yes"}),
     _team("instructionsFrom", {"instructions": "", "instructionsFrom": _FROM}),
     _team("instructionsFrom.configMapKeyRef", {"instructionsFrom": {}}),

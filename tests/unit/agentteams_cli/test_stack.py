@@ -280,7 +280,7 @@ def test_keys_go_only_to_the_services_that_need_them(tmp_path: Path, monkeypatch
     specs = {s.name: s for s in plan(config(tmp_path), ports)}
     assert "chat" not in specs
     holders = {name for name, spec in specs.items() if "sk-secret" in spec.env.values()}
-    assert holders == {"orchestrator"}
+    assert holders == {"orchestrator", "evaluation"}
     assert not any("sk-user" in spec.env.values() for spec in specs.values())
     assert not any("AGENTTEAMS_STATE" in spec.env for spec in specs.values())
     assert "sk-secret" not in repr(specs) + repr(config(tmp_path))

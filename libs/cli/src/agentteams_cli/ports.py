@@ -17,6 +17,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "retrieval": 50052,
     "session": 50053,
     "orchestrator": 50054,
+    "evaluation": 50056,
     "gateway": 8080,
     "chat": 50060,
 }

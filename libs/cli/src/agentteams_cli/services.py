@@ -105,6 +105,14 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
             "PYTHON_TOOLS_DIR": str(state.python_tools),
         }
         | _chat_env(config, targets),
+        "evaluation": {
+            "SESSION_TARGET": targets["session"],
+            "EMBEDDING_TARGET": targets["embedding"],
+            "ORCHESTRATOR_TARGET": targets["orchestrator"],
+            "MANIFESTS_DIR": str(state.manifests),
+            "SECRETS_DIR": str(state.secrets),
+        }
+        | _judge_env(config, targets),
         "gateway": {
             "ORCHESTRATOR_TARGET": targets["orchestrator"],
         },
@@ -199,6 +207,10 @@ def _chat_env(config: StackConfig, targets: Mapping[str, str]) -> dict[str, str]
         "BUILTIN_CHAT_API_KEY": "",
         "BUILTIN_CHAT_CONTEXT_TOKENS": str(_LOCAL_CONTEXT_TOKENS),
     }
+
+
+def _judge_env(config: StackConfig, targets: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in _chat_env(config, targets).items() if k != "BUILTIN_CHAT_CONTEXT_TOKENS"}
 
 
 def _base_env(state: StateFolder) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from manifests.answer import AnswerFormat
 from manifests.base import API_VERSION, DEFAULT_NAMESPACE, Metadata, ModelConfigRef
 from manifests.catalogue import Catalogue
+from manifests.evaluation import Evaluation, EvaluationThresholds
 from manifests.fallbacks import fallback_chain
 from manifests.guardrails import Guardrail, Guardrails
 from manifests.json_schema import schema_problem
@@ -43,6 +44,8 @@ __all__ = [
     "Approvals",
     "Catalogue",
     "Chunking",
+    "Evaluation",
+    "EvaluationThresholds",
     "EvidenceReuse",
     "FileContent",
     "Guardrail",

@@ -24,8 +24,8 @@ ALL_KINDS = ("AgentTeam", "KnowledgeBase", "ModelConfig", REVISION)
 # Many objects are applied at a time: 50 ms of changes are taken together.
 DEBOUNCE_S = 0.05
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
-UNREVISED = ("runtime", "suspend")
-"""What belongs to the pods of a team, and not to a revision."""
+UNREVISED = ("evaluation", "runtime", "suspend")
+"""What is no part of a revision: how a team's runs are measured, and its pods."""
 
 log = structlog.get_logger()
 

@@ -44,6 +44,9 @@ def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]
                 yield from check.exists(
                     "AgentTeam", member.team_ref.name, "spec", "members", index, "teamRef", "name"
                 )
+        if spec.evaluation is not None and spec.evaluation.judge_model_config_ref is not None:
+            at_judge = ("spec", "evaluation", "judgeModelConfigRef", "name")
+            yield from check.model(spec.evaluation.judge_model_config_ref.name, "Chat", *at_judge)
         for index, knowledge in enumerate(spec.knowledge):
             if knowledge.knowledge_base_ref.foreign_to(resource.metadata.namespace):
                 continue  # its owner's matter: the operator and the retrieval service look after it

@@ -23,6 +23,7 @@ from manifests.base import (
     refuse,
 )
 from manifests.cel import BY_NAME, SET
+from manifests.evaluation import Evaluation
 from manifests.filters import FilterError, parse_filter
 from manifests.guardrails import Guardrails
 from manifests.knowledge_retrieval import SearchModeName
@@ -34,6 +35,9 @@ from manifests.texts import MAX_TEXT, TextFrom, one_of_instructions
 from manifests.tools import Approvals, ToolSource, tool_violations
 from manifests.workflow import Workflow
 from manifests.workflow_check import workflow_violations
+
+UNREVISED = frozenset({"evaluation", "runtime", "suspend"})
+"""Fields of the spec that do not shape answers."""
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 ShortText = Annotated[str, StringConstraints(max_length=1024)]
@@ -260,6 +264,9 @@ class AgentTeamSpec(Model):
         default_factory=SessionPolicy,
         description="What the team knows of the conversation before a question, and of its user.",
     )
+    evaluation: Evaluation | None = Field(
+        default=None, description="How the quality of its runs is measured. Default: it is not."
+    )
     runtime: Runtime | None = Field(
         default=None,
         description="Pods of the team's own. Default: those that all teams of the namespace share. "
@@ -316,7 +323,7 @@ class AgentTeam(Model):
     def revision(self) -> str:
         """12 hex digits that change with what shapes answers; defaults written out count as the same."""
         # instructionsFrom: a revision is made of the texts themselves.
-        left_out = {"runtime": True, "suspend": True, "instructions_from": True}
+        left_out = {**dict.fromkeys(UNREVISED, True), "instructions_from": True}
         members = {"__all__": {"instructions_from": True}}
         spec = self.spec.model_dump(mode="json", by_alias=True, exclude={**left_out, "members": members})
         for use in spec["knowledge"]:

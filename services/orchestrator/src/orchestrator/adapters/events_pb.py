@@ -24,6 +24,7 @@ from orchestrator.core.model import (
     Role,
     RunFinished,
     RunResumed,
+    Scoring,
     StepFinished,
     StepStarted,
     StoredEvent,
@@ -102,6 +103,15 @@ def summary_to_pb(summary: Summary) -> run_pb2.RunSummary:
             run_pb2.StageDuration(stage=s.stage, duration=duration(s.seconds), count=s.count)
             for s in summary.stages
         ],
+        scoring=None if summary.scoring is None else _scoring_to_pb(summary.scoring),
+    )
+
+
+def _scoring_to_pb(scoring: Scoring) -> run_pb2.ScoringRequest:
+    return run_pb2.ScoringRequest(
+        selection=run_pb2.ScoringRequest.Selection.Value(f"SELECTION_{scoring.selection}"),
+        suspicions=scoring.suspicions,
+        traceparent=scoring.traceparent,
     )
 
 

@@ -1,7 +1,7 @@
 """A run's log as it is written, and as it is followed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -108,6 +108,13 @@ class RunLog:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LINGER_S, self._flush_soon)
         return self._sequence
+
+    def steps(self) -> Iterator[Step]:
+        """All that has happened so far, stored or not; but for kinds that this version does not know."""
+        for stored in self.published:
+            if stored.step is not None:
+                yield stored.step
+        yield from (event.step for event in self._waiting)
 
     async def flush(self) -> None:
         """Stores everything emitted so far and shows it.

@@ -155,12 +155,22 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """The run is to be scored; see docs/evaluation.md for the words."""
+
+    selection: Literal["SAMPLED", "SUSPICIOUS"]
+    suspicions: tuple[str, ...]
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run used and how long it took."""
+    """What a run used, how long it took, and whether it is to be scored."""
 
     usage: Usage
     seconds: float
     stages: tuple[StageTime, ...]
+    scoring: Scoring | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
 from orchestrator.core.metrics import note_end
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
+from orchestrator.core.scoring import to_score
 from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
 from orchestrator.core.turn import End, Turn
@@ -107,7 +108,9 @@ async def conclude(turn: Turn) -> None:
     if not turn.concluded:
         turn.concluded = True
         seconds, stages = turn.stages.result()
-        summary = Summary(usage=turn.usage, seconds=seconds, stages=stages)
+        summary = Summary(
+            usage=turn.usage, seconds=seconds, stages=stages, scoring=to_score(turn, seconds=seconds)
+        )
         # Only a failure has a status: the session service refuses another end that carries one.
         error = turn.end.error if turn.end.state == "FAILED" else None
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))

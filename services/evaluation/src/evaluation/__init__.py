@@ -1,0 +1,1 @@
+"""Scores runs after the fact."""

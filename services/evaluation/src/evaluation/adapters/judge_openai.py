@@ -1,0 +1,189 @@
+"""Judges at OpenAI-compatible endpoints: one token, yes or no, by its log-probabilities."""
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import openai
+from openai import AsyncOpenAI
+
+from evaluation.core.ports import Answer
+from manifests import ModelConfig
+from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
+
+_YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
+_TOP = 20
+_MILLION = 1_000_000
+# For endpoints without log-probabilities: a whole verdict, as a form.
+_FORM: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "verdict",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"verdict": {"type": "string", "enum": ["yes", "no"]}},
+            "required": ["verdict"],
+            "additionalProperties": False,
+        },
+    },
+}
+_VERDICT_TOKENS = 20
+_ATTEMPTS, _BACKOFF_S, _LONGEST_WAIT_S = 3, 0.5, 10.0
+
+
+class OpenAIJudge:
+    """`JudgeModel` at an endpoint; learns from its first answer whether it has log-probabilities.
+
+    Args:
+        client: Holds the connections; the owner closes it.
+        model: The model's name at the endpoint.
+        config: Its parameters, limits and prices.
+    """
+
+    def __init__(self, *, client: AsyncOpenAI, model: str, config: ModelConfig) -> None:
+        self._client = client
+        self._model = model
+        self._spec = config.spec
+        self.name = f"{config.metadata.namespace}/{config.metadata.name}"
+        seed = config.spec.parameters.seed
+        self._options: dict[str, Any] = {"temperature": 0} | ({} if seed is None else {"seed": seed})
+        self.fingerprint = json.dumps([self.name, str(client.base_url), model, seed])
+        self._slots = asyncio.Semaphore(config.spec.limits.max_concurrent)
+        self._has_logprobs = True
+
+    async def ask(self, system: str, user: str) -> Answer:
+        """See JudgeModel."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        if self._has_logprobs:
+            answer = await self._by_token(messages)
+            if answer is not None:
+                return answer
+            self._has_logprobs = False
+        return await self._by_form(messages)
+
+    def cost(self, answer: Answer) -> tuple[int, str]:
+        """See JudgeModel."""
+        prices = self._spec.pricing
+        if prices is None:
+            return 0, ""
+        paid = answer.input_tokens * float(prices.input_per_million_tokens)
+        paid += answer.output_tokens * float(prices.output_per_million_tokens)
+        return round(paid), prices.currency
+
+    async def _by_token(self, messages: list[dict[str, str]]) -> Answer | None:
+        """None: the endpoint has no log-probabilities, or they say neither yes nor no."""
+        try:
+            body = await self._post(messages, max_tokens=1, logprobs=True, top_logprobs=_TOP)
+        except FailedPrecondition as error:
+            if error.metadata.get("status") not in ("400", "422"):
+                raise
+            return None
+        try:
+            logprobs = body["choices"][0].get("logprobs") or {}
+            first = (logprobs.get("content") or [{}])[0]
+            yes, no = _shares(first.get("top_logprobs") or [])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise self._nonsense("its log-probabilities cannot be read") from error
+        if not yes + no > 0:
+            return None
+        return self._answer(body, yes / (yes + no))
+
+    async def _by_form(self, messages: list[dict[str, str]]) -> Answer:
+        body = await self._post(messages, max_tokens=_VERDICT_TOKENS, response_format=_FORM)
+        try:
+            text = body["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._nonsense("it has no message") from error
+        word = _word(text)
+        if word is None:
+            raise self._nonsense("it says neither yes nor no")
+        return self._answer(body, float(word))
+
+    def _answer(self, body: Mapping[str, Any], p_yes: float) -> Answer:
+        usage = body.get("usage") or {}
+        return Answer(
+            p_yes=p_yes,
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+        )
+
+    async def _post(self, messages: list[dict[str, str]], **options: Any) -> dict[str, Any]:
+        body = {"model": self._model, "messages": messages, **self._options, **options}
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self._slots, asyncio.timeout(self._spec.limits.timeout_seconds):
+                    response = await self._client.post(
+                        "/chat/completions", cast_to=httpx2.Response, body=body
+                    )
+                found = response.json()
+                if not isinstance(found, dict):
+                    raise self._nonsense("its answer is no JSON object")
+                return found
+            except (openai.OpenAIError, TimeoutError) as failure:
+                error = self._failure(failure)
+                wait_s = _BACKOFF_S * 2**attempt
+                if error.retry_after is not None:
+                    wait_s = error.retry_after.total_seconds()
+                last = attempt == _ATTEMPTS - 1 or wait_s > _LONGEST_WAIT_S
+                if last or isinstance(error, FailedPrecondition | Internal):
+                    raise error from failure
+            except ValueError as failure:
+                raise self._nonsense("its answer is no JSON") from failure
+            await asyncio.sleep(wait_s)
+        raise AssertionError("the loop ends by return or raise")
+
+    def _failure(self, error: openai.OpenAIError | TimeoutError) -> ServiceError:
+        facts = {"model": self.name}
+        if isinstance(error, TimeoutError | openai.APIConnectionError):
+            what = f"judge {self.name} does not answer ({type(error.__cause__ or error).__name__})"
+            return Unavailable(what, reason="MODEL_UNAVAILABLE", metadata=facts)
+        if not isinstance(error, openai.APIStatusError):
+            return self._nonsense(str(error)[:200])
+        status = error.status_code
+        facts["status"] = str(status)
+        what = f"judge {self.name} answered {status}"
+        if status == 429:
+            after = _seconds(error.response.headers.get("retry-after"))
+            return ResourceExhausted(what, reason="MODEL_RATE_LIMITED", metadata=facts, retry_after=after)
+        if status >= 500 or status in (408, 409, 425):
+            return Unavailable(what, reason="MODEL_UNAVAILABLE", metadata=facts)
+        return FailedPrecondition(what, reason="MODEL_REJECTED", metadata=facts)
+
+    def _nonsense(self, what: str) -> Internal:
+        return Internal(
+            f"judge {self.name}: {what}", reason="MODEL_BAD_RESPONSE", metadata={"model": self.name}
+        )
+
+
+def _shares(top: list[dict[str, Any]]) -> tuple[float, float]:
+    yes = no = 0.0
+    for token in top:
+        word = str(token["token"]).strip().strip("\"'.*").casefold()
+        share = math.exp(min(0.0, float(token["logprob"])))
+        yes += share if word in _YES else 0.0
+        no += share if word in _NO else 0.0
+    return yes, no
+
+
+def _word(text: str) -> bool | None:
+    try:
+        found = json.loads(text)
+        text = str(found["verdict"]) if isinstance(found, dict) else str(found)
+    except (ValueError, KeyError):
+        pass  # an endpoint that does not know forms says it in words
+    words = text.strip().casefold().split()
+    first = words[0].strip("\"'.,:;*!") if words else ""
+    return True if first in _YES else False if first in _NO else None
+
+
+def _seconds(value: str | None) -> timedelta | None:
+    try:
+        seconds = float(value) if value is not None else -1.0
+    except ValueError:
+        return None
+    return timedelta(seconds=seconds) if 0 <= seconds <= 86_400 else None

@@ -1,0 +1,44 @@
+"""What teams want, from the manifests."""
+
+from evaluation.core.ports import Policy
+from manifests import Objects
+
+_THRESHOLDS = ("faithfulness", "grounding", "retrieval_relevance", "answer_relevance")
+
+
+class ManifestTeams:
+    """`Teams` over manifests, which their owner keeps up to date."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def policy(self, tenant: str, team: str) -> Policy:
+        """See Teams."""
+        found = self._objects.team(tenant, team)
+        if found is None:
+            return Policy()
+        wanted = found.spec.evaluation
+        if wanted is None:  # it was scored on demand, or the manifest has changed since
+            return Policy(embedding=self._embedding(tenant, team))
+        thresholds = [(name, getattr(wanted.thresholds, name)) for name in _THRESHOLDS]
+        judge = wanted.judge_model_config_ref
+        return Policy(
+            judge="" if judge is None else judge.name,
+            max_judge_calls=wanted.max_judge_calls_per_run,
+            thresholds=tuple((name, float(value)) for name, value in thresholds if value is not None),
+            embedding=self._embedding(tenant, team),
+        )
+
+    def revision(self, tenant: str, team: str) -> str | None:
+        """See Teams."""
+        found = self._objects.team(tenant, team)
+        return None if found is None else found.revision
+
+    def _embedding(self, tenant: str, team: str) -> str:
+        """The model of the team's first knowledge base; without one, that of the installation."""
+        found = self._objects.team(tenant, team)
+        for knowledge in found.spec.knowledge if found is not None else ():
+            base = self._objects.knowledge_base(tenant, knowledge.knowledge_base_ref.name)
+            if base is not None:
+                return base.spec.embedding.model_config_ref.name
+        return "builtin"

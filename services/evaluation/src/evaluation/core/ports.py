@@ -1,0 +1,108 @@
+"""What the core needs from outside."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.core.model import Job, Record, Scores
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+
+class Embed(Protocol):
+    """Vectors of length 1, one a text. `query`: they are questions, to be compared with passages."""
+
+    async def __call__(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
+        """Raises ServiceError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a judge model said: P(yes), and what it cost."""
+
+    p_yes: float
+    input_tokens: int
+    output_tokens: int
+
+
+class JudgeModel(Protocol):
+    """A model that answers yes or no. Safe for concurrent calls."""
+
+    name: str
+    """The ModelConfig, `namespace/name`."""
+    fingerprint: str
+    """Changes when equal questions may get other answers."""
+
+    async def ask(self, system: str, user: str) -> Answer:
+        """Raises ServiceError."""
+        ...
+
+    def cost(self, answer: Answer) -> tuple[int, str]:
+        """Millionths of a currency, and which; 0 and empty where no price is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a team wants its runs scored.
+
+    Attributes:
+        judge: The judge's name in the team's namespace; empty: none.
+        max_judge_calls: For one run.
+        thresholds: Least scores, by the names of `Scores`.
+        embedding: Name of the embedding model.
+    """
+
+    judge: str = ""
+    max_judge_calls: int = 40
+    thresholds: tuple[tuple[str, float], ...] = ()
+    embedding: str = "builtin"
+
+
+class Teams(Protocol):
+    """What the manifests say now."""
+
+    def policy(self, tenant: str, team: str) -> Policy:
+        """Also of a team that is not there any more: the default then."""
+        ...
+
+    def revision(self, tenant: str, team: str) -> str | None:
+        """The revision that answers now; None: there is no such team."""
+        ...
+
+
+class Judges(Protocol):
+    """The judge models."""
+
+    def lease(self, tenant: str, name: str) -> AbstractAsyncContextManager[JudgeModel]:
+        """It stays open for the block. Raises ServiceError."""
+        ...
+
+
+class Runs(Protocol):
+    """The runs, as the session service keeps them. Calls are made on the run's user's behalf."""
+
+    async def claim(self, *, most: int) -> tuple[Sequence[Job], int]:
+        """Runs to score, now this process', and how many are left. On nobody's behalf."""
+        ...
+
+    async def record(self, run: str) -> Record:
+        """What a run said and found. Raises ServiceError, FailedPrecondition RUN_NOT_FINISHED."""
+        ...
+
+    async def put(self, job: Job, scores: Scores) -> bool:
+        """Stores scores; False if others were stored before, which stay."""
+        ...
+
+
+class Asker(Protocol):
+    """Asks teams questions, on the caller's behalf."""
+
+    def ask(self, team: str, question: str) -> AsyncIterator[str]:
+        """Yields the run's name when it has begun, and ends when it has. Raises ServiceError if it failed."""
+        ...

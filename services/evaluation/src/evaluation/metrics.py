@@ -1,0 +1,99 @@
+"""What the service measures; docs/telemetry.yaml lists it."""
+
+from opentelemetry import trace
+from prometheus_client import Counter, Gauge, Histogram
+
+from evaluation.core.model import Job, Scores
+from servicekit import telemetry
+from servicekit.labels import BoundedLabels
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+SCORE = Histogram(
+    "agentteams_evaluation_score",
+    "Scores of runs, 0 to 1",
+    ["team", "score", "selection"],
+    buckets=_SHARES,
+)
+RUNS = Counter("agentteams_evaluation_runs_total", "Runs whose scoring ended", ["team", "outcome"])
+BELOW = Counter(
+    "agentteams_evaluation_below_threshold_total", "Runs with a score below the team's", ["team", "score"]
+)
+WAITING = Gauge("agentteams_evaluation_waiting_runs", "Runs that wait to be scored, up to 10,000")
+AGREEMENT = Histogram(
+    "agentteams_evaluation_agreement",
+    "Share of a run's claims about which grounding and the judge agree",
+    ["team"],
+    buckets=_SHARES,
+)
+SENTENCES = Counter(
+    "agentteams_evaluation_sentences_total", "Sentences of answers that were scored", ["team", "finding"]
+)
+CALLS = Counter("agentteams_evaluation_judge_calls_total", "Questions to judges", ["model_config", "outcome"])
+TOKENS = Counter("agentteams_evaluation_judge_tokens_total", "Tokens of judges", ["model_config", "kind"])
+COST = Counter(
+    "agentteams_evaluation_judge_cost_micros_total",
+    "What judges cost, in millionths of the currency",
+    ["model_config", "currency"],
+)
+SECONDS = Histogram(
+    "agentteams_evaluation_duration_seconds",
+    "From the beginning of a run's scoring to its stored scores",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+
+_TEAMS, _MODELS = BoundedLabels(100), BoundedLabels(200)  # of the process, as the metrics are
+_EVENT = "gen_ai.evaluation.result"
+
+
+class Telemetry:
+    """`Report` as metrics, and as events of a span that is linked to the run's trace."""
+
+    def scored(self, job: Job, scores: Scores, *, seconds: float) -> None:
+        """See Report."""
+        team = _TEAMS.of(f"{job.tenant}/{job.team}")
+        RUNS.labels(team, scores.outcome).inc()
+        SECONDS.observe(seconds)
+        for name, value in scores.named():
+            if value is not None:
+                SCORE.labels(team, name, job.selection).observe(value)
+        for name in scores.below:
+            BELOW.labels(team, name).inc()
+        if scores.agreement is not None:
+            AGREEMENT.labels(team).observe(scores.agreement)
+        for sentence in scores.sentences:
+            SENTENCES.labels(team, sentence.verdict).inc()
+        self._usage(scores)
+        if telemetry.tracing_enabled():
+            _trace(job, scores)
+
+    def _usage(self, scores: Scores) -> None:
+        usage = scores.usage
+        if not usage.model_config:
+            return
+        model = _MODELS.of(usage.model_config)
+        CALLS.labels(model, "asked").inc(usage.calls)
+        CALLS.labels(model, "known").inc(usage.cached)
+        TOKENS.labels(model, "input").inc(usage.input_tokens)
+        TOKENS.labels(model, "output").inc(usage.output_tokens)
+        if usage.cost_micros:
+            COST.labels(model, usage.currency).inc(usage.cost_micros)
+
+
+def _trace(job: Job, scores: Scores) -> None:
+    run = trace.get_current_span(telemetry.extract({"traceparent": job.traceparent})).get_span_context()
+    links = [trace.Link(run)] if run.is_valid else []
+    attributes = {"agentteams.run": job.run, "agentteams.team": job.team, "agentteams.tenant": job.tenant}
+    with telemetry.tracer().start_as_current_span("evaluation", links=links, attributes=attributes) as span:
+        for name, value in scores.named():
+            if value is None:
+                continue
+            span.add_event(
+                _EVENT,
+                {
+                    "gen_ai.evaluation.name": name,
+                    "gen_ai.evaluation.score.value": value,
+                    "gen_ai.evaluation.score.label": "below_threshold" if name in scores.below else "pass",
+                    "agentteams.evaluation.version": f"{scores.evaluator}/{scores.version}",
+                },
+            )

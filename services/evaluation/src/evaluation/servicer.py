@@ -1,0 +1,202 @@
+"""The gRPC face: checks and translates, scores, translates back."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import grpc
+from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
+from agentteams.evaluation.v1 import evaluation_service_pb2_grpc
+from agentteams.session.v1 import scores_pb2
+
+from evaluation.adapters.session_client import SessionRuns
+from evaluation.core.evaluator import Evaluator
+from evaluation.core.golden import Evaluation, GoldenRuns, Question, Result, fingerprint
+from evaluation.core.model import Job
+from evaluation.core.ports import Teams
+from evaluation.core.worker import SERVICE
+from servicekit.context import Caller, current_caller, remaining, scope
+from servicekit.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+from servicekit.ids import is_uuid4
+from servicekit.server import Service
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EvaluationService"].full_name
+
+_MAX_QUESTIONS, _MAX_EXPECTED = 500, 50
+_MAX_ID, _MAX_QUESTION, _MAX_TEXT = 128, 8_192, 1_024
+_SHARES = ("sources_found", "facts_present", "faithfulness", "grounding")
+
+
+class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
+    """EvaluationService.
+
+    Args:
+        runs: The session service.
+        teams: The manifests.
+        evaluator: Scores one run.
+        golden: Asks golden sets.
+        max_calls: Calls that score at a time; one more is refused.
+    """
+
+    def __init__(
+        self, *, runs: SessionRuns, teams: Teams, evaluator: Evaluator, golden: GoldenRuns, max_calls: int
+    ) -> None:
+        self._runs = runs
+        self._teams = teams
+        self._evaluator = evaluator
+        self._golden = golden
+        self._max_calls = max_calls
+        self._calls = 0
+
+    async def ScoreRun(
+        self, request: pb.ScoreRunRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> scores_pb2.RunScores:
+        """Scores a run now."""
+        caller = _user()
+        self._enter()
+        try:
+            with scope(caller=Caller(caller.tenant, caller.user, SERVICE), timeout=remaining()):
+                record = await self._runs.record(_name("run", request.run, "runs"))
+                known = await self._known(record.run, self._evaluator.method(caller.tenant, record.team))
+                if known is not None:
+                    return known
+                job = Job(
+                    run=record.run,
+                    tenant=caller.tenant,
+                    user=caller.user,
+                    team=record.team,
+                    selection="ASKED",
+                )
+                await self._evaluator.evaluate(job)
+                return await self._runs.scores(record.run)
+        finally:
+            self._calls -= 1
+
+    async def EvaluateTeam(
+        self, request: pb.EvaluateTeamRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.EvaluateTeamResponse]:
+        """Asks a team the questions of a golden set."""
+        caller, questions = _user(), _questions(request)
+        team = _name("team", request.team, "teams").removeprefix("teams/")
+        if not is_uuid4(request.request_id):
+            raise InvalidArgument.field(
+                "request_id", "must be a UUID4 that you make once", request.request_id
+            )
+        revision = self._teams.revision(caller.tenant, team)
+        if revision is None:
+            raise NotFound(
+                f"no team {team} in namespace {caller.tenant}",
+                reason="TEAM_NOT_FOUND",
+                metadata={"team": request.team},
+            )
+        self._enter()
+        try:
+            with scope(caller=Caller(caller.tenant, caller.user, SERVICE), timeout=remaining()):
+                results: list[Result] = []
+                async for result in self._golden.run(team, questions):
+                    results.append(result)
+                    yield pb.EvaluateTeamResponse(done=len(results), total=len(questions))
+                evaluation = Evaluation(
+                    team_revision=revision, golden_set_sha256=fingerprint(questions), results=results
+                )
+                stored = await self._runs.put_evaluation(
+                    _evaluation_to_pb(request.request_id.lower(), team, evaluation)
+                )
+                yield pb.EvaluateTeamResponse(done=len(results), total=len(questions), evaluation=stored)
+        finally:
+            self._calls -= 1
+
+    async def _known(self, run: str, method: tuple[str, str]) -> scores_pb2.RunScores | None:
+        try:
+            found = await self._runs.scores(run)
+        except NotFound:
+            return None
+        return found if (found.evaluator, found.version) == method else None
+
+    def _enter(self) -> None:
+        if self._calls >= self._max_calls:
+            raise ResourceExhausted(
+                f"{self._calls} evaluations are under way; ask again when one has ended",
+                reason="TOO_MANY_EVALUATIONS",
+                metadata={"running": str(self._calls)},
+                retry_after=timedelta(seconds=5),
+            )
+        self._calls += 1
+
+
+def evaluation_service(servicer: EvaluationServicer) -> Service:
+    """For servicekit's server."""
+    return Service(
+        name=SERVICE_NAME,
+        register=partial(evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server, servicer),
+    )
+
+
+def _user() -> Caller:
+    caller = current_caller()
+    if not caller.tenant or not caller.user:
+        raise PermissionDenied(
+            "this call needs a tenant and a user: make it on a user's behalf", reason="PERMISSION_DENIED"
+        )
+    return caller
+
+
+def _name(field: str, value: str, collection: str) -> str:
+    prefix, _, rest = value.partition("/")
+    if prefix != collection or not rest or "/" in rest or len(rest) > 253:
+        raise InvalidArgument.field(field, f"must have the form {collection}/{{id}}", value[:300])
+    return value
+
+
+def _questions(request: pb.EvaluateTeamRequest) -> list[Question]:
+    if not 1 <= len(request.questions) <= _MAX_QUESTIONS:
+        raise InvalidArgument.field("questions", f"must be 1 to {_MAX_QUESTIONS}", len(request.questions))
+    found: dict[str, Question] = {}
+    for index, one in enumerate(request.questions):
+        field = f"questions[{index}]"
+        _text(f"{field}.id", one.id, _MAX_ID)
+        _text(f"{field}.question", one.question, _MAX_QUESTION)
+        for name, values in (("sources", one.sources), ("facts", one.facts)):
+            if len(values) > _MAX_EXPECTED:
+                raise InvalidArgument.field(f"{field}.{name}", f"at most {_MAX_EXPECTED}", len(values))
+            for position, value in enumerate(values):
+                _text(f"{field}.{name}[{position}]", value, _MAX_TEXT)
+        if one.id in found:
+            raise InvalidArgument.field(
+                f"{field}.id", "is another question's already; choose another", one.id
+            )
+        found[one.id] = Question(
+            id=one.id, text=one.question, sources=tuple(one.sources), facts=tuple(one.facts)
+        )
+    return list(found.values())
+
+
+def _text(field: str, value: str, maximum: int) -> None:
+    if not value.strip():
+        raise InvalidArgument.field(field, "is required")
+    if len(value) > maximum:
+        raise InvalidArgument.field(field, f"has {len(value)} characters, at most {maximum} are allowed")
+
+
+def _evaluation_to_pb(id_: str, team: str, evaluation: Evaluation) -> scores_pb2.TeamEvaluation:
+    means: dict[str, Any] = {name: evaluation.mean(name) for name in _SHARES}
+    return scores_pb2.TeamEvaluation(
+        name=f"teamEvaluations/{id_}",
+        team=f"teams/{team}",
+        team_revision=evaluation.team_revision,
+        golden_set_sha256=evaluation.golden_set_sha256,
+        failed=evaluation.failed,
+        questions=[
+            scores_pb2.QuestionScore(
+                id=one.id,
+                run=one.run,
+                error=one.error,
+                missing_sources=one.missing_sources,
+                missing_facts=one.missing_facts,
+                **{name: getattr(one, name) for name in _SHARES},
+            )
+            for one in evaluation.results
+        ],
+        **means,
+    )

@@ -1,0 +1,146 @@
+"""The scores of one run: by the local method, and with a judge."""
+
+import pytest
+
+from evaluation.core.judge import Judge, Memory
+from evaluation.core.model import Scores
+from evaluation.core.scoring import score
+from servicekit.errors import Unavailable
+from tests.support.evaluation_fakes import FakeJudge, embed, record
+
+WARRANTY = "The warranty of the lamp is two years from the day of purchase. Batteries are not covered."
+SHIPPING = "Parcels are sent on weekdays. Shipping to islands takes nine days."
+ANSWER = "The warranty of the lamp is two years [1]. The moon is made of green cheese. Any questions?"
+
+
+def judge(model: FakeJudge, *, calls: int = 40, memory: Memory | None = None) -> Judge:
+    return Judge(model=model, memory=memory or Memory(most=100), max_calls=calls)
+
+
+def verdicts(scores: Scores) -> list[str]:
+    return [one.verdict for one in scores.sentences]
+
+
+def truthful(user: str) -> float:
+    """Says no to what the planted hallucination says."""
+    return 0.1 if "three years" in user.rsplit("Claim:", maxsplit=1)[-1] else 0.9
+
+
+async def test_without_a_judge_there_is_grounding_and_never_faithfulness() -> None:
+    scores = await score(record(ANSWER, WARRANTY, SHIPPING), embed=embed, judge=None)
+    assert (scores.outcome, scores.evaluator) == ("SCORED", "local")
+    assert (scores.faithfulness, scores.answer_relevance, scores.agreement) == (None, None, None)
+    assert scores.grounding is not None
+    first, second, _ = scores.sentences
+    assert first.grounding > 0.6
+    assert second.grounding < 0.3
+    # What is off the topic is found; whether the rest is true nobody has looked at.
+    assert verdicts(scores) == ["UNCHECKED", "UNSUPPORTED", "NO_CLAIM"]
+
+
+async def test_a_planted_hallucination_is_unsupported_although_its_words_are_there() -> None:
+    answer = "The warranty of the lamp is three years from the day of purchase [1]."
+    model = FakeJudge(says=truthful)
+    scores = await score(record(answer, WARRANTY), embed=embed, judge=judge(model))
+    assert verdicts(scores) == ["UNSUPPORTED"]
+    assert scores.faithfulness == 0.0
+    assert scores.grounding is not None
+    assert scores.grounding > 0.5  # which is why it is not called faithfulness
+    assert scores.agreement == 0.0
+    right = await score(record("The warranty of the lamp is two years [1].", WARRANTY), embed=embed,
+                        judge=judge(model))  # fmt: skip
+    assert (verdicts(right), right.faithfulness, right.agreement) == (["SUPPORTED"], 1.0, 1.0)
+
+
+async def test_what_is_off_the_topic_is_unsupported_without_asking() -> None:
+    model = FakeJudge()
+    scores = await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(model))
+    assert verdicts(scores) == ["SUPPORTED", "UNSUPPORTED", "NO_CLAIM"]
+    assert scores.faithfulness == 0.5
+    assert [user for user in model.asked if "moon" in user.split("Claim:")[-1] and "Claim:" in user] == []
+
+
+async def test_a_claim_is_compared_with_what_it_cites_and_else_with_everything() -> None:
+    model = FakeJudge()
+    answer = "Shipping to islands takes nine days [1]. Shipping to islands takes nine days."
+    scores = await score(record(answer, WARRANTY, SHIPPING), embed=embed, judge=judge(model))
+    cited, free = scores.sentences
+    assert (cited.verdict, cited.evidence) == ("UNSUPPORTED", (1,))
+    assert (free.verdict, free.evidence) == ("SUPPORTED", (2, 1))
+
+
+async def test_a_number_that_no_chunk_has_is_as_if_nothing_was_cited() -> None:
+    scores = await score(
+        record("Shipping to islands takes nine days [7].", SHIPPING), embed=embed, judge=judge(FakeJudge())
+    )
+    assert verdicts(scores) == ["SUPPORTED"]
+
+
+async def test_calls_are_bounded_and_what_is_left_says_so() -> None:
+    claims = " ".join(f"The warranty of lamp {n} is two years." for n in range(6))
+    model = FakeJudge()
+    scores = await score(record(claims, WARRANTY), embed=embed, judge=judge(model, calls=4))
+    assert len(model.asked) == 4
+    assert sorted(verdicts(scores)) == ["SUPPORTED"] * 4 + ["UNCHECKED"] * 2
+    assert scores.faithfulness == 1.0
+    assert (scores.usage.calls, scores.usage.input_tokens, scores.usage.cost_micros) == (4, 400, 8)
+    # No call was left for chunks: similarity, and not a mean of both.
+    assert [one.judged for one in scores.chunks] == [False]
+
+
+async def test_answers_are_remembered_by_model_and_text() -> None:
+    memory, model = Memory(most=100), FakeJudge()
+    first = await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(model, memory=memory))
+    asked = len(model.asked)
+    second = await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(model, memory=memory))
+    assert len(model.asked) == asked
+    assert (second.usage.calls, second.usage.cached) == (0, asked)
+    assert second.faithfulness == first.faithfulness
+    await score(
+        record(ANSWER, WARRANTY), embed=embed, judge=judge(FakeJudge(fingerprint="other"), memory=memory)
+    )
+    assert len(model.asked) == asked
+
+
+def test_the_memory_is_bounded() -> None:
+    memory = Memory(most=2)
+    for key in (b"a", b"b"):
+        memory.put(key, 0.5)
+    assert memory.get(b"a") == 0.5
+    memory.put(b"c", 0.5)
+    assert (memory.get(b"a"), memory.get(b"b"), memory.get(b"c")) == (0.5, None, 0.5)
+
+
+async def test_an_irrelevant_index_shows_in_the_relevance_of_its_chunks() -> None:
+    def says(user: str) -> float:
+        return 0.9 if "Passage:" not in user or "warranty" in user.split("Passage:")[1] else 0.05
+
+    good = await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(FakeJudge(says=says)))
+    bad = await score(record(ANSWER, SHIPPING), embed=embed, judge=judge(FakeJudge(says=says)))
+    assert good.retrieval_relevance is not None
+    assert bad.retrieval_relevance is not None
+    assert good.retrieval_relevance > 0.8
+    assert bad.retrieval_relevance < 0.1
+    local = await score(record(ANSWER, WARRANTY, SHIPPING), embed=embed, judge=None)
+    first, second = local.chunks
+    assert first.relevance > second.relevance
+
+
+@pytest.mark.parametrize("answer", ["", "Hello! How are you?"])
+async def test_nothing_to_score_is_not_a_score(answer: str) -> None:
+    scores = await score(record(answer), embed=embed, judge=judge(FakeJudge()))
+    assert scores.outcome == "NOTHING_TO_SCORE"
+    assert (scores.faithfulness, scores.grounding, scores.retrieval_relevance) == (None, None, None)
+
+
+async def test_claims_without_any_evidence_are_unsupported() -> None:
+    scores = await score(
+        record("The warranty of the lamp is two years."), embed=embed, judge=judge(FakeJudge())
+    )
+    assert (verdicts(scores), scores.faithfulness, scores.grounding) == (["UNSUPPORTED"], 0.0, 0.0)
+
+
+async def test_a_judge_that_does_not_answer_is_an_error_and_no_score() -> None:
+    model = FakeJudge(error=Unavailable("down", reason="MODEL_UNAVAILABLE"))
+    with pytest.raises(Unavailable):
+        await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(model))
