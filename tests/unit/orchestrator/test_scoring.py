@@ -35,9 +35,7 @@ async def test_a_team_that_asks_for_nothing_is_not_scored(bench: Bench) -> None:
 async def test_the_share_decides_about_runs_without_signs(
     bench: Bench, percent: int, selection: str | None
 ) -> None:
-    found = await summary(
-        bench, calls(SEARCH), says("Two years [1]."), evaluation={"samplePercent": percent}
-    )
+    found = await summary(bench, calls(SEARCH), says("Two years [1]."), evaluation={"samplePercent": percent})
     assert (found.scoring and found.scoring.selection) == selection
     assert found.scoring is None or found.scoring.suspicions == ()
 

@@ -1,10 +1,11 @@
 """What the service measures; docs/telemetry.yaml lists it."""
 
-from opentelemetry import trace
+import secrets
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from evaluation.core.model import Job, Scores
-from servicekit import telemetry
+from servicekit import span_wire, spans
 from servicekit.labels import BoundedLabels
 
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -64,7 +65,7 @@ class Telemetry:
         for sentence in scores.sentences:
             SENTENCES.labels(team, sentence.verdict).inc()
         self._usage(scores)
-        if telemetry.tracing_enabled():
+        if spans.is_on():
             _trace(job, scores)
 
     def _usage(self, scores: Scores) -> None:
@@ -81,19 +82,22 @@ class Telemetry:
 
 
 def _trace(job: Job, scores: Scores) -> None:
-    run = trace.get_current_span(telemetry.extract({"traceparent": job.traceparent})).get_span_context()
-    links = [trace.Link(run)] if run.is_valid else []
-    attributes = {"agentteams.run": job.run, "agentteams.team": job.team, "agentteams.tenant": job.tenant}
-    with telemetry.tracer().start_as_current_span("evaluation", links=links, attributes=attributes) as span:
+    recording = spans.Recording(secrets.randbits(128), keep=True)
+    recording.common.update(
+        {"agentteams.run": job.run, "agentteams.team": job.team, "agentteams.tenant": job.tenant}
+    )
+    with spans.Span(recording, "evaluation", None, parent_id=0) as span:
+        run = span_wire.parse(job.traceparent)
+        if run is not None:
+            span.link(spans.Ref(run[0], run[1]))
         for name, value in scores.named():
-            if value is None:
-                continue
-            span.add_event(
-                _EVENT,
-                {
-                    "gen_ai.evaluation.name": name,
-                    "gen_ai.evaluation.score.value": value,
-                    "gen_ai.evaluation.score.label": "below_threshold" if name in scores.below else "pass",
-                    "agentteams.evaluation.version": f"{scores.evaluator}/{scores.version}",
-                },
-            )
+            if value is not None:
+                span.event(
+                    _EVENT,
+                    {
+                        "gen_ai.evaluation.name": name,
+                        "gen_ai.evaluation.score.value": value,
+                        "gen_ai.evaluation.score.label": "below" if name in scores.below else "pass",
+                        "agentteams.evaluation.version": f"{scores.evaluator}/{scores.version}",
+                    },
+                )

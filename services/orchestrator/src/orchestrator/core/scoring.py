@@ -11,7 +11,7 @@ from orchestrator.core.model import (
     Scoring,
 )
 from orchestrator.core.turn import Turn
-from servicekit import telemetry
+from servicekit import span_wire
 
 _MARK = re.compile(r"\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\]")  # as in citations
 _NUMBER = re.compile(r"\d+")
@@ -32,12 +32,11 @@ def to_score(turn: Turn, *, seconds: float) -> Scoring | None:
     sampled = _place(turn.log.run) < evaluation.sample_percent * _BUCKETS // 100
     if not sampled and not (signs and evaluation.score_suspicious):
         return None
-    headers: list[tuple[str, str]] = []
-    telemetry.inject(headers)
+    trace, _ = span_wire.run_trace()
     return Scoring(
         selection="SAMPLED" if sampled else "SUSPICIOUS",
         suspicions=tuple(signs),
-        traceparent=dict(headers).get("traceparent", ""),
+        traceparent=trace,
     )
 
 
