@@ -104,7 +104,7 @@ async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
     try:
         async with serve_in_process(served, key=key) as target:
             one = RunningService(port=int(target.rpartition(":")[2]), metrics_port=0, pid=1)
-            services = dict.fromkeys(("orchestrator", "retrieval", "session"), one)
+            services = dict.fromkeys(("orchestrator", "retrieval", "session", "evaluation"), one)
             with state.locked():
                 state.write_runtime(RuntimeInfo(pid=os.getpid(), services=services, chat="test"))
                 async with rpc_as(target, user="local", key=key) as rpc:

@@ -21,7 +21,7 @@ async def embed(texts: Sequence[str], *, query: bool = False) -> Vectors:
         for word in content_words(text):
             row[int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) % _DIMENSION] += 1.0
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.float32(1e-9))
+    return np.asarray(vectors / np.maximum(lengths, np.float32(1e-9)), dtype=np.float32)
 
 
 @dataclass

@@ -67,6 +67,8 @@ class Reply:
     # test can act in the middle of a stream without sleeping.
     gate: Event | None = None
     gate_after: int = 0
+    # Of the first token, for answers that are not streamed: its likeliest forms with their probabilities.
+    top_logprobs: Mapping[str, float] | None = None
 
     def deltas(self) -> Sequence[str]:
         if self.chunks:

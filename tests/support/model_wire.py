@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -41,7 +42,12 @@ def completion(next_id: NextId, body: Mapping[str, Any], reply: Reply, raw_bytes
     message: dict[str, Any] = {"role": "assistant", "content": reply.full_text() or None}
     if reply.tool_calls:
         message["tool_calls"] = _tool_calls(next_id, reply)
-    choice = {"index": 0, "message": message, "finish_reason": _finish_reason(reply), "logprobs": None}
+    choice = {
+        "index": 0,
+        "message": message,
+        "finish_reason": _finish_reason(reply),
+        "logprobs": None if reply.top_logprobs is None else _logprobs(reply.top_logprobs),
+    }
     return {
         "id": next_id("chatcmpl"),
         "object": "chat.completion",
@@ -50,6 +56,11 @@ def completion(next_id: NextId, body: Mapping[str, Any], reply: Reply, raw_bytes
         "choices": [choice],
         "usage": _usage(reply, raw_bytes),
     }
+
+
+def _logprobs(shares: Mapping[str, float]) -> dict[str, Any]:
+    top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+    return {"content": [{**top[0], "top_logprobs": top}]}
 
 
 def sse(

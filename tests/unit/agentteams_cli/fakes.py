@@ -15,6 +15,11 @@ from typing import Any, NoReturn
 
 import grpc
 import pytest
+from agentteams.evaluation.v1 import evaluation_service_pb2 as team_pb
+from agentteams.evaluation.v1.evaluation_service_pb2_grpc import (
+    EvaluationServiceServicer,
+    add_EvaluationServiceServicer_to_server,
+)
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.orchestrator.v1.orchestrator_service_pb2_grpc import (
     OrchestratorServiceServicer,
@@ -27,8 +32,9 @@ from agentteams.retrieval.v1.retrieval_service_pb2_grpc import (
     RetrievalServiceServicer,
     add_RetrievalServiceServicer_to_server,
 )
-from agentteams.session.v1 import run_pb2
+from agentteams.session.v1 import run_pb2, scores_pb2
 from agentteams.session.v1 import session_service_pb2 as session_pb
+from agentteams.session.v1.scores_pb2_grpc import ScoreServiceServicer, add_ScoreServiceServicer_to_server
 from agentteams.session.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
@@ -84,6 +90,10 @@ class Scenario:
     exported: Sequence[retrieval_pb.ExportChunksResponse] = ()
     exports: list[retrieval_pb.ExportChunksRequest] = field(default_factory=list)
     evaluated: list[evaluation_pb.EvaluateKnowledgeBaseRequest] = field(default_factory=list)
+    scores: scores_pb2.RunScores | None = None
+    team_evaluations: Sequence[scores_pb2.TeamEvaluation] = ()
+    team_evaluation: Sequence[team_pb.EvaluateTeamResponse] = ()
+    golden_questions: Sequence[team_pb.GoldenQuestion] = ()
     stopping: threading.Event = field(default_factory=threading.Event)
     models_seen_after: int = 0
     """How often CreateKnowledgeBase says MODEL_NOT_FOUND before it works."""
@@ -258,6 +268,28 @@ class Retrieval(RetrievalServiceServicer):
         )
 
 
+class Scores(ScoreServiceServicer):
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def GetRunScores(self, request: Any, context: Any) -> scores_pb2.RunScores:
+        if self._scenario.scores is None:
+            fail(context, NotFound(f"{request.run} has no scores", reason="SCORES_NOT_FOUND"))
+        return self._scenario.scores
+
+    def ListTeamEvaluations(self, request: Any, context: Any) -> scores_pb2.ListTeamEvaluationsResponse:
+        return scores_pb2.ListTeamEvaluationsResponse(evaluations=self._scenario.team_evaluations)
+
+
+class Evaluation(EvaluationServiceServicer):
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def EvaluateTeam(self, request: Any, context: Any) -> Iterator[team_pb.EvaluateTeamResponse]:
+        self._scenario.golden_questions = list(request.questions)
+        yield from self._scenario.team_evaluation
+
+
 class Session(SessionServiceServicer):
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -288,10 +320,12 @@ def serving(folder: Path) -> Iterator[Scenario]:
         add_OrchestratorServiceServicer_to_server(Orchestrator(scenario), server)  # type: ignore[abstract]
         add_RetrievalServiceServicer_to_server(Retrieval(scenario), server)  # type: ignore[abstract]
         add_SessionServiceServicer_to_server(Session(scenario), server)  # type: ignore[abstract]
+        add_ScoreServiceServicer_to_server(Scores(scenario), server)  # type: ignore[abstract]
+        add_EvaluationServiceServicer_to_server(Evaluation(scenario), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         one = RunningService(port=port, metrics_port=0, pid=1)
-        services = dict.fromkeys(("orchestrator", "retrieval", "session"), one)
+        services = dict.fromkeys(("orchestrator", "retrieval", "session", "evaluation"), one)
         try:
             with state.locked():
                 state.write_runtime(RuntimeInfo(pid=1, services=services, chat="test"))

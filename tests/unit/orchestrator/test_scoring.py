@@ -20,7 +20,7 @@ FAILED = SearchResult(outcome="FAILED", reasons=("it does not answer",))
 
 
 async def summary(bench: Bench, *scripts: Script, evaluation: dict[str, Any] | None) -> Summary:
-    spec = {} if evaluation is None else {"evaluation": evaluation}
+    spec: dict[str, Any] = {} if evaluation is None else {"evaluation": evaluation}
     of = team({"name": "ann", "knowledge": ["docs"]}, knowledge=knowledge(), **spec)
     steps = await play(bench, of, *scripts)
     assert isinstance(steps[-1], RunFinished)

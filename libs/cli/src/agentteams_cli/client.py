@@ -25,6 +25,7 @@ from agentteams_cli.errors import CliError, StackError, Unreachable
 from agentteams_cli.evaluations import Evaluations
 from agentteams_cli.knowledge import Knowledge
 from agentteams_cli.paging import pages
+from agentteams_cli.scores import Scores
 from agentteams_cli.state import RuntimeInfo, StateFolder
 from manifests import DEFAULT_NAMESPACE, KnowledgeBase
 from manifests.knowledge_pb import to_pb
@@ -55,9 +56,12 @@ class Client:
         conversations: Sessions, memories, and all that belongs to a user.
         evaluations: Golden sets, and what was measured with them.
         knowledge: Failures and exports of knowledge bases.
+        scores: Of runs, and golden sets of teams.
     """
 
-    def __init__(self, *, orchestrator: RpcClient, retrieval: RpcClient, session: RpcClient) -> None:
+    def __init__(
+        self, *, orchestrator: RpcClient, retrieval: RpcClient, session: RpcClient, evaluation: RpcClient
+    ) -> None:
         self._orchestrator = orchestrator
         self._retrieval = retrieval
         self._session = session
@@ -67,6 +71,7 @@ class Client:
         self.conversations = Conversations(session)
         self.evaluations = Evaluations(retrieval)
         self.knowledge = Knowledge(retrieval)
+        self.scores = Scores(session=session, evaluation=evaluation)
 
     async def team(self, name: str) -> orchestrator_pb.Team:
         """One team by its manifest's name."""
@@ -278,7 +283,12 @@ async def connect(state: StateFolder) -> AsyncIterator[Client]:
             stack.push_async_callback(channel.close)
             return RpcClient(channel, issuer=issuer, default_timeout=CALL_TIMEOUT)
 
-        client = Client(orchestrator=rpc("orchestrator"), retrieval=rpc("retrieval"), session=rpc("session"))
+        client = Client(
+            orchestrator=rpc("orchestrator"),
+            retrieval=rpc("retrieval"),
+            session=rpc("session"),
+            evaluation=rpc("evaluation"),
+        )
         with scope(caller=LOCAL_CALLER):
             yield client
 

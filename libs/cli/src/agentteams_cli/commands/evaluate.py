@@ -1,4 +1,4 @@
-"""agentteams evaluate: how well a knowledge base is searched."""
+"""agentteams evaluate: how well a knowledge base is searched, and how well a team answers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from agentteams_cli.errors import CliError
 from agentteams_cli.golden import read_golden_set
 from agentteams_cli.quality import SCORES, mode_name, score_text
 from agentteams_cli.render import to_dict
+from agentteams_cli.team_golden import evaluate_team
 
 MODES = {mode.lower(): mode for mode in ("Dense", "Sparse", "Hybrid")}
 SHOWN_PATHS = 10
@@ -34,7 +35,8 @@ def _modes(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.command("evaluate")
-@click.argument("knowledge_base")
+@click.argument("knowledge_base", required=False)
+@click.option("--team", default="", help="Ask this team the questions of --golden, and score its answers.")
 @click.option(
     "--golden",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -52,8 +54,9 @@ def _modes(context: click.Context, parameter: click.Parameter, value: str | None
 @click.pass_obj
 def evaluate_command(
     settings: Settings,
-    knowledge_base: str,
+    knowledge_base: str | None,
     *,
+    team: str,
     golden: Path | None,
     modes: list[str],
     min_ndcg: float | None,
@@ -62,7 +65,17 @@ def evaluate_command(
     """Search every query of KNOWLEDGE_BASE's golden set and show how well its documents are found.
 
     In brackets: the change against the last evaluation of the same golden set.
+
+    With --team: ask a team questions whose sources and facts are known, and compare its revisions.
     """
+    if bool(team) == bool(knowledge_base):
+        raise click.UsageError("name a KNOWLEDGE_BASE, or a team with --team TEAM --golden FILE")
+    if team:
+        if golden is None or modes or min_ndcg is not None or min_recall is not None:
+            raise click.UsageError("--team goes with --golden FILE, and with no other option")
+        evaluate_team(settings, team, golden)
+        return
+    assert knowledge_base is not None
     golden_set = None if golden is None else read_golden_set(golden)
     found = run_async(_evaluate(settings, knowledge_base, golden_set, modes))
     too_low = [

@@ -1,12 +1,13 @@
 """agentteams runs: what was asked, what waits for a person, and where the time went."""
 
 import click
-from agentteams.session.v1 import run_pb2
+from agentteams.session.v1 import run_pb2, scores_pb2
 
 from agentteams_cli.client import Client, connect
 from agentteams_cli.commands.chat import Chat
 from agentteams_cli.context import Settings, common, run_async
 from agentteams_cli.errors import EXIT_FAILED, UsageProblem
+from agentteams_cli.marking import marked, print_scores, scores_dict
 from agentteams_cli.render import (
     citation_dict,
     full_name,
@@ -74,9 +75,15 @@ async def _list(settings: Settings, team: str, state: str, limit: int) -> list[r
 @click.pass_obj
 def show_command(settings: Settings, run: str) -> None:
     """Show the steps of RUN, its answer, and the time of each stage."""
-    found, events = run_async(_show(settings, full_name("runs", run)))
+    found, events, scores = run_async(_show(settings, full_name("runs", run)))
     output = settings.output
-    output.json({"run": _run_dict(found), "events": [to_dict(event) for event in events]})
+    output.json(
+        {
+            "run": _run_dict(found),
+            "events": [to_dict(event) for event in events],
+            "scores": None if scores is None else scores_dict(scores),
+        }
+    )
     output.line(f"{found.name}  {found.team.removeprefix('teams/')}  {state_name(found.state)}", "bold")
     answers = [e.message_completed.message for e in events if e.WhichOneof("event") == "message_completed"]
     for event in events:
@@ -86,9 +93,11 @@ def show_command(settings: Settings, run: str) -> None:
     for answer, event in zip(answers, _completed(events), strict=True):
         if not event.member:
             output.line()
-            output.line(answer.content)
+            output.line(marked(answer.content, scores))
             output.line()
             print_citations(output, [citation_dict(c) for c in answer.citations])
+    if scores is not None:
+        print_scores(output, scores)
     if found.HasField("status") and found.status.code:
         output.line(f"failed: {found.status.message}", "red")
     if found.HasField("summary"):
@@ -101,9 +110,11 @@ def _completed(events: list[run_pb2.RunEvent]) -> list[run_pb2.RunEvent]:
     return [e for e in events if e.WhichOneof("event") == "message_completed"]
 
 
-async def _show(settings: Settings, name: str) -> tuple[run_pb2.Run, list[run_pb2.RunEvent]]:
+async def _show(
+    settings: Settings, name: str
+) -> tuple[run_pb2.Run, list[run_pb2.RunEvent], scores_pb2.RunScores | None]:
     async with connect(settings.state) as client:
-        return await client.run(name), await client.run_events(name)
+        return await client.run(name), await client.run_events(name), await client.scores.of_run(name)
 
 
 @runs_command.command("follow")

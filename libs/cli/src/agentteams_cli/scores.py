@@ -1,0 +1,53 @@
+"""Scores of runs and golden sets of teams, as the commands see them."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
+from agentteams.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from agentteams.session.v1 import scores_pb2
+from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
+
+from servicekit.client import RpcClient
+from servicekit.errors import NotFound
+
+GOLDEN_TIMEOUT = timedelta(hours=2)
+
+
+class Scores:
+    """Typed calls; raises ServiceError as `servicekit.client` does."""
+
+    def __init__(self, *, session: RpcClient, evaluation: RpcClient) -> None:
+        self._session = session
+        self._evaluation = evaluation
+        self._scores = ScoreServiceStub(session.channel)
+        self._evaluations = EvaluationServiceStub(evaluation.channel)
+
+    async def of_run(self, run: str) -> scores_pb2.RunScores | None:
+        """The newest; None: the run was not scored, or is not yet."""
+        try:
+            return await self._session.unary(
+                self._scores.GetRunScores, scores_pb2.GetRunScoresRequest(run=run)
+            )
+        except NotFound as error:
+            if error.reason != "SCORES_NOT_FOUND":
+                raise
+            return None
+
+    async def evaluate(
+        self, team: str, questions: Sequence[pb.GoldenQuestion], *, request_id: str
+    ) -> AsyncIterator[pb.EvaluateTeamResponse]:
+        """Progress, then the whole evaluation."""
+        request = pb.EvaluateTeamRequest(team=f"teams/{team}", questions=questions, request_id=request_id)
+        stream = self._evaluation.server_stream(
+            self._evaluations.EvaluateTeam, request, timeout=GOLDEN_TIMEOUT
+        )
+        async with contextlib.aclosing(stream):  # type: ignore[type-var]
+            async for response in stream:
+                yield response
+
+    async def former(self, team: str) -> list[scores_pb2.TeamEvaluation]:
+        """The newest evaluations of a team, newest first."""
+        request = scores_pb2.ListTeamEvaluationsRequest(team=f"teams/{team}", page_size=100)
+        return list((await self._session.unary(self._scores.ListTeamEvaluations, request)).evaluations)

@@ -1,0 +1,282 @@
+"""The evaluation service as a process: what waits is scored once, whoever is killed."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from agentteams.embedding.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
+from agentteams.evaluation.v1 import evaluation_service_pb2 as evaluation_pb
+from agentteams.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import session_service_pb2 as pb
+from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
+from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
+from google.protobuf.duration_pb2 import Duration
+
+from servicekit.clock import SystemClock
+from servicekit.errors import NotFound, PermissionDenied
+from servicekit.ids import new_id
+from servicekit.paging import PageTokens
+from servicekit.server import Service
+from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
+from session.adapters.database import Database, PoolLimits, open_database
+from session.adapters.store import SqlSessionStore
+from session.adapters.tables import run_scores, run_scorings
+from session.score_servicer import ScoreServicer, score_service
+from session.servicer import SessionServicer, session_service
+from tests.support.live import FakeEmbedding
+from tests.support.model_server import ChatRequest, ModelServer, Reply
+from tests.support.session_service import Client, answer, append, begin, event, finished
+from tests.support.sessions import fill
+
+_READY_S = 100
+MANIFESTS = """
+apiVersion: agentteams.dev/v1alpha1
+kind: ModelConfig
+metadata: {{name: chat, namespace: acme}}
+spec: {{type: Chat, provider: OpenAICompatible, model: judge, endpoint: {{url: "{url}"}}}}
+---
+apiVersion: agentteams.dev/v1alpha1
+kind: AgentTeam
+metadata: {{name: helpdesk, namespace: acme}}
+spec:
+  modelConfigRef: {{name: chat}}
+  members: [{{name: agent}}]
+  evaluation:
+    judgeModelConfigRef: {{name: chat}}
+    thresholds: {{faithfulness: "0.8"}}
+"""
+WARRANTY = "The warranty of the lamp is two years from the day of purchase."
+TRUE, PLANTED = "The warranty of the lamp is two years [1].", "The warranty of the lamp is three years [1]."
+
+
+def judge(request: ChatRequest) -> Reply:
+    """No to what the planted hallucination claims, yes to everything else."""
+    false = "three years" in request.last_user_text.partition("Claim:")[2]
+    return Reply("no" if false else "yes", top_logprobs={"Yes": 0.1, "No": 0.8} if false else {"yes": 0.9})
+
+
+@dataclass
+class World:
+    """Everything but the evaluation service."""
+
+    folder: Path
+    session: str
+    embedding: str
+    database: Database
+    model: ModelServer
+
+    async def ask(self, said: str) -> str:
+        """A run of ada's that has ended with that answer, and waits to be scored."""
+        async with rpc_as(self.session, tenant="acme", user="ada") as rpc:
+            client = Client(rpc)
+            run = str((await client.BeginRun(begin("How long is the warranty?"))).run.name)
+            found = run_pb2.EvidenceRetrieved(
+                query="warranty",
+                knowledge_base="knowledgeBases/docs",
+                evidence=[
+                    run_pb2.Evidence(number=1, chunk="c1", document_title="handbook.md", text=WARRANTY)
+                ],
+            )
+            end = finished(4, run_pb2.RUN_STATE_SUCCEEDED)
+            end.run_finished.summary.scoring.selection = run_pb2.ScoringRequest.SELECTION_SAMPLED
+            await client.AppendRunEvents(
+                append(run, event(2, evidence_retrieved=found), answer(3, said), end)
+            )
+        return run
+
+    async def scores(self, run: str) -> scores_pb2.RunScores:
+        """As ada sees them, when they are there: the process may take long to start."""
+        request = scores_pb2.GetRunScoresRequest(run=run, wait=Duration(seconds=25))
+        async with asyncio.timeout(_READY_S), rpc_as(self.session, tenant="acme", user="ada") as rpc:
+            stub: Any = ScoreServiceStub(rpc.channel)
+            while True:
+                try:
+                    return await rpc.unary(stub.GetRunScores, request, timeout=timedelta(seconds=30))
+                except NotFound as error:
+                    assert error.reason == "SCORES_NOT_FOUND"
+
+    async def rows(self) -> tuple[int, int]:
+        """Stored scores, and runs that wait."""
+        count = sa.func.count()
+        return await self.database.read(
+            lambda c: (
+                c.execute(sa.select(count).select_from(run_scores)).scalar_one(),
+                c.execute(sa.select(count).select_from(run_scorings)).scalar_one(),
+            )
+        )
+
+    @asynccontextmanager
+    async def serving(self, name: str, port: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The process, until the block ends; its log goes to the test's output."""
+        key = self.folder / "identity.key"
+        key.write_bytes(TEST_KEY.to_file())
+        settings = {
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "IDENTITY_KEY_FILE": str(key),
+            "SESSION_TARGET": self.session,
+            "EMBEDDING_TARGET": self.embedding,
+            "MANIFESTS_DIR": str(self.folder / "manifests"),
+            "EVALUATION_LEASE_S": "6",
+            "EVALUATION_POLL_S": "0.1",
+            "EVALUATION_JUDGE_CALLS_PER_MINUTE": "100000",
+            "EVALUATION_JUDGE_TOKENS_PER_MINUTE": "100000000",
+        }
+        env = {k: v for k, v in os.environ.items() if not k.startswith("AGENTTEAMS_")}
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "evaluation", stdout=file, stderr=file,
+                env=env | {f"AGENTTEAMS_{k}": v for k, v in settings.items()},
+            )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await asyncio.wait_for(process.wait(), _READY_S)
+            print(f"--- {name}\n{log.read_text()}")  # noqa: T201  # shown by pytest if the test fails
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    url = f"sqlite:///{tmp_path / 'session.db'}"
+    await fill(url)
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(ModelServer())
+        model.script(judge)
+        (tmp_path / "manifests").mkdir()
+        (tmp_path / "manifests" / "all.yaml").write_text(MANIFESTS.format(url=model.base_url))
+        database = open_database(url, PoolLimits(connections=4, timeout=timedelta(seconds=5)))
+        stack.push_async_callback(database.close)
+        store = SqlSessionStore(database=database, clock=SystemClock(), new_id=new_id)
+        tokens = PageTokens(TEST_KEY)
+        session = await stack.enter_async_context(
+            serve_in_process(
+                [
+                    session_service(SessionServicer(store=store, tokens=tokens)),
+                    score_service(ScoreServicer(store=store, tokens=tokens)),
+                ]
+            )
+        )
+        name = "agentteams.embedding.v1.EmbeddingService"
+        register = partial(add_EmbeddingServiceServicer_to_server, FakeEmbedding())
+        embedding = await stack.enter_async_context(serve_in_process([Service(name=name, register=register)]))
+        yield World(folder=tmp_path, session=session, embedding=embedding, database=database, model=model)
+
+
+pytestmark = pytest.mark.timeout(240)  # a process that starts on a busy machine
+
+
+async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: World) -> None:
+    true, planted = await world.ask(TRUE), await world.ask(f"{PLANTED} {TRUE}")
+    async with world.serving("evaluation"):
+        good, bad = await world.scores(true), await world.scores(planted)
+    supported, unsupported = (
+        scores_pb2.SentenceScore.VERDICT_SUPPORTED,
+        scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
+    )
+    assert (good.evaluator, good.faithfulness, list(good.below_thresholds)) == ("judge", 1.0, [])
+    assert [one.verdict for one in bad.sentences] == [unsupported, supported]
+    first = bad.sentences[0]
+    assert f"{PLANTED} {TRUE}"[first.start : first.end] == PLANTED
+    assert first.faithfulness == pytest.approx(0.1 / 0.9)
+    assert (bad.faithfulness, list(bad.below_thresholds)) == (0.5, ["faithfulness"])
+    assert bad.grounding > 0.5  # the local method does not see it
+    assert (bad.team, bad.team_revision, bad.selection) == (
+        "teams/helpdesk",
+        "r1",
+        run_pb2.ScoringRequest.SELECTION_SAMPLED,
+    )
+    assert (good.judge.model_config, good.judge.calls > 0) == ("modelConfigs/chat", True)
+
+
+async def test_a_service_that_is_killed_loses_no_run_and_scores_none_twice(world: World) -> None:
+    runs = [await world.ask(TRUE if n % 2 else PLANTED) for n in range(8)]
+    held, in_the_middle = asyncio.Event(), asyncio.Event()
+    seen = 0
+
+    def slow(request: ChatRequest) -> Reply:
+        nonlocal seen
+        seen += 1
+        if seen <= 6:
+            return judge(request)
+        in_the_middle.set()  # some runs are scored, and some are being scored
+        return replace(judge(request), gate=held)
+
+    world.model.script(slow)
+    async with world.serving("first") as first:
+        async with asyncio.timeout(_READY_S):
+            await in_the_middle.wait()
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+    held.set()
+    stored, waiting = await world.rows()
+    assert stored + waiting == len(runs)
+    assert waiting > 0
+    async with world.serving("second"):
+        for number, run in enumerate(runs):
+            scores = await world.scores(run)
+            assert scores.outcome == scores_pb2.RunScores.OUTCOME_SCORED
+            assert scores.faithfulness == number % 2
+    assert await world.rows() == (len(runs), 0)
+
+
+async def test_scores_are_written_by_evaluation_services_and_read_by_their_owner_alone(
+    world: World,
+) -> None:
+    run = await world.ask(TRUE)
+    new = scores_pb2.RunScores(
+        run=run, evaluator="judge", version="9", outcome=scores_pb2.RunScores.OUTCOME_SCORED
+    )
+    async with rpc_as(world.session, tenant="acme", user="ada") as rpc:
+        stub: Any = ScoreServiceStub(rpc.channel)
+        with pytest.raises(PermissionDenied):
+            await rpc.unary(stub.PutRunScores, scores_pb2.PutRunScoresRequest(scores=new))
+        claim = scores_pb2.ClaimRunScoringsRequest(lease_owner="me", lease_duration=Duration(seconds=5))
+        with pytest.raises(PermissionDenied):
+            await rpc.unary(stub.ClaimRunScorings, claim)
+        with pytest.raises(NotFound) as missing:
+            await rpc.unary(stub.GetRunScores, scores_pb2.GetRunScoresRequest(run=run))
+        assert missing.value.reason == "SCORES_NOT_FOUND"
+    async with rpc_as(world.session, tenant="acme", user="ada", service="evaluation") as rpc:
+        stub = ScoreServiceStub(rpc.channel)
+        await rpc.unary(stub.PutRunScores, scores_pb2.PutRunScoresRequest(scores=new))
+    async with rpc_as(world.session, tenant="acme", user="bob") as rpc:
+        stub = ScoreServiceStub(rpc.channel)
+        with pytest.raises(NotFound) as hidden:
+            await rpc.unary(stub.GetRunScores, scores_pb2.GetRunScoresRequest(run=run))
+        assert hidden.value.reason == "RUN_NOT_FOUND"
+    async with rpc_as(world.session, tenant="acme", user="ada") as rpc:
+        records: list[pb.UserRecord] = []
+        sessions: Any = SessionServiceStub(rpc.channel)
+        async for part in rpc.server_stream(sessions.ExportUserData, pb.ExportUserDataRequest()):
+            records += part.records
+        assert [one.run_scores.version for one in records if one.HasField("run_scores")] == ["9"]
+
+
+async def test_a_run_is_scored_on_demand_and_known_scores_are_not_computed_again(world: World) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = await world.ask(PLANTED)
+    async with world.serving("evaluation", port):
+        await world.scores(run)  # it is up
+        asked = len(world.model.requests)
+        async with rpc_as(f"127.0.0.1:{port}", tenant="acme", user="ada") as rpc:
+            stub: Any = EvaluationServiceStub(rpc.channel)
+            scores = await rpc.unary(stub.ScoreRun, evaluation_pb.ScoreRunRequest(run=run))
+        assert scores.faithfulness == 0.0
+        assert len(world.model.requests) == asked

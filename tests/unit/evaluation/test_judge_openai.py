@@ -1,0 +1,83 @@
+"""The judge at an OpenAI-compatible endpoint, with log-probabilities and without."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from openai import AsyncOpenAI
+
+from evaluation.adapters.judge_openai import OpenAIJudge
+from manifests import ModelConfig
+from servicekit.errors import FailedPrecondition, Internal, Unavailable
+from tests.support.model_server import Fault, ModelServer, Reply
+
+CONFIG = ModelConfig.model_validate(
+    {
+        "metadata": {"name": "judge"},
+        "spec": {
+            "type": "Chat",
+            "provider": "OpenAICompatible",
+            "model": "m",
+            "endpoint": {"url": "http://127.0.0.1:9/v1"},
+            "pricing": {"currency": "EUR", "inputPerMillionTokens": "2", "outputPerMillionTokens": "10"},
+        },
+    }
+)
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def judge(model: ModelServer) -> AsyncIterator[OpenAIJudge]:
+    client = AsyncOpenAI(base_url=model.base_url, api_key="none", max_retries=0)
+    yield OpenAIJudge(client=client, model="m", config=CONFIG)
+    await client.close()
+
+
+async def test_the_score_is_the_share_of_yes_in_all_that_says_yes_or_no(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    model.queue(Reply("Yes", top_logprobs={"Yes": 0.5, " yes": 0.1, "No": 0.2, "Maybe": 0.2}))
+    answer = await judge.ask("Be strict.", "Is it so?")
+    assert answer.p_yes == pytest.approx(0.6 / 0.8)
+    body = model.requests[-1].body
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+    assert body["temperature"] == 0
+    cost, currency = judge.cost(answer)
+    assert currency == "EUR"
+    assert cost == round(answer.input_tokens * 2 + answer.output_tokens * 10)
+
+
+@pytest.mark.parametrize(("said", "p_yes"), [('{"verdict": "no"}', 0.0), ("Yes, it is.", 1.0)])
+async def test_without_log_probabilities_a_verdict_is_asked_for_from_then_on(
+    model: ModelServer, judge: OpenAIJudge, said: str, p_yes: float
+) -> None:
+    model.queue(Reply("Yes"), Reply(said), Reply(said))
+    for _ in range(2):
+        assert (await judge.ask("s", "u")).p_yes == p_yes
+    forms = [one.body["response_format"]["type"] for one in model.requests if "response_format" in one.body]
+    assert (len(model.requests), forms) == (3, ["json_schema"] * 2)
+
+
+async def test_an_answer_that_says_neither_is_an_error_and_no_score(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    model.queue(Reply("Hm"), Reply("It depends."))
+    with pytest.raises(Internal) as caught:
+        await judge.ask("s", "u")
+    assert caught.value.reason == "MODEL_BAD_RESPONSE"
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, Unavailable), (401, FailedPrecondition)])
+async def test_errors_are_typed_and_what_may_pass_is_tried_again(
+    model: ModelServer, judge: OpenAIJudge, status: int, error: type[Exception]
+) -> None:
+    tries = 3 if status == 503 else 1
+    for _ in range(tries):
+        model.fail(Fault(kind="status", status=status))
+    with pytest.raises(error):
+        await judge.ask("s", "u")
+    assert len(model.requests) == tries
