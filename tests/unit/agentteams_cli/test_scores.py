@@ -27,7 +27,7 @@ SCORES = scores_pb2.RunScores(
         SENTENCE(start=39, end=46, verdict=SENTENCE.VERDICT_NO_CLAIM),
     ],
 )
-GOLDEN = "questions:\n- {question: How long?, sources: [handbook.md], facts: ['2|two']}\n"
+GOLDEN = "questions:\n- {question: How long is it, sources: [handbook.md], facts: ['2|two']}\n"
 
 
 def a_run(scenario: Scenario) -> None:
