@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from manifests.base import Model, ModelConfigRef, Threshold, Violation, refuse
 from manifests.cel import Cel
 
-_NEEDS_JUDGE = "needs spec.evaluation.judgeModelConfigRef: only a judge model finds it out"
+_NEEDS_JUDGE = "is found out by a judge model alone"
+_ADD_JUDGE = "add judgeModelConfigRef, or remove the threshold"
 
 
 class EvaluationThresholds(Model):
@@ -50,7 +51,7 @@ class Evaluation(Model):
     cel: ClassVar = tuple(
         Cel(
             f"!has(self.thresholds) || !has(self.thresholds.{field}) || has(self.judgeModelConfigRef)",
-            _NEEDS_JUDGE,
+            f"{_NEEDS_JUDGE}; {_ADD_JUDGE}",
             ".thresholds",
         )
         for field in ("faithfulness", "answerRelevance")
@@ -89,4 +90,4 @@ class Evaluation(Model):
             ("answerRelevance", self.thresholds.answer_relevance),
         ):
             if value is not None:
-                yield Violation(("thresholds", field), _NEEDS_JUDGE, "add the judge, or remove the threshold")
+                yield Violation(("thresholds", field), _NEEDS_JUDGE, _ADD_JUDGE)

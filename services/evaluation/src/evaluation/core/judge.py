@@ -12,10 +12,13 @@ PROMPTS = "1"
 """Version of the prompts below: change it with any of them."""
 
 SUPPORTED_SYSTEM = (
-    "You compare a claim with evidence. Say yes if the evidence agrees with the claim, no if it says the "
-    "opposite or nothing about it. Answer with one word: yes or no."
+    "You are a strict fact checker. You are given a passage and a claim. Answer yes only if the passage says "
+    "that the claim is true; answer no if the passage contradicts it or says nothing about it. Answer with "
+    "one word."
 )
-SUPPORTED = "Evidence:\n{evidence}\n\nClaim: {claim}\n\nDoes the evidence agree with the claim, yes or no?"
+SUPPORTED = (
+    "Passage:\n{evidence}\n\nClaim: {claim}\n\nIs the claim true according to the passage? Answer yes or no."
+)
 RELEVANT_SYSTEM = "You judge search results. Answer with one word: yes or no."
 RELEVANT = (
     "Question: {query}\n\nPassage:\n{passage}\n\nDoes the passage help to answer the question, yes or no?"
