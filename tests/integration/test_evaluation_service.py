@@ -205,7 +205,8 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
 
 
 async def test_a_service_that_is_killed_loses_no_run_and_scores_none_twice(world: World) -> None:
-    runs = [await world.ask(TRUE if n % 2 else PLANTED) for n in range(8)]
+    # Different words for each: what a judge has answered it is not asked again.
+    runs = [await world.ask((TRUE if n % 2 else PLANTED).replace("lamp", f"lamp {n}")) for n in range(8)]
     held, in_the_middle = asyncio.Event(), asyncio.Event()
     seen = 0
 
