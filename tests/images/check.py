@@ -37,6 +37,12 @@ _ORDER = (
     "agentteams-embedding", "agentteams-retrieval", "agentteams-ingest", "agentteams-operator",
     "agentteams-pool", "agentteams-gateway",
 )  # fmt: skip
+_TEAM = {
+    "apiVersion": "agentteams.dev/v1alpha1",
+    "kind": "AgentTeam",
+    "metadata": {"name": "team"},
+    "spec": {"modelConfigRef": {"name": "chat"}, "members": [{"name": "agent"}]},
+}
 _RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
@@ -69,6 +75,8 @@ def _pods(stack: contextlib.ExitStack, folder: Path, *, prefix: str, tag: str) -
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     cluster.apply(*(one for one in chart if one["kind"] in _RIGHTS), namespace=SYSTEM)
     cluster.apply(*(one for one in tenant if one["kind"] in _RIGHTS))
+    # Without a team the operator that is started takes the pool's account away.
+    cluster.apply(_TEAM, namespace=TENANT)
     made: dict[tuple[str, str], Mapping[str, bytes]] = {
         (one["metadata"].get("namespace", SYSTEM), one["metadata"]["name"]): _values(one)
         for one in (*chart, *tenant)
