@@ -24,6 +24,7 @@ _SECTIONS = {
     "retrieval": "Searches.",
     "ingest": "Indexing of documents.",
     "embedding": "Texts to vectors.",
+    "evaluation": "Scores of runs that have ended.",
     "operator": "Reconciles the custom resources.",
     "orchestrator": "Runs teams, in pods of the teams' namespaces that the operator makes.",
     "database": "Postgres.",

@@ -8,7 +8,7 @@ import pytest
 from tests.support.helm import CHART, CRDS, HelmError, helm
 from tests.support.kube import WHY, LocalCluster, find_assets, temporary_cluster
 
-COMPONENTS = ("gateway", "session", "retrieval", "ingest", "embedding")
+COMPONENTS = ("gateway", "session", "retrieval", "ingest", "embedding", "evaluation")
 KINDS = "deployments,statefulsets,services,serviceaccounts,networkpolicies,poddisruptionbudgets,jobs,roles"
 
 

@@ -10,7 +10,7 @@ from tests.support.helm import render
 from tests.support.telemetry_schema import load_schema
 
 SCHEMA = load_schema()
-SCALED = ("gateway", "session", "retrieval", "ingest", "embedding")
+SCALED = ("gateway", "session", "retrieval", "ingest", "embedding", "evaluation")
 # The metric of its own by which each is scaled.
 SIGNALS = {
     "gateway": "agentteams_http_open_turns",
@@ -18,6 +18,7 @@ SIGNALS = {
     "retrieval": "agentteams_retrieval_searches_in_flight",
     "ingest": "agentteams_retrieval_queue_documents",
     "embedding": "agentteams_embedding_queued_texts",
+    "evaluation": "agentteams_evaluation_waiting_runs",
 }
 
 
@@ -53,7 +54,7 @@ def test_what_is_scraped_is_every_pod_of_ours_and_of_pools() -> None:
     (port,) = [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]]
     pool = [dict(one) for one in pool_objects(Pool(namespace="acme"), PoolSettings(image="o"))]
     deployments = [one for one in (*objects, *pool) if one["kind"] == "Deployment"]
-    assert len(deployments) == 7
+    assert len(deployments) == 8
     for one in deployments:
         template = one["spec"]["template"]
         assert wanted <= template["metadata"]["labels"].items(), one["metadata"]["name"]

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 KEYS = {"gateway": {"apiKeysSecret": "agentteams-api-keys"}}
 # Kinds of others' operators, which no schema of Kubernetes knows.
 FOREIGN = {"Cluster", "Milvus", "ScaledObject", "PodMonitor", "PrometheusRule"}
+API = {f"Deployment/agentteams-{name}" for name in ("operator", "embedding", "evaluation")}
 VERSIONS = ["1.29", "1.33", "1.37"]
 EXTERNAL = {
     "database": {"type": "External", "external": {"sessionSecret": "a", "catalogueSecret": "b"}},
@@ -79,7 +80,7 @@ def check(objects: Rendered) -> None:
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, which
         assert pod.get("serviceAccountName", "default") in accounts | {"default"}, which
         may_call = pod["automountServiceAccountToken"]
-        assert may_call == (which in ("Deployment/agentteams-operator", "Deployment/agentteams-embedding"))
+        assert may_call == (which in API)
         for container in pod["containers"]:
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"], which
@@ -104,7 +105,7 @@ def check(objects: Rendered) -> None:
 
 
 SCALERS = st.sampled_from(["None", "HPA", "KEDA"])
-COMPONENTS = ["gateway", "session", "retrieval", "ingest", "embedding"]
+COMPONENTS = ["gateway", "session", "retrieval", "ingest", "embedding", "evaluation"]
 SCALED = st.builds(lambda kind, n: {"replicas": n, "autoscaling": {"type": kind}}, SCALERS, st.integers(0, 9))
 S3 = {"url": "s3://b/p", "s3Secret": "s3", "s3Endpoint": "http://s3:9000"}
 VALUES = st.fixed_dictionaries(
@@ -152,10 +153,12 @@ def test_the_calls_that_are_allowed_are_those_of_the_architecture() -> None:
         return peers(spec["ingress"], "from"), peers(spec["egress"], "to")
 
     assert of("gateway")[1] == {"orchestrators"}
-    assert of("session") == ({"orchestrators"}, set())
+    assert of("session") == ({"orchestrators", "agentteams-evaluation"}, set())
     assert of("retrieval") == ({"orchestrators", "agentteams-operator"}, {"agentteams-embedding"})
     assert of("ingest") == (set(), {"agentteams-embedding"})
-    assert of("embedding")[0] == {"orchestrators", "agentteams-retrieval", "agentteams-ingest"}
+    callers = {"orchestrators", "agentteams-retrieval", "agentteams-ingest", "agentteams-evaluation"}
+    assert of("embedding")[0] == callers
+    assert of("evaluation") == (set(), {"orchestrators", "agentteams-session", "agentteams-embedding"})
     assert of("operator") == (set(), {"agentteams-retrieval"})
 
 
@@ -170,6 +173,7 @@ def test_only_what_calls_models_reaches_the_outside_and_never_cloud_metadata() -
             assert all(block["except"] == ["169.254.0.0/16"] for block in blocks)
     assert {n for n, blocks in outside.items() if blocks} == {
         "agentteams-embedding", "agentteams-operator", "agentteams-retrieval", "agentteams-ingest",
+        "agentteams-evaluation",
     }  # fmt: skip
 
 
@@ -255,7 +259,7 @@ def test_autoscalers_ask_for_metrics_that_services_have() -> None:
         if one["kind"] == "ScaledObject":
             query = one["spec"]["triggers"][0]["metadata"]["query"]
             asked |= {n.removesuffix("_bucket") for n in re.findall(r"agentteams_[a-z_]+", query)}
-    assert len(asked) == 5
+    assert len(asked) == 6
     assert {metric for metric in asked if f"`{metric}`" not in documented} == set()
 
 

@@ -35,7 +35,7 @@ _LEADER_S = 30.0
 _ORDER = (
     "milvus-lite", "agentteams-migrate-session", "agentteams-migrate-catalogue", "agentteams-session",
     "agentteams-embedding", "agentteams-retrieval", "agentteams-ingest", "agentteams-operator",
-    "agentteams-pool", "agentteams-gateway",
+    "agentteams-pool", "agentteams-evaluation", "agentteams-gateway",
 )  # fmt: skip
 _TEAM = {
     "apiVersion": "agentteams.dev/v1alpha1",

@@ -302,7 +302,7 @@ def _network_policy(pool: Pool, settings: PoolSettings) -> Spec:
         "podSelector": {"matchLabels": pool.selector},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [system("gateway"), orchestrators], "ports": [grpc]},
+            {"from": [system("gateway"), system("evaluation"), orchestrators], "ports": [grpc]},
             {"from": [{"namespaceSelector": {}}], "ports": [metrics]},
         ],
         "egress": [
