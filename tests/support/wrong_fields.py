@@ -55,6 +55,15 @@ _TEAM: list[tuple[Mapping[str, Any], str]] = [
         {"tools": [{"name": "p", "python": {"module": "m", "timeoutSeconds": 0}}]},
         "tools[0].python.timeoutSeconds",
     ),
+    (
+        {"evaluation": {"judgeModelConfigRef": {"name": "A b"}}},
+        "evaluation.judgeModelConfigRef.name",
+    ),
+    ({"evaluation": {"scoreSuspicious": "often"}}, "evaluation.scoreSuspicious"),
+    (
+        {"evaluation": {"thresholds": {"retrievalRelevance": "2"}}},
+        "evaluation.thresholds.retrievalRelevance",
+    ),
     (_flow(timeoutSeconds=0), "workflow.steps[0].timeoutSeconds"),
     (_flow(onFailure="Ignore"), "workflow.steps[0].onFailure"),
     (_flow(retries={"backoffSeconds": -1}), "workflow.steps[0].retries.backoffSeconds"),
