@@ -25,6 +25,7 @@ _COLOURS = [
     "#ca95e5", "#37872d", "#e0b400", "#1f60c4", "#fa6400",
 ]  # fmt: skip
 _MOST_SERIES = 14
+_LONGEST_NAME = 32
 _TIMEOUT_S = 30
 _LABEL = re.compile(r"\{\{(\w+)\}\}")
 _COLUMNS = 24
@@ -60,7 +61,7 @@ def read(prometheus: str, panel: Panel, *, begin: float, end: float, step_s: flo
             at = {round((t - begin) / step_s): float(value) for t, value in series["values"]}
             lines.append(
                 Line(
-                    name=name.strip() or panel.title,
+                    name=_short(name.strip()) or panel.title,
                     times=[begin + i * step_s for i in range(count)],
                     values=[at.get(i, math.nan) for i in range(count)],
                 )
@@ -72,8 +73,14 @@ def _label(labels: dict[str, str], match: re.Match[str]) -> str:
     return labels.get(match[1], "")
 
 
-def draw(board: Board, lines: dict[str, list[Line]], file: Path) -> None:
-    """Writes the dashboard as a PNG; `lines` by panel title."""
+def _short(name: str) -> str:
+    """The end of a long name says most: methods begin with their package."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"
+
+
+def draw(board: Board, lines: list[list[Line]], file: Path) -> None:
+    """Writes the dashboard as a PNG; `lines` are those of each of its panels."""
+    drawn = iter(lines)
     rows: list[tuple[str, list[list[Panel]]]] = []
     for row in board.rows:
         shelves: list[list[Panel]] = [[]]
@@ -95,7 +102,7 @@ def draw(board: Board, lines: dict[str, list[Line]], file: Path) -> None:
             left = 0
             for panel in shelf:
                 box = (left / _COLUMNS, top / total, panel.width / _COLUMNS, 2.4 / total)
-                _draw_panel(figure, panel, lines.get(panel.title, []), box, total)
+                _draw_panel(figure, panel, next(drawn), box, total)
                 left += panel.width
     figure.savefig(file, facecolor=_PAPER)
     plt.close(figure)
@@ -111,7 +118,7 @@ def _draw_panel(
     back.set_yticks([])
     for spine in back.spines.values():
         spine.set_color("#2a2d33")
-    figure.text(x + 0.010, y + height - 0.30 / total, panel.title, color=_TEXT, fontsize=10, weight="medium")
+    figure.text(x + 0.010, y + height - 0.30 / total, panel.title, color=_TEXT, fontsize=10)
     if not lines:
         figure.text(
             x + width / 2,

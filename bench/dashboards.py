@@ -101,8 +101,8 @@ async def trouble(live: LiveStack, server: ModelServer, minutes: float) -> None:
         server.fail(Fault(kind="status", status=429, retry_after_s=1))
     await asyncio.sleep(minutes * 15)
     await live.kill("embedding")
-    await asyncio.sleep(minutes * 10)
-    with_broken = documents | {"scan.pdf": b"%PDF-1.7 broken", "empty.md": b""}
+    await asyncio.sleep(minutes * 5)
+    with_broken = documents | {"scan.pdf": b"%PDF-1.7 broken"}
     await live.ingest("manual", with_broken, within_s=240)
 
 
@@ -179,11 +179,9 @@ async def _answers(address: str) -> bool:
 
 def _draw_all(address: str, begin: float, end: float, out: Path) -> None:
     for board in BOARDS:
-        lines = {
-            panel.title: read(address, panel, begin=begin, end=end, step_s=STEP_S) for panel in board.panels
-        }
+        lines = [read(address, panel, begin=begin, end=end, step_s=STEP_S) for panel in board.panels]
         draw(board, lines, out / f"{board.uid.removeprefix('agentteams-')}.png")
-        empty = [title for title, found in lines.items() if not found]
+        empty = [panel.title for panel, found in zip(board.panels, lines, strict=True) if not found]
         shown = f"{len(lines) - len(empty)} of {len(lines)} panels have series"
         print(f"{board.title}: {shown}" + (f"; without: {', '.join(empty)}" if empty else ""))
 

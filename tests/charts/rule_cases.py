@@ -37,6 +37,15 @@ def _histogram(name: str, labels: str, *, under: str, over: str, grows: int) -> 
     }
 
 
+def _sentences(unsupported: int, supported: int) -> dict[str, str]:
+    name = "agentteams_evaluation_sentences_total"
+    return {
+        f'{name}{{team="a/docs", finding="UNSUPPORTED"}}': f"0+{unsupported}x180",
+        f'{name}{{team="a/docs", finding="SUPPORTED"}}': f"0+{supported}x180",
+        f'{name}{{team="a/docs", finding="NO_CLAIM"}}': "0+100x180",
+    }
+
+
 _TEAM = {"team": "a/docs"}
 _MODEL = {"model_config": "a/chat"}
 
@@ -146,6 +155,29 @@ CASES = (
         fires={'agentteams_retrieval_reconciled_total{what="stray_chunks_removed"}': "0+2x120"},
         silent={'agentteams_retrieval_reconciled_total{what="stray_chunks_removed"}': "0x60 40x60"},
         value="120",
+    ),
+    Case(
+        alert="AgentTeamsAnswersUnsupportedFast",
+        at="90m",
+        fires=_sentences(70, 30),
+        silent=_sentences(50, 50),
+        labels=_TEAM,
+        value="70%",
+    ),
+    Case(
+        alert="AgentTeamsAnswersUnsupportedSlowly",
+        at="120m",
+        fires=_sentences(20, 80),
+        silent=_sentences(10, 90),
+        labels=_TEAM,
+        value="20%",
+    ),
+    Case(
+        alert="AgentTeamsScoringStands",
+        at="50m",
+        fires={"agentteams_evaluation_waiting_runs": "2000x90"},
+        silent={"agentteams_evaluation_waiting_runs": "2000x30 10x60"},
+        value="2k",
     ),
     Case(
         alert="AgentTeamsModelFails",
