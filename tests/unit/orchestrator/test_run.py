@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from orchestrator.core.chat import TextPart
 from orchestrator.core.log import LogUnavailable
@@ -300,3 +301,16 @@ async def test_a_model_that_no_manifest_has_is_named(bench: Bench) -> None:
     bench.catalogue.models = []
     steps = await play(bench, team())
     assert 'ModelConfig "chat" is not in namespace "default"' in end(steps).error.message  # type: ignore[union-attr]
+
+
+async def test_a_teams_stages_have_the_time_that_storing_the_end_took(bench: Bench) -> None:
+    labels = {"team": "default/helpdesk", "stage": "session_save"}
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("agentteams_team_stage_seconds_total", labels) or 0.0
+
+    before = counted()
+    bench.store.gate = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.5, bench.store.gate.set)
+    await play(bench, team({"name": "ann"}), says("Yes."))
+    assert counted() - before == pytest.approx(0.5, abs=0.05)

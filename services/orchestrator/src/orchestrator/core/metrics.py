@@ -75,6 +75,11 @@ def note_recorded_end(tenant: str, team: str, *, state: str, reason: str, second
     RUN_SECONDS.labels(label).observe(seconds)
 
 
+def note_saved(turn: "Turn", seconds: float) -> None:
+    """The end of a run was stored: the one stage that its own summary cannot hold."""
+    STAGES.labels(team_label(turn), "session_save").inc(seconds)
+
+
 def _note_usage(team: str, usage: Usage) -> None:
     TOKENS.labels(team, "input").inc(usage.input_tokens)
     TOKENS.labels(team, "output").inc(usage.output_tokens)

@@ -11,7 +11,7 @@ from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
-from orchestrator.core.metrics import note_end
+from orchestrator.core.metrics import note_end, note_saved
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
 from orchestrator.core.scoring import to_score
 from orchestrator.core.search import NoDocuments, restore
@@ -117,8 +117,10 @@ async def conclude(turn: Turn) -> None:
         reason = turn.end.error.reason if turn.end.error else ""
         tracing.conclude(state=turn.end.state, reason=reason)
         note_end(turn, summary, state=turn.end.state, reason=reason)
+    began = turn.stages.elapsed_s
     with turn.stages.stage("session_save"):
         await turn.log.flush()
+    note_saved(turn, turn.stages.elapsed_s - began)
 
 
 async def _answer(turn: Turn) -> str:
