@@ -150,6 +150,31 @@ RETRIEVAL = Board(
                 ),
             ),
         ),
+        Row(
+            title="Index",
+            panels=(
+                Panel(
+                    title="Tunings of indexes",
+                    description="Attempts by kind and how they ended.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    width=12,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_retrieval_tunings_total", by="kind, outcome"),
+                            legend="{{kind}} {{outcome}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="A tuning",
+                    description="One attempt, building an index anew included.",
+                    unit="s",
+                    width=12,
+                    queries=quantiles("agentteams_retrieval_tuning_seconds"),
+                ),
+            ),
+        ),
     ),
 )
 
