@@ -7,12 +7,20 @@ from typing import Any
 import pytest
 
 from agentteams_operator.core.cache import Cache
-from agentteams_operator.core.credentials import MAX_VALUE_BYTES, NAME, Credentials, entry, fitting, too_long
+from agentteams_operator.core.credentials import (
+    JUDGES_NAME,
+    MAX_VALUE_BYTES,
+    NAME,
+    Credentials,
+    entry,
+    fitting,
+    too_long,
+)
 from agentteams_operator.core.objects import ALL_CREDENTIALS, Key, Stored
 from agentteams_operator.core.outcome import Event, Outcome
 from agentteams_operator.core.ports import ApiFailure
 
-MINE = Key("Secret", "system", NAME)
+MINE, JUDGES = Key("Secret", "system", NAME), Key("Secret", "system", JUDGES_NAME)
 NOTHING = Stored(key=ALL_CREDENTIALS, uid="", version="")
 CREDENTIALS = {"credentialsSecretKeyRef": {"name": "llm", "key": "apiKey"}}
 
@@ -64,6 +72,11 @@ class Scene:
         body = {"kind": "ModelConfig", "spec": {"type": type_} | (spec or CREDENTIALS)}
         self.cache.put(body | {"metadata": self._metadata(namespace, name, 1)})
 
+    def team(self, namespace: str, judge: str, generation: int = 1) -> None:
+        spec = {"evaluation": {"judgeModelConfigRef": {"name": judge}}} if judge else {}
+        metadata = self._metadata(namespace, "t", generation)
+        self.cache.put({"kind": "AgentTeam", "spec": spec, "metadata": metadata})
+
     def secret(self, namespace: str, **values: str) -> None:
         self.server.secrets[namespace, "llm"] = {k: v.encode() for k, v in values.items()}
         data = {k: base64.b64encode(v.encode()).decode() for k, v in values.items()}
@@ -100,6 +113,28 @@ async def test_exactly_the_keys_that_embedding_and_rerank_models_name() -> None:
     metadata = scene.server.applied[0]["metadata"]
     assert (metadata["namespace"], metadata["name"]) == ("system", NAME)
     assert ("c", "llm") not in scene.server.read
+
+
+async def test_judges_have_a_secret_of_their_own_as_long_as_a_team_names_them() -> None:
+    scene = Scene()
+    scene.secret("a", apiKey="one")
+    scene.model("a", type_="Chat")
+    await scene.look()
+    assert scene.server.applied == []
+    scene.team("a", "m")
+    assert ALL_CREDENTIALS in scene.told
+    await scene.look()
+    assert scene.written == {"a__llm__apiKey": b"one"}
+    assert [one["metadata"]["name"] for one in scene.server.applied] == [JUDGES_NAME]
+    scene.told.clear()
+    scene.secret("a", apiKey="two")
+    assert ALL_CREDENTIALS in scene.told
+    await scene.look()
+    assert scene.written == {"a__llm__apiKey": b"two"}
+    scene.told.clear()
+    scene.team("a", "", generation=2)
+    assert ALL_CREDENTIALS in scene.told
+    assert JUDGES in (await scene.look()).gone
 
 
 async def test_a_rotation_is_told_and_followed_and_nothing_else_is_read_or_written() -> None:
@@ -153,7 +188,7 @@ async def test_one_that_is_not_seen_is_removed_once_after_a_start() -> None:
     scene = Scene()
     for _ in range(2):
         assert (await scene.look()).gone == ()
-    assert scene.server.deleted == [MINE]
+    assert scene.server.deleted == [MINE, JUDGES]
 
 
 async def test_a_secret_that_goes_between_two_looks_takes_nothing_with_it() -> None:

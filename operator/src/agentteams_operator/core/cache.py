@@ -7,6 +7,7 @@ from typing import Any
 from agentteams_operator.core.objects import (
     ALL_CREDENTIALS,
     KNOWLEDGE,
+    MODEL,
     NAMESPACE,
     OURS,
     POOL,
@@ -15,6 +16,7 @@ from agentteams_operator.core.objects import (
     Key,
     Stored,
     embeds,
+    judge_of,
     owner_of,
     rolled_out,
     stored,
@@ -143,7 +145,8 @@ class Cache:
             self._changed(key)
             if key.kind == TEAM:
                 self._changed(Key(POOL, key.namespace, ""))
-            if (embeds(old) or embeds(new)) and _spec_differs(old, new):
+            served = any(self._has_credentials(one) for one in (old, new))
+            if (served and _spec_differs(old, new)) or judge_of(old) != judge_of(new):
                 self._changed(ALL_CREDENTIALS)
             if old is not None and _spec_differs(old, new):
                 self._tell_over_quota(key)
@@ -160,8 +163,15 @@ class Cache:
                 self._changed(user)
                 if user.kind == TEAM:
                     self._changed(Key(POOL, user.namespace, ""))
-                if embeds(self._objects.get(user)):
+                if self._has_credentials(self._objects.get(user)):
                     self._changed(ALL_CREDENTIALS)
+
+    def _has_credentials(self, one: Stored | None) -> bool:
+        """Whether it is a model whose keys a service of the installation needs."""
+        if one is None or one.key.kind != MODEL:
+            return False
+        teams = (self._objects[Key(TEAM, one.key.namespace, n)] for n in self.names(TEAM, one.key.namespace))
+        return embeds(one) or any(judge_of(team) == one.key.name for team in teams)
 
     def _tell_selectors(self) -> None:
         """Who lets namespaces in by their labels, and who refers to those."""

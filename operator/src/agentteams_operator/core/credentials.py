@@ -1,13 +1,14 @@
-"""The credentials that the embedding service needs: one Secret in the installation's namespace.
+"""The credentials of services that serve all tenants and may read no Secret of theirs.
 
-The embedding service serves all tenants, and may read no Secret of theirs. It gets those keys that
-ModelConfigs of type Embedding or Rerank name, and no other.
+Each has one Secret in the installation's namespace. The embedding service gets those keys that ModelConfigs
+of type Embedding or Rerank name, the evaluation service those of the models that teams name as judge, and
+neither any other.
 """
 
 import asyncio
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -19,17 +20,20 @@ from agentteams_operator.core.objects import (
     MANAGER,
     MODEL,
     SECRET,
+    TEAM,
     Key,
     Stored,
     embeds,
+    judge_of,
 )
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiFailure, ApiServer
 from agentteams_operator.core.references import secret_keys
 
 NAME = "agentteams-model-credentials"
+JUDGES_NAME = "agentteams-judge-credentials"
 MAX_NAME = 253  # of a key of a Secret
-# What the embedding service reads of a file, and what the API server takes of a Secret, with room to spare.
+# What the services read of a file, and what the API server takes of a Secret, with room to spare.
 MAX_VALUE_BYTES, MAX_ALL_BYTES = 64 * 1024, 900 * 1024
 _SIDE_BY_SIDE = 8
 _AGAIN_S = 600.0
@@ -50,6 +54,25 @@ def named_by(model: Stored) -> Iterator[Named]:
     if model.deleted_at is None and embeds(model):
         for secret, key in secret_keys(model.spec):
             yield model.key.namespace, secret, key
+
+
+def of_embedding(cache: Cache) -> Iterator[Named]:
+    """What the embedding service needs."""
+    for key in cache.keys(MODEL):
+        model = cache.get(key)
+        if model is not None:
+            yield from named_by(model)
+
+
+def of_judges(cache: Cache) -> Iterator[Named]:
+    """What the evaluation service needs."""
+    for key in cache.keys(TEAM):
+        team = cache.get(key)
+        judge = judge_of(team)
+        model = cache.get(Key(MODEL, key.namespace, judge)) if judge else None
+        if team is not None and team.deleted_at is None and model is not None and model.deleted_at is None:
+            for secret, name in secret_keys(model.spec):
+                yield key.namespace, secret, name
 
 
 def too_long(model: Stored) -> Iterator[tuple[str, str]]:
@@ -78,13 +101,13 @@ def fitting(values: Mapping[Named, bytes]) -> dict[Named, bytes]:
     return kept
 
 
-def secret_object(namespace: str, values: Mapping[Named, bytes]) -> dict[str, object]:
+def secret_object(namespace: str, name: str, values: Mapping[Named, bytes]) -> dict[str, object]:
     """The Secret."""
     return {
         "apiVersion": "v1",
         "kind": SECRET,
         "metadata": {
-            "name": NAME,
+            "name": name,
             "namespace": namespace,
             "labels": {MANAGED_BY: MANAGER, CREDENTIALS_LABEL: "models"},
         },
@@ -94,21 +117,40 @@ def secret_object(namespace: str, values: Mapping[Named, bytes]) -> dict[str, ob
 
 
 class Credentials:
-    """Looks at all ModelConfigs of the embedding service together.
+    """Keeps the Secret of each of these services.
 
     Args:
         namespace: The installation's.
     """
 
     def __init__(self, *, cache: Cache, api: ApiServer, namespace: str) -> None:
+        wanted = ((NAME, of_embedding), (JUDGES_NAME, of_judges))
+        self._kept = [
+            _Kept(cache=cache, api=api, key=Key(SECRET, namespace, name), named=named)
+            for name, named in wanted
+        ]
+
+    async def look(self, one: Stored) -> Outcome:
+        """What to do about the Secrets. Values are read only when one has changed, and not kept."""
+        outcomes = [await kept.look() for kept in self._kept]
+        return Outcome(gone=tuple(key for outcome in outcomes for key in outcome.gone), again_s=_AGAIN_S)
+
+
+class _Kept:
+    """One Secret: what is in it and what should be."""
+
+    def __init__(
+        self, *, cache: Cache, api: ApiServer, key: Key, named: Callable[[Cache], Iterable[Named]]
+    ) -> None:
         self._cache = cache
         self._api = api
-        self._key = Key(SECRET, namespace, NAME)
+        self._key = key
+        self._named = named
         self._written = ("", "")
         self._looked = False
 
-    async def look(self, one: Stored) -> Outcome:
-        """What to do about the Secret. Values are read only when one has changed, and not kept."""
+    async def look(self) -> Outcome:
+        """Writes it, or says that it is to go."""
         hashes = self._hashes()
         if not hashes:
             await self._remove_unseen()
@@ -122,7 +164,7 @@ class Credentials:
         kept = fitting(values)
         for namespace, secret, key in sorted(set(values) - set(kept)):
             log.warning("credential_left_out", namespace=namespace, secret=secret, key=key, why="too large")
-        await self._write(secret_object(self._key.namespace, kept), wanted)
+        await self._write(secret_object(self._key.namespace, self._key.name, kept), wanted)
         return Outcome(again_s=_AGAIN_S)
 
     async def _write(self, wanted: Mapping[str, object], digest: str) -> None:
@@ -139,13 +181,11 @@ class Credentials:
     def _hashes(self) -> dict[Named, str]:
         """What is named and there."""
         found = {}
-        for key in self._cache.keys(MODEL):
-            model = self._cache.get(key)
-            for named in named_by(model) if model is not None else ():
-                secret = self._cache.get(Key(SECRET, named[0], named[1]))
-                there = secret is not None and secret.deleted_at is None and named[2] in secret.hashes
-                if secret is not None and there and len(entry(*named)) <= MAX_NAME:
-                    found[named] = secret.hashes[named[2]]
+        for named in self._named(self._cache):
+            secret = self._cache.get(Key(SECRET, named[0], named[1]))
+            there = secret is not None and secret.deleted_at is None and named[2] in secret.hashes
+            if secret is not None and there and len(entry(*named)) <= MAX_NAME:
+                found[named] = secret.hashes[named[2]]
         return found
 
     async def _values(self, hashes: Mapping[Named, str]) -> dict[Named, bytes]:

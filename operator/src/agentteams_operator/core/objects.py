@@ -97,6 +97,14 @@ def embeds(one: Stored | None) -> bool:
     return one is not None and one.key.kind == MODEL and one.spec.get("type") in ("Embedding", "Rerank")
 
 
+def judge_of(one: Stored | None) -> str:
+    """The ModelConfig that scores a team's answers; empty: none."""
+    if one is None or one.key.kind != TEAM:
+        return ""
+    reference = (one.spec.get("evaluation") or {}).get("judgeModelConfigRef") or {}
+    return str(reference.get("name", ""))
+
+
 def rolled_out(deployment: Stored) -> bool:
     """Whether all pods of a Deployment are of its newest template."""
     status = deployment.status
