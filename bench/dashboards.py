@@ -13,7 +13,7 @@ import itertools
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -26,8 +26,10 @@ from bench.dashboard_pictures import draw, read
 from bench.operator_scale import team as small_team
 from charts.dashboards.boards import BOARDS
 from tests.support.kube import Cluster, find_assets, free_ports, temporary_cluster
+from tests.support.model_script import ChatRequest, Reply, scenario
 from tests.support.model_server import Fault, ModelServer
 from tests.support.operator_process import fake_endpoint, model, running_operator
+from tests.support.otlp import collector
 from tests.support.stack import LiveStack, knowledge_base, running_stack, team, until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +50,11 @@ apiVersion: agentteams.dev/v1alpha1
 kind: ModelConfig
 metadata: {name: embed}
 spec: {type: Embedding, provider: BuiltIn}
+"""
+EVALUATION = """  evaluation:
+    samplePercent: 100
+    judgeModelConfigRef: {name: chat}
+    thresholds: {faithfulness: "0.85"}
 """
 
 
@@ -76,6 +83,19 @@ def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def model_script() -> Callable[[ChatRequest], Reply]:
+    """Searches once and answers; asked for log-probabilities it is a judge, now and then in doubt."""
+    answers, asked = scenario("one-search"), itertools.count()
+
+    def reply(request: ChatRequest) -> Reply:
+        if not request.body.get("logprobs"):
+            return answers(request)
+        sure = 0.2 if next(asked) % 7 == 0 else 0.9
+        return Reply("Yes", top_logprobs={"Yes": sure, "No": 1 - sure})
+
+    return reply
 
 
 async def ask(client: AsyncOpenAI, name: str, numbers: Iterator[int], until_s: float) -> None:
@@ -141,17 +161,23 @@ async def run(minutes: float, out: Path) -> None:
     """Everything: starts, loads, draws, stops."""
     async with AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="agentteams-dashboards-")))
-        server = await exits.enter_async_context(ModelServer(scenario="one-search"))
+        server = await exits.enter_async_context(ModelServer())
+        server.script(model_script())
+        spans = await exits.enter_async_context(collector())
         chat = Endpoint(url=server.base_url, model="stand-in")
-        live = await exits.enter_async_context(running_stack(folder / "state", chat=chat))
+        environment = {"AGENTTEAMS_OTLP_ENDPOINT": spans.endpoint}
+        live = await exits.enter_async_context(
+            running_stack(folder / "state", chat=chat, extra_env=environment)
+        )
         await live.apply(
             MODELS,
             knowledge_base("docs"),
             knowledge_base("manual"),
-            team("support", "agent"),
+            team("support", "agent") + EVALUATION,
             team("research", "reader", "checker", search="Always").replace(
                 "spec:\n  modelConfigRef", "spec:\n  mode: Broadcast\n  modelConfigRef"
-            ),
+            )
+            + EVALUATION,
         )
         documents = {file.name: file.read_bytes() for file in sorted((ROOT / "docs").glob("*.md"))}
         await live.ingest("docs", documents, within_s=240)
