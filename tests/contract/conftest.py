@@ -6,14 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from pymilvus import MilvusClient
 
 from retrieval.adapters.memory import MemoryStore
 from retrieval.adapters.milvus import MilvusStore
 from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
 from retrieval.core.model import Place
 from retrieval.core.ports import VectorStore
-from tests.support.milvus import milvus_server  # noqa: F401
+from tests.support.milvus import bare_client, milvus_server  # noqa: F401
 from tests.support.milvus_cluster import milvus_cluster  # noqa: F401
 from tests.support.milvus_server import milvus_standalone  # noqa: F401
 from tests.support.vector_stores import DIMENSION
@@ -75,7 +74,7 @@ async def place(store: VectorStore, backend: str, uri: str, make: Make) -> Place
     if backend in ("memory", "lite"):
         return await make()
     if not await store.ensure_collection(CollectionSpec(place=_SHARED, dimension=DIMENSION)):
-        client = MilvusClient(uri, timeout=10)
+        client = bare_client(uri)
         try:
             client.delete(_SHARED.collection, filter='id != ""')
         finally:

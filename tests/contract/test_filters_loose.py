@@ -1,10 +1,9 @@
 """Where filters look for metadata: on Lite never in the JSON column, which is slow there."""
 
-from pymilvus import MilvusClient
-
 from retrieval.core.filters import Compare, Operator
 from retrieval.core.model import Place
 from retrieval.core.ports import VectorStore
+from tests.support.milvus import bare_client
 from tests.support.vector_stores import axis, dense, put, record
 
 
@@ -14,7 +13,7 @@ async def test_lite_reads_loose_fields_and_servers_the_column(
     await put(store, place, [record(0, year=1), record(1, year=2)])
     if backend == "memory":
         return
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         loose = client.describe_collection(place.collection)["enable_dynamic_field"]
         assert loose == (backend == "lite")

@@ -1,13 +1,13 @@
 """What every vector store must do, run against each of them: writing, deleting, reading back."""
 
 import pytest
-from pymilvus import MilvusClient
 
 from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType, Place
 from retrieval.core.ports import VectorStore
 from servicekit.errors import NotFound
 from tests.contract.conftest import Make
+from tests.support.milvus import bare_client
 from tests.support.vector_stores import (
     DIMENSION,
     HOSTILE,
@@ -164,7 +164,7 @@ async def test_a_released_collection_is_loaded_again_by_itself(
     if not uri:
         return  # memory releases nothing
     await put(store, place, [record(0)])
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         client.release_collection(place.collection)
     finally:

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from pymilvus import MilvusClient
 
 from retrieval.adapters.milvus_rows import key
 from retrieval.core.filters import Compare, Filter, Has, Not, Operator, Or
@@ -12,6 +11,7 @@ from retrieval.core.index import CollectionSpec
 from retrieval.core.model import Place
 from retrieval.core.ports import VectorStore
 from servicekit.errors import NotFound
+from tests.support.milvus import bare_client
 from tests.support.vector_stores import DIMENSION, HOSTILE, axis, dense, put, record, sparse, walked
 
 EVERYTHING: Filter = Or((Has("year"), Not(Has("year"))))
@@ -97,7 +97,7 @@ async def test_databases_are_apart_and_go_with_their_last_collection(store: Vect
 def _databases(uri: str) -> set[str]:
     if not uri:
         return set()
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         return set(client.list_databases())
     finally:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
-from pymilvus import MilvusClient
 
 from retrieval.core.places import collection_alias
 from tests.integration.test_retrieval_knowledge_bases import (  # noqa: F401
@@ -16,7 +15,7 @@ from tests.integration.test_retrieval_knowledge_bases import (  # noqa: F401
     kb,
     year_is,
 )
-from tests.support.milvus import MilvusLite, milvus_server  # noqa: F401
+from tests.support.milvus import MilvusLite, bare_client, milvus_server  # noqa: F401
 from tests.support.old_collections import make_older
 from tests.support.retrieval import DIMENSION, HashEmbeddingServicer, running, settings
 
@@ -52,7 +51,7 @@ async def test_it_is_searched_and_then_renewed(
         found = await client.search(kb, "red fox", filter=year_is(2024))
         assert found.outcome == pb.SEARCH_OUTCOME_OK
         assert {chunk.document_title for chunk in found.chunks} == {"fox.md", "wolf.md"}
-    milvus = MilvusClient(uri, timeout=10)
+    milvus = bare_client(uri)
     try:
         assert former.collection not in milvus.list_collections()
     finally:

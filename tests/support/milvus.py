@@ -11,8 +11,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from pymilvus import MilvusClient
 
 _START_TIMEOUT_S = 30
+
+
+def bare_client(uri: str) -> MilvusClient:
+    """A client of pymilvus: its usual pings every 10 s make Lite hang up on whoever shares the channel."""
+    return MilvusClient(uri, timeout=10, dedicated=True, grpc_options={"grpc.keepalive_time_ms": 600_000})
 
 
 class MilvusLite:

@@ -1,15 +1,16 @@
 """Collections as earlier releases made them."""
 
-from pymilvus import DataType, Function, FunctionType, MilvusClient
+from pymilvus import DataType, Function, FunctionType
 
 from retrieval.core.model import ChunkRecord, Place, Vectors
+from tests.support.milvus import bare_client
 
 _ROW = ("id", "document", "title", "version", "ordinal", "text", "location")
 
 
 def make_before_metadata(uri: str, place: Place, *, dimension: int, sparse: bool) -> None:
     """Without the columns `metadata` and `words`; keyword search, if there is one, reads the text itself."""
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
@@ -49,7 +50,7 @@ def make_before_metadata(uri: str, place: Place, *, dimension: int, sparse: bool
 
 def put_before_metadata(uri: str, place: Place, records: list[ChunkRecord], vectors: Vectors) -> None:
     """Rows as they were written then."""
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         rows = [{name: getattr(record, name) for name in _ROW} for record in records]
         client.upsert(
@@ -61,7 +62,7 @@ def put_before_metadata(uri: str, place: Place, records: list[ChunkRecord], vect
 
 def make_older(uri: str, alias: str, *, dimension: int) -> Place:
     """The collection behind the alias, with what rows held then, as it was before there was metadata."""
-    client = MilvusClient(uri, timeout=10)
+    client = bare_client(uri)
     try:
         collection = client.describe_collection(alias)["collection_name"]
         client.load_collection(collection)
