@@ -153,13 +153,13 @@ def test_the_calls_that_are_allowed_are_those_of_the_architecture() -> None:
         return peers(spec["ingress"], "from"), peers(spec["egress"], "to")
 
     assert of("gateway")[1] == {"orchestrators"}
-    assert of("session") == ({"orchestrators", "agentteams-evaluation"}, set())
+    assert of("session") == ({"orchestrators", "agentteams-evaluation", "agentteams-operator"}, set())
     assert of("retrieval") == ({"orchestrators", "agentteams-operator"}, {"agentteams-embedding"})
     assert of("ingest") == (set(), {"agentteams-embedding"})
     callers = {"orchestrators", "agentteams-retrieval", "agentteams-ingest", "agentteams-evaluation"}
     assert of("embedding")[0] == callers
     assert of("evaluation") == (set(), {"orchestrators", "agentteams-session", "agentteams-embedding"})
-    assert of("operator") == (set(), {"agentteams-retrieval"})
+    assert of("operator") == (set(), {"agentteams-retrieval", "agentteams-session"})
 
 
 def test_only_what_calls_models_reaches_the_outside_and_never_cloud_metadata() -> None:

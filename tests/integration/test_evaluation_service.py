@@ -44,12 +44,12 @@ _READY_S = 100
 MANIFESTS = """
 apiVersion: agentteams.dev/v1alpha1
 kind: ModelConfig
-metadata: {{name: chat, namespace: acme}}
+metadata: {{name: chat, namespace: {tenant}}}
 spec: {{type: Chat, provider: OpenAICompatible, model: judge, endpoint: {{url: "{url}"}}}}
 ---
 apiVersion: agentteams.dev/v1alpha1
 kind: AgentTeam
-metadata: {{name: helpdesk, namespace: acme}}
+metadata: {{name: helpdesk, namespace: {tenant}}}
 spec:
   modelConfigRef: {{name: chat}}
   members: [{{name: agent}}]
@@ -76,12 +76,14 @@ class World:
     embedding: str
     database: Database
     model: ModelServer
+    tenant: str = "acme"
 
-    async def ask(self, said: str) -> str:
+    async def ask(self, said: str, *, revision: str = "r1") -> str:
         """A run of ada's that has ended with that answer, and waits to be scored."""
-        async with rpc_as(self.session, tenant="acme", user="ada") as rpc:
+        async with rpc_as(self.session, tenant=self.tenant, user="ada") as rpc:
             client = Client(rpc)
-            run = str((await client.BeginRun(begin("How long is the warranty?"))).run.name)
+            new = begin("How long is the warranty?", team_revision=revision)
+            run = str((await client.BeginRun(new)).run.name)
             found = run_pb2.EvidenceRetrieved(
                 query="warranty",
                 knowledge_base="knowledgeBases/docs",
@@ -99,7 +101,7 @@ class World:
     async def scores(self, run: str) -> scores_pb2.RunScores:
         """As ada sees them, when they are there: the process may take long to start."""
         request = scores_pb2.GetRunScoresRequest(run=run, wait=Duration(seconds=25))
-        async with asyncio.timeout(_READY_S), rpc_as(self.session, tenant="acme", user="ada") as rpc:
+        async with asyncio.timeout(_READY_S), rpc_as(self.session, tenant=self.tenant, user="ada") as rpc:
             stub: Any = ScoreServiceStub(rpc.channel)
             while True:
                 try:
@@ -153,13 +155,19 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with world_of("acme", tmp_path) as world:
+        yield world
+
+
+@asynccontextmanager
+async def world_of(tenant: str, tmp_path: Path) -> AsyncIterator[World]:
     url = f"sqlite:///{tmp_path / 'session.db'}"
     await fill(url)
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(ModelServer())
         model.script(judge)
         (tmp_path / "manifests").mkdir()
-        (tmp_path / "manifests" / "all.yaml").write_text(MANIFESTS.format(url=model.base_url))
+        (tmp_path / "manifests" / "all.yaml").write_text(MANIFESTS.format(url=model.base_url, tenant=tenant))
         database = open_database(url, PoolLimits(connections=4, timeout=timedelta(seconds=5)))
         stack.push_async_callback(database.close)
         store = SqlSessionStore(database=database, clock=SystemClock(), new_id=new_id)
@@ -175,7 +183,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         name = "agentteams.embedding.v1.EmbeddingService"
         register = partial(add_EmbeddingServiceServicer_to_server, FakeEmbedding())
         embedding = await stack.enter_async_context(serve_in_process([Service(name=name, register=register)]))
-        yield World(folder=tmp_path, session=session, embedding=embedding, database=database, model=model)
+        yield World(
+            folder=tmp_path,
+            session=session,
+            embedding=embedding,
+            database=database,
+            model=model,
+            tenant=tenant,
+        )
 
 
 pytestmark = pytest.mark.timeout(240)  # a process that starts on a busy machine

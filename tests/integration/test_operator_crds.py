@@ -173,12 +173,13 @@ def test_how_it_reads(cluster: Cluster, namespace: str) -> None:
         "type": "Ready", "status": "True", "reason": "Ready", "message": "It serves.",
         "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z",
     }  # fmt: skip
-    status = {"status": {"members": 2, "currentRevision": "0123456789ab", "conditions": [condition]}}
+    figures = {"quality": {"verdict": "Good"}, "members": 2, "currentRevision": "0123456789ab"}
+    status = {"status": figures | {"conditions": [condition]}}
     where = ["--namespace", namespace]
     cluster.kubectl("patch", "at/x", *where, "--subresource=status", "--type=merge", "-p", json.dumps(status))
     head, row = cluster.kubectl("get", "at", *where).splitlines()
-    assert head.split() == ["NAME", "MODE", "MEMBERS", "REVISION", "READY", "REASON", "AGE"]
-    assert row.split()[:6] == ["x", "Coordinate", "2", "0123456789ab", "True", "Ready"]
+    assert head.split() == ["NAME", "MODE", "MEMBERS", "REVISION", "QUALITY", "READY", "REASON", "AGE"]
+    assert row.split()[:7] == ["x", "Coordinate", "2", "0123456789ab", "Good", "True", "Ready"]
     assert "modelconfig.agentteams.dev/x" in cluster.kubectl("get", "agentteams", *where, "-o", "name")
     assert cluster.kubectl("get", "mc", *where).splitlines()[1].split()[:4] == [
         "x", "Chat", "OpenAICompatible", "m",

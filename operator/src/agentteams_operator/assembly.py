@@ -12,6 +12,7 @@ from agentteams_operator.adapters.endpoints import EndpointProbes
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.adapters.retrieval import RetrievalKnowledge
+from agentteams_operator.adapters.session import SessionScores
 from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
@@ -25,6 +26,7 @@ from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.served import Served
+from agentteams_operator.core.team_quality import WatchedTeams
 from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.handlers.watches import Watches
@@ -81,10 +83,17 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         tenant_key=lambda tenant: key.of_tenant(tenant).to_file(),
         clock=clock,
     )
-    channel = open_channel(settings.retrieval_target)
-    stack.push_async_callback(channel.close)
-    rpc = RpcClient(channel, issuer=TokenIssuer(key, service="operator"), default_timeout=_CALL)
-    retrieval = RetrievalKnowledge(rpc)
+    issuer = TokenIssuer(key, service="operator")
+
+    def client_of(target: str) -> RpcClient:
+        channel = open_channel(target)
+        stack.push_async_callback(channel.close)
+        return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
+
+    watched = WatchedTeams(
+        look=teams.look, scores=SessionScores(client_of(settings.session_target)), clock=clock
+    )
+    retrieval = RetrievalKnowledge(client_of(settings.retrieval_target))
     knowledge = KnowledgeBases(
         cache=cache,
         reader=reader,
@@ -101,7 +110,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         looks={
             MODEL: models.look,
             KNOWLEDGE: knowledge.look,
-            TEAM: teams.look,
+            TEAM: watched.look,
             POOL: teams.look_at_pool,
             CREDENTIALS: credentials.look,
         },

@@ -39,3 +39,4 @@ class Settings(ServerSettings):
     )
     system_namespace: str = Field("agentteams", description="Namespace of the gateway and the services.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")
+    session_target: str = Field("127.0.0.1:50053", description="host:port of the session service.")

@@ -155,6 +155,28 @@ class KnowledgeBaseStatus(Status):
     )
 
 
+class TeamQualityFigures(Model):
+    """Means over the sampled runs of the revision that serves, of the last 24 hours."""
+
+    verdict: Literal["Good", "Degraded", "Unknown"] = Field(
+        description="Whether they are what spec.evaluation.thresholds wants; QualityDegraded says why."
+    )
+    faithfulness: str | None = Field(
+        default=None, description="Share of the answers' claims that the evidence supports."
+    )
+    grounding: str | None = Field(default=None, description="How much claims resemble the evidence.")
+    retrieval_relevance: str | None = Field(
+        default=None, description="Relevance of the retrieved chunks to their queries."
+    )
+    answer_relevance: str | None = Field(
+        default=None, description="Whether the answers are about the questions."
+    )
+    runs: int | None = Field(default=None, description="How many runs have scores; absent: none.")
+    evaluated_at: Time | None = Field(
+        default=None, description="When the newest was scored.", json_schema_extra={"format": "date-time"}
+    )
+
+
 class AgentTeamStatus(Status):
     """What became of an AgentTeam."""
 
@@ -171,3 +193,6 @@ class AgentTeamStatus(Status):
     replicas: int | None = Field(default=None, description="Pods of its own; absent: it has none.")
     ready_replicas: int | None = Field(default=None, description="Those that are ready.")
     selector: str | None = Field(default=None, description="Labels of its pods, for autoscalers.")
+    quality: TeamQualityFigures | None = Field(
+        default=None, description="How good its answers are; absent: spec.evaluation.thresholds are."
+    )

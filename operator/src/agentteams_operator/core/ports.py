@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from agentteams_operator.core.objects import Key, Stored
@@ -181,4 +181,30 @@ class Knowledge(Protocol):
 
     async def delete(self, namespace: str, name: str) -> None:
         """Deletes it with all its documents; nothing if it is not there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunScores:
+    """Means over the sampled runs of one revision of a team.
+
+    Attributes:
+        means: By their names in the manifest; one that no run has is missing.
+        newest_at: When the last of the scores was stored.
+    """
+
+    runs: int
+    means: Mapping[str, float]
+    newest_at: datetime
+
+
+class ScoresUnavailable(Exception):
+    """The session service does not answer; the text says why."""
+
+
+class Scores(Protocol):
+    """The session service."""
+
+    async def by_revision(self, namespace: str, team: str, *, window: timedelta) -> Mapping[str, RunScores]:
+        """Those of a team whose runs were scored within the window. Raises ScoresUnavailable."""
         ...

@@ -94,7 +94,7 @@ _KINDS = {
             Column(name="Mode", path=".spec.mode"),
             Column(name="Members", path=".status.members", type="integer"),
             Column(name="Revision", path=".status.currentRevision"),
-            Column(name="Degraded", path=f"{_condition('QualityDegraded')}.status", wide=True),
+            Column(name="Quality", path=".status.quality.verdict", description="Good, Degraded or Unknown."),
         ),
         scale={
             "specReplicasPath": ".spec.runtime.replicas",

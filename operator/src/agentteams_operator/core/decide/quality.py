@@ -1,6 +1,7 @@
 """What the retrieval service measured, as status and condition of a KnowledgeBase."""
 
 from collections.abc import Mapping
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, no, timestamp, unknown, yes
@@ -51,7 +52,7 @@ def quality_figures(quality: QualityState) -> dict[str, Any]:
     if quality.evaluated_at is not None:
         figures |= {
             "evaluatedAt": timestamp(quality.evaluated_at),
-            **{score: _decimal(value, 4) for score, value in quality.scores.items()},
+            **{score: decimal(value, 4) for score, value in quality.scores.items()},
             "queries": quality.queries,
             "missingDocuments": quality.missing_documents,
         }
@@ -66,9 +67,9 @@ def index_figures(index: IndexState) -> dict[str, Any]:
             figures[name] = {param: str(value) for param, value in params.items()}
     if index.tuned_at is not None:
         figures |= {
-            "measuredRecallPercent": _decimal(index.recall_percent, 1),
-            "measuredP50Milliseconds": _decimal(index.p50_milliseconds, 1),
-            "measuredP99Milliseconds": _decimal(index.p99_milliseconds, 1),
+            "measuredRecallPercent": decimal(index.recall_percent, 1),
+            "measuredP50Milliseconds": decimal(index.p50_milliseconds, 1),
+            "measuredP99Milliseconds": decimal(index.p99_milliseconds, 1),
             "tunedAt": timestamp(index.tuned_at),
             "tunedAtRows": index.tuned_at_rows,
         }
@@ -89,7 +90,6 @@ def capacity_figures(state: KnowledgeState) -> Mapping[str, Any]:
     return figures
 
 
-def _decimal(value: float, digits: int) -> str:
-    """Rounded down: what is below a threshold must not look like it."""
-    factor = 10**digits
-    return f"{int(value * factor) / factor:.{digits}f}"
+def decimal(value: float, digits: int) -> str:
+    """Rounded down: what is below a threshold must not look as if it reached it."""
+    return str(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_DOWN))
