@@ -26,6 +26,7 @@ from bench.dashboard_pictures import draw, read
 from bench.operator_scale import team as small_team
 from charts.dashboards.boards import BOARDS
 from tests.support.kube import Cluster, find_assets, free_ports, temporary_cluster
+from tests.support.kube_node import fake_node
 from tests.support.model_script import ChatRequest, Reply, scenario
 from tests.support.model_server import Fault, ModelServer
 from tests.support.operator_process import fake_endpoint, model, running_operator
@@ -52,7 +53,7 @@ metadata: {name: embed}
 spec: {type: Embedding, provider: BuiltIn}
 """
 EVALUATION = """  evaluation:
-    samplePercent: 100
+    samplePercent: 3
     judgeModelConfigRef: {name: chat}
     thresholds: {faithfulness: "0.85"}
 """
@@ -135,6 +136,7 @@ async def operated(exits: AsyncExitStack, folder: Path) -> AsyncIterator[dict[st
         return
     cluster = exits.enter_context(temporary_cluster(controllers=True))
     endpoint = exits.enter_context(fake_endpoint())
+    exits.enter_context(fake_node(cluster))
     cluster.install_crds()
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     (port,) = free_ports(1)

@@ -314,7 +314,7 @@ OPERATOR = Board(
                 Panel(
                     title="Watches begun",
                     description="A watch lasts four minutes; many more beginnings are a broken connection.",
-                    unit="reqps",
+                    unit="short",
                     queries=(
                         Query(
                             expr=f"sum by (resource) (increase(agentteams_operator_watches_begun_total[{INTERVAL}]))",

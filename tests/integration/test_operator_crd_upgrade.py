@@ -14,7 +14,7 @@ from tests.support.kube import CRDS, Cluster, KubectlError, shared_cluster
 
 pytestmark = pytest.mark.slow
 
-BEFORE = Path(__file__).parents[1] / "golden" / "previous"
+BEFORE = Path(__file__).parents[1] / "support" / "previous_crds"
 GROUP = "agentteams.dev"
 WAIT_S = 30.0
 STATUS = {
