@@ -19,6 +19,7 @@ from tests.support.operator_process import (
     FakeEndpoint,
     Operator,
     await_condition,
+    condition,
     fake_endpoint,
     model,
     running_operator,
@@ -79,13 +80,16 @@ def scrape(port: int) -> dict[tuple[str, ...], float]:
     }
 
 
-def check_metrics(port: int) -> None:
+def check_metrics(cluster: Cluster, port: int) -> None:
+    # Namespaces of the tests before this one may still be on their way out: counted is what there is.
+    deadline = time.monotonic() + WAIT_S
+    while (counted := counts(scrape(port))) != (there := what_there_is(cluster)):
+        assert time.monotonic() < deadline, f"counted {counted} of {there}"
+        time.sleep(0.2)
+    assert min(counted) >= 1
+    assert counted[0] >= counted[1] >= 2, "both teams, and both are ready"
     seen = scrape(port)
     assert seen["leader",] == 1
-    assert seen["objects", "AgentTeam"] == 2
-    # condition, kind, status
-    assert seen["conditions", "Ready", "AgentTeam", "True"] == 2
-    assert seen["conditions", "Reachable", "ModelConfig", "True"] == 1
     for kind in ("AgentTeam", "ModelConfig", "Pool"):
         assert seen["reconciles_total", kind, "done"] >= 1
         assert seen["reconcile_seconds_count", kind] >= 1
@@ -98,6 +102,22 @@ def check_metrics(port: int) -> None:
     assert seen["queue_keys",] >= 0
 
 
+def counts(seen: dict[tuple[str, ...], float]) -> tuple[float, float, float]:
+    """Teams, those that are ready, models that answer; labels are condition, kind, status."""
+    ready = seen["conditions", "Ready", "AgentTeam", "True"]
+    return seen["objects", "AgentTeam"], ready, seen["conditions", "Reachable", "ModelConfig", "True"]
+
+
+def what_there_is(cluster: Cluster) -> tuple[float, float, float]:
+    """The same, as the API server has it."""
+    teams, models = (cluster.get(kind, "--all-namespaces")["items"] for kind in ("at", "mc"))
+
+    def true(objects: list[dict[str, Any]], kind: str) -> int:
+        return sum(condition(one, kind).get("status") == "True" for one in objects)
+
+    return len(teams), true(teams, "Ready"), true(models, "Reachable")
+
+
 def work(cluster: Cluster, namespace: str, endpoint: FakeEndpoint, operator: Operator, port: int) -> None:
     cluster.apply(SECRET, model(endpoint, **KEY), TEAM, namespace=namespace)
     own = TEAM | {"metadata": {"name": "own"}, "spec": {**TEAM["spec"], **OWN}}
@@ -105,7 +125,7 @@ def work(cluster: Cluster, namespace: str, endpoint: FakeEndpoint, operator: Ope
     for name in ("t", "own"):
         await_condition(cluster, namespace, f"at/{name}", "Ready", "Ready")
     assert cluster.get("hpa", f"--namespace={namespace}")["items"], "the team's own pool is scaled"
-    check_metrics(port)
+    check_metrics(cluster, port)
     cluster.kubectl("delete", "at/own", f"--namespace={namespace}", "--timeout=20s")
     await_condition(cluster, namespace, "at/t", "Ready", "Ready")
     assert cluster.get("events", f"--namespace={namespace}")["items"]
