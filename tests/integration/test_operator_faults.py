@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -304,6 +305,15 @@ def test_at_rest_nothing_is_asked_to_be_written(
     assert written() == before
 
 
+def cells(head: str, row: str) -> dict[str, str]:
+    """A row of kubectl's table by its columns; a cell may be empty."""
+    begins = [match.start() for match in re.finditer(r"\S+", head)]
+    return {
+        head[begin:end].strip(): row[begin:end].strip()
+        for begin, end in zip(begins, [*begins[1:], None], strict=True)
+    }
+
+
 def test_as_users_wait_read_and_scale(
     cluster: Cluster, api: Api, namespace: str, endpoint: FakeEndpoint
 ) -> None:
@@ -312,9 +322,9 @@ def test_as_users_wait_read_and_scale(
     cluster.kubectl("wait", "--for=condition=Ready", "at/t", where, "--timeout=40s")
     head, row = cluster.kubectl("get", "at", where).splitlines()
     found = of(api, f"{GROUP}/agentteams", namespace)["t"]
-    assert dict(zip(head.split(), row.split(), strict=True)) | {"AGE": ""} == {
+    assert cells(head, row) | {"AGE": ""} == {
         "NAME": "t", "MODE": "Coordinate", "MEMBERS": "1", "REVISION": found["status"]["currentRevision"],
-        "READY": "True", "REASON": "Ready", "AGE": "",
+        "READY": "True", "QUALITY": "", "REASON": "Ready", "AGE": "",
     }  # fmt: skip
     # An HPA of the user's writes the scale subresource, as kubectl scale does: it is followed, and kept.
     cluster.kubectl("scale", "at/t", "--replicas=3", where)
