@@ -120,6 +120,8 @@ class KubeProxy:
         if self._stop_after is None:
             return await self._forward(request, write=True)
         async with self._one_by_one:  # or those under way would be done after the nth
+            if self.held.is_set():  # who held the lock was killed, and this one a moment later
+                await asyncio.Event().wait()
             return await self._forward(request, write=True)
 
     async def _forward(self, request: web.Request, *, write: bool) -> web.StreamResponse:
