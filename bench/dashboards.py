@@ -1,6 +1,6 @@
 """Pictures of all dashboards from a real load: services, an API server with the operator, Prometheus.
 
-    python -m bench.dashboards [--minutes 4] [--out docs/dashboards]
+    python -m bench.dashboards [--minutes 4] [--out charts/dashboards/pictures]
 
 Two teams are asked, documents come in, the model endpoint answers some requests with 429, and half-way
 the embedding service is killed, so that there is something to see. Panels without series are named.
@@ -219,7 +219,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "dashboards")
+    parser.add_argument("--out", type=Path, default=ROOT / "charts" / "dashboards" / "pictures")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     asyncio.run(run(given.minutes, given.out))
