@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from orchestrator.core.log import LogUnavailable, RunLog
-from orchestrator.core.model import Event, MemberStarted, RunFinished, StoredEvent, Summary, TextDelta, Usage
+from orchestrator.core.model import Event, MemberStarted, RunFinished, StoredEvent, TextDelta
+from orchestrator.core.totals import Summary, Usage
 from servicekit.errors import Conflict, Internal
 from tests.support.fake_store import DOWN, LEASE_LOST, FakeStore, stored
 from tests.support.orchestrator_fakes import Bench, flat

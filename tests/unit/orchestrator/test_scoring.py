@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from orchestrator.adapters.events_pb import summary_to_pb
-from orchestrator.core.model import RunFinished, SearchResult, Summary, Usage
+from orchestrator.core.model import RunFinished, SearchResult
+from orchestrator.core.totals import Summary, Usage
 from servicekit.errors import NotFound
 from tests.support.fake_models import Script, calls, says
 from tests.support.one_run import play

@@ -24,17 +24,16 @@ from orchestrator.core.model import (
     Role,
     RunFinished,
     RunResumed,
-    Scoring,
     StepFinished,
     StepStarted,
     StoredEvent,
-    Summary,
     TasksChanged,
     TextDelta,
     ToolCallFinished,
     ToolCallStarted,
 )
 from orchestrator.core.ports import RunRow
+from orchestrator.core.totals import Scoring, Summary
 from servicekit.errors import ServiceError, status_from_error
 
 _ROLES: dict[Role, "session_pb2.Role.ValueType"] = {

@@ -41,7 +41,6 @@ from orchestrator.core.model import (
     Step,
     StepFinished,
     StepStarted,
-    Summary,
     TasksChanged,
     TaskState,
     TeamTask,
@@ -49,8 +48,8 @@ from orchestrator.core.model import (
     ToolCallFinished,
     ToolCallStarted,
     Trimmed,
-    Usage,
 )
+from orchestrator.core.totals import Summary, Usage
 from servicekit.errors import error_from_status
 
 _ROLES: dict[int, Role] = {

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
-from orchestrator.core.model import Summary, Usage
+from orchestrator.core.totals import Summary, Usage
 from servicekit.labels import BoundedLabels
 from servicekit.spans import observe
 

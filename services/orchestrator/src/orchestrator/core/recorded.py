@@ -25,9 +25,9 @@ from orchestrator.core.model import (
     TasksChanged,
     ToolCallFinished,
     ToolCallStarted,
-    Usage,
 )
 from orchestrator.core.prompts import ASK_USER, LEADER_TOOLS, MEMORY_TOOLS
+from orchestrator.core.totals import Usage
 from orchestrator.core.workflow.paths import agent_path, missing_steps
 
 What = TypeVar("What")

@@ -9,10 +9,11 @@ from prometheus_client import Counter, Histogram
 from manifests import AgentTeam
 from orchestrator.core.log import RunLog
 from orchestrator.core.metrics import note_recorded_end
-from orchestrator.core.model import RunFinished, State, StoredEvent, Summary
+from orchestrator.core.model import RunFinished, State, StoredEvent
 from orchestrator.core.ports import Acquired
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import Cancelled
+from orchestrator.core.totals import Summary
 from servicekit.clock import Clock
 from servicekit.errors import FailedPrecondition, Internal, NotFound, ServiceError
 

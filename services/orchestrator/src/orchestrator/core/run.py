@@ -12,10 +12,11 @@ from orchestrator.core.guardrails.turns import screen_answer, screen_input
 from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
 from orchestrator.core.metrics import note_end, note_saved
-from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State, Summary
+from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State
 from orchestrator.core.scoring import to_score
 from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
+from orchestrator.core.totals import Summary
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 from servicekit.spans import mark

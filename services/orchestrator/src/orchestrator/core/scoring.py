@@ -3,13 +3,8 @@
 import hashlib
 import re
 
-from orchestrator.core.model import (
-    EvidenceRetrieved,
-    GuardrailTriggered,
-    Message,
-    MessageCompleted,
-    Scoring,
-)
+from orchestrator.core.model import EvidenceRetrieved, GuardrailTriggered, Message, MessageCompleted
+from orchestrator.core.totals import Scoring
 from orchestrator.core.turn import Turn
 from servicekit import span_wire
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from orchestrator.core.model import StageTime
+from orchestrator.core.totals import StageTime
 from servicekit.clock import Clock
 from servicekit.telemetry import observe_stage, stage_span
 

@@ -21,12 +21,13 @@ from orchestrator.core.guardrails.turns import blocked
 from orchestrator.core.inputs import Inputs
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import RunLog, Text
-from orchestrator.core.model import Message, ModelCallFinished, State, Usage
+from orchestrator.core.model import Message, ModelCallFinished, State
 from orchestrator.core.ports import Catalogue, ChatModels, Embedder, Knowledge, Memories, NoMemories
 from orchestrator.core.recorded import Recorded, is_own, text_id
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.tools import NoTools, Tools
+from orchestrator.core.totals import Usage
 from servicekit.errors import FailedPrecondition, NotFound, ServiceError
 
 Result = TypeVar("Result")
