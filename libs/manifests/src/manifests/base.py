@@ -168,6 +168,21 @@ class Metadata(Model):
     annotations: dict[str, str] = Field(default_factory=dict, description="Free notes, as in Kubernetes.")
 
 
+class SharedRef(Model):
+    """Refers to an object that its owner may let other namespaces use (spec.allowedNamespaces)."""
+
+    name: Name
+    namespace: Name | None = None
+
+    def foreign_to(self, namespace: str) -> bool:
+        """Whether it is in another namespace."""
+        return self.namespace is not None and self.namespace != namespace
+
+    def of(self, namespace: str) -> str:
+        """As an object of that namespace says it: `name`, or `namespace/name` of another one's."""
+        return f"{self.namespace}/{self.name}" if self.foreign_to(namespace) else self.name
+
+
 class ModelConfigRef(Model):
     """Refers to a ModelConfig of the same namespace."""
 

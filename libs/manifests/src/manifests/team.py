@@ -16,6 +16,7 @@ from manifests.base import (
     Model,
     ModelConfigRef,
     Name,
+    SharedRef,
     Similarity,
     Threshold,
     Violation,
@@ -123,7 +124,7 @@ class Sharing(Model):
     )
 
 
-class KnowledgeBaseRef(Model):
+class KnowledgeBaseRef(SharedRef):
     """Refers to a KnowledgeBase."""
 
     name: Name = Field(description="Name of a KnowledgeBase.")
@@ -132,14 +133,6 @@ class KnowledgeBaseRef(Model):
         description="Its namespace, if that is another one: its spec.allowedNamespaces must allow this one. "
         "Only on a cluster. Default: the team's.",
     )
-
-    def foreign_to(self, namespace: str) -> bool:
-        """Whether it is in another namespace."""
-        return self.namespace is not None and self.namespace != namespace
-
-    def of(self, namespace: str) -> str:
-        """As a team of that namespace says it: `name`, or `namespace/name` of another one's."""
-        return f"{self.namespace}/{self.name}" if self.foreign_to(namespace) else self.name
 
 
 class Knowledge(Model):

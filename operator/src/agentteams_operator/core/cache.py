@@ -6,12 +6,12 @@ from typing import Any
 
 from agentteams_operator.core.objects import (
     ALL_CREDENTIALS,
-    KNOWLEDGE,
     MODEL,
     NAMESPACE,
     OURS,
     POOL,
     REVISION,
+    SHARED_KINDS,
     TEAM,
     Key,
     Stored,
@@ -19,6 +19,7 @@ from agentteams_operator.core.objects import (
     judge_of,
     owner_of,
     rolled_out,
+    selects,
     stored,
 )
 from agentteams_operator.core.references import references
@@ -159,12 +160,15 @@ class Cache:
             for name in self._names.get((TEAM, key.namespace), ()):
                 self._changed(Key(TEAM, key.namespace, name))
         if matters(old, new):
-            for user in self._affected(key):
-                self._changed(user)
-                if user.kind == TEAM:
-                    self._changed(Key(POOL, user.namespace, ""))
-                if self._has_credentials(self._objects.get(user)):
-                    self._changed(ALL_CREDENTIALS)
+            self._tell_users(key)
+
+    def _tell_users(self, key: Key) -> None:
+        for user in self._affected(key):
+            self._changed(user)
+            if user.kind == TEAM:
+                self._changed(Key(POOL, user.namespace, ""))
+            if self._has_credentials(self._objects.get(user)):
+                self._changed(ALL_CREDENTIALS)
 
     def _has_credentials(self, one: Stored | None) -> bool:
         """Whether it is a model whose keys a service of the installation needs."""
@@ -175,12 +179,10 @@ class Cache:
 
     def _tell_selectors(self) -> None:
         """Who lets namespaces in by their labels, and who refers to those."""
-        for key in self.keys(KNOWLEDGE):
-            allowed = self._objects[key].spec.get("allowedNamespaces") or {}
-            if allowed.get("from") == "Selector":
+        for key in self.keys(*SHARED_KINDS):
+            if selects(self._objects[key]):
                 self._changed(key)
-                for user in self._affected(key):
-                    self._changed(user)
+                self._tell_users(key)
 
     def _tell_over_quota(self, key: Key) -> None:
         """One that goes, or takes less, makes room for those that wait."""

@@ -15,6 +15,8 @@ CONFIG_MAP = "ConfigMap"
 NAMESPACE = "Namespace"
 REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
+SHARED_KINDS = (KNOWLEDGE,)
+"""The kinds whose `spec.allowedNamespaces` lets other namespaces in."""
 POOL = "Pool"
 """A key that is no object: the orchestrators that the teams of a namespace share."""
 CREDENTIALS = "Credentials"
@@ -103,6 +105,17 @@ def judge_of(one: Stored | None) -> str:
         return ""
     reference = (one.spec.get("evaluation") or {}).get("judgeModelConfigRef") or {}
     return str(reference.get("name", ""))
+
+
+def allowed_of(one: Stored) -> Mapping[str, Any]:
+    """What its owner allows others, as it is written; nothing if the kind is not shared."""
+    allowed: Mapping[str, Any] = one.spec.get("allowedNamespaces") or {}
+    return allowed if one.key.kind in SHARED_KINDS else {}
+
+
+def selects(one: Stored) -> bool:
+    """Whether labels of Namespaces decide who may use it."""
+    return bool(allowed_of(one).get("from") == "Selector")
 
 
 def rolled_out(deployment: Stored) -> bool:

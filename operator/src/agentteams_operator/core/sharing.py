@@ -1,9 +1,12 @@
-"""References into other namespaces: what their owners allow, and what the retrieval service is told of it."""
+"""References into other namespaces: what their owners allow, and what the retrieval service is told of it.
+
+By kind: what is not in `objects.SHARED_KINDS` is nobody's but its namespace's, whoever refers to it.
+"""
 
 from collections.abc import Iterator
 
 from agentteams_operator.core.cache import Cache
-from agentteams_operator.core.objects import KNOWLEDGE, NAMESPACE, Key, Stored
+from agentteams_operator.core.objects import NAMESPACE, Key, Stored, allowed_of
 from agentteams_operator.core.references import references
 from manifests.sharing import permits
 
@@ -11,8 +14,8 @@ EVERYONE = "*"
 
 
 def allowed_tenants(cache: Cache, one: Stored) -> tuple[str, ...]:
-    """Who besides its own namespace may search a KnowledgeBase; EVERYONE for all."""
-    allowed = one.spec.get("allowedNamespaces") or {}
+    """Who besides its own namespace may use an object; EVERYONE for all."""
+    allowed = allowed_of(one)
     if allowed.get("from") == "All":
         return (EVERYONE,)
     if allowed.get("from") != "Selector":
@@ -24,13 +27,12 @@ def allowed_tenants(cache: Cache, one: Stored) -> tuple[str, ...]:
 
 def may_use(cache: Cache, namespace: str, key: Key) -> bool:
     """Whether objects of that namespace may refer to it; also to what is in their own, there or not."""
-    if key.namespace == namespace or key.kind != KNOWLEDGE:
+    if key.namespace == namespace:
         return True
     asking, target = cache.get(Key(NAMESPACE, "", namespace)), cache.get(key)
     if target is None or target.deleted_at is not None:
         return False
-    allowed = target.spec.get("allowedNamespaces") or {}
-    return permits(allowed, asking.labels if asking is not None else {})
+    return permits(allowed_of(target), asking.labels if asking is not None else {})
 
 
 def refused(cache: Cache, one: Stored) -> Iterator[tuple[str, str]]:
