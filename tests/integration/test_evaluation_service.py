@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from tests.support.live import FakeEmbedding
 from tests.support.model_server import ChatRequest, ModelServer, Reply
+from tests.support.otlp import Received, collector
 from tests.support.session_service import Client, answer, append, begin, event, finished
 from tests.support.sessions import fill
 
@@ -78,8 +80,8 @@ class World:
     model: ModelServer
     tenant: str = "acme"
 
-    async def ask(self, said: str, *, revision: str = "r1") -> str:
-        """A run of ada's that has ended with that answer, and waits to be scored."""
+    async def ask(self, said: str, *, revision: str = "r1", trace: str = "") -> str:
+        """A run of ada's that has ended with that answer and waits to be scored. `trace`: its traceparent."""
         async with rpc_as(self.session, tenant=self.tenant, user="ada") as rpc:
             client = Client(rpc)
             new = begin("How long is the warranty?", team_revision=revision)
@@ -92,7 +94,8 @@ class World:
                 ],
             )
             end = finished(4, run_pb2.RUN_STATE_SUCCEEDED)
-            end.run_finished.summary.scoring.selection = run_pb2.ScoringRequest.SELECTION_SAMPLED
+            scoring = end.run_finished.summary.scoring
+            scoring.selection, scoring.traceparent = run_pb2.ScoringRequest.SELECTION_SAMPLED, trace
             await client.AppendRunEvents(
                 append(run, event(2, evidence_retrieved=found), answer(3, said), end)
             )
@@ -121,7 +124,9 @@ class World:
         )
 
     @asynccontextmanager
-    async def serving(self, name: str, port: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def serving(
+        self, name: str, port: int = 0, *, otlp: str = ""
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process, until the block ends; its log goes to the test's output."""
         key = self.folder / "identity.key"
         key.write_bytes(TEST_KEY.to_file())
@@ -137,6 +142,8 @@ class World:
             "EVALUATION_JUDGE_CALLS_PER_MINUTE": "100000",
             "EVALUATION_JUDGE_TOKENS_PER_MINUTE": "100000000",
         }
+        if otlp:
+            settings |= {"OTLP_ENDPOINT": otlp, "TRACE_RATIO": "0"}
         env = {k: v for k, v in os.environ.items() if not k.startswith("AGENTTEAMS_")}
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:
@@ -197,9 +204,17 @@ pytestmark = pytest.mark.timeout(240)  # a process that starts on a busy machine
 
 
 async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: World) -> None:
-    true, planted = await world.ask(TRUE), await world.ask(f"{PLANTED} {TRUE}")
-    async with world.serving("evaluation"):
+    trace, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    true = await world.ask(TRUE)
+    planted = await world.ask(f"{PLANTED} {TRUE}", trace=f"00-{trace}-{span_id}-00")
+    async with collector() as collected, world.serving("evaluation", otlp=collected.endpoint):
         good, bad = await world.scores(true), await world.scores(planted)
+    # The process has ended, and sent what it had: a span for each run, linked to the run's.
+    spans = {str(s.attributes["agentteams.run"]): s for s in collected.spans if s.name == "evaluation"}
+    assert set(spans) == {true, planted}
+    assert (spans[planted].links, spans[true].links) == (((trace, span_id),), ())
+    told(spans[planted], bad, below=["faithfulness"])
+    told(spans[true], good, below=[])
     supported, unsupported = (
         scores_pb2.SentenceScore.VERDICT_SUPPORTED,
         scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
@@ -217,6 +232,23 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
         run_pb2.ScoringRequest.SELECTION_SAMPLED,
     )
     assert (good.judge.model_config, good.judge.calls > 0) == ("modelConfigs/chat", True)
+
+
+def told(span: Received, scores: scores_pb2.RunScores, *, below: list[str]) -> None:
+    """The span of a scored run has an event for each score, as the GenAI conventions name it."""
+    assert (span.service, span.parent) == ("evaluation", "")
+    whose = {"agentteams.run": scores.run, "agentteams.team": "helpdesk", "agentteams.tenant": "acme"}
+    assert span.attributes == whose | {"agentteams.evaluation.outcome": "SCORED"}
+    assert {name for name, _ in span.events} == {"gen_ai.evaluation.result"}
+    assert [result for _, result in span.events] == [
+        {
+            "gen_ai.evaluation.name": name,
+            "gen_ai.evaluation.score.value": pytest.approx(getattr(scores, name)),
+            "gen_ai.evaluation.score.label": "fail" if name in below else "pass",
+            "agentteams.evaluation.version": f"{scores.evaluator}/{scores.version}",
+        }
+        for name in ("faithfulness", "grounding", "retrieval_relevance", "answer_relevance")
+    ]
 
 
 async def test_a_service_that_is_killed_loses_no_run_and_scores_none_twice(world: World) -> None:

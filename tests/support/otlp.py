@@ -27,7 +27,7 @@ class Received:
     end_ns: int
     error: str
     attributes: Mapping[str, Any]
-    events: Mapping[str, Mapping[str, Any]]
+    events: tuple[tuple[str, Mapping[str, Any]], ...]
     links: tuple[tuple[str, str], ...]
 
     @property
@@ -141,7 +141,7 @@ def _read(request: pb.ExportTraceServiceRequest) -> list[Received]:
             end_ns=span.end_time_unix_nano,
             error=span.status.message if span.status.code == span.status.STATUS_CODE_ERROR else "",
             attributes=_values(span.attributes),
-            events={event.name: _values(event.attributes) for event in span.events},
+            events=tuple((event.name, _values(event.attributes)) for event in span.events),
             links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         )
         for resource in request.resource_spans

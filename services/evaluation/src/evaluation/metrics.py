@@ -2,6 +2,7 @@
 
 import secrets
 
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from prometheus_client import Counter, Gauge, Histogram
 
 from evaluation.core.model import Job, Scores
@@ -66,7 +67,7 @@ class Telemetry:
             SENTENCES.labels(team, sentence.verdict).inc()
         self._usage(scores)
         if spans.is_on():
-            _trace(job, scores)
+            _trace(job, scores, seconds=seconds)
 
     def _usage(self, scores: Scores) -> None:
         usage = scores.usage
@@ -81,12 +82,15 @@ class Telemetry:
             COST.labels(model, usage.currency).inc(usage.cost_micros)
 
 
-def _trace(job: Job, scores: Scores) -> None:
+def _trace(job: Job, scores: Scores, *, seconds: float) -> None:
+    """Always kept: the run's own spans may be gone, and cannot be brought back."""
     recording = spans.Recording(secrets.randbits(128), keep=True)
     recording.common.update(
         {"agentteams.run": job.run, "agentteams.team": job.team, "agentteams.tenant": job.tenant}
     )
-    with spans.Span(recording, "evaluation", None, parent_id=0) as span:
+    own: dict[str, spans.Value] = {"agentteams.evaluation.outcome": scores.outcome}
+    with spans.Span(recording, "evaluation", own, parent_id=0) as span:
+        span.start_ns -= int(seconds * 1e9)
         run = span_wire.parse(job.traceparent)
         if run is not None:
             span.link(spans.Ref(run[0], run[1]))
@@ -95,9 +99,9 @@ def _trace(job: Job, scores: Scores) -> None:
                 span.event(
                     _EVENT,
                     {
-                        "gen_ai.evaluation.name": name,
-                        "gen_ai.evaluation.score.value": value,
-                        "gen_ai.evaluation.score.label": "below" if name in scores.below else "pass",
+                        gen_ai.GEN_AI_EVALUATION_NAME: name,
+                        gen_ai.GEN_AI_EVALUATION_SCORE_VALUE: value,
+                        gen_ai.GEN_AI_EVALUATION_SCORE_LABEL: "fail" if name in scores.below else "pass",
                         "agentteams.evaluation.version": f"{scores.evaluator}/{scores.version}",
                     },
                 )

@@ -13,13 +13,12 @@ from orchestrator.core.log import LogUnavailable, Parked
 from orchestrator.core.memories import recall
 from orchestrator.core.metrics import note_end, note_saved
 from orchestrator.core.model import Message, MessageCompleted, RunFinished, RunResumed, State
-from orchestrator.core.scoring import to_score
+from orchestrator.core.scoring import signs_of_trouble, to_score
 from orchestrator.core.search import NoDocuments, restore
 from orchestrator.core.summary import sum_up, summary_due
 from orchestrator.core.totals import Summary
 from orchestrator.core.turn import End, Turn
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
-from servicekit.spans import mark
 
 log = structlog.get_logger()
 
@@ -86,7 +85,6 @@ async def finish(turn: Turn, state: State, content: str, error: ServiceError | N
         citations, unknown = cite(prose(turn, content), turn.ledger.evidence)
         if unknown:
             UNKNOWN_CITATIONS.inc(len(unknown))
-            mark("unknown_citation")
         name = turn.answer.message if turn.answer else _OWN_TEXT
         message = Message(role="assistant", content=content, name=name, citations=citations)
         turn.log.emit(MessageCompleted(message=message))
@@ -109,14 +107,14 @@ async def conclude(turn: Turn) -> None:
     if not turn.concluded:
         turn.concluded = True
         seconds, stages = turn.stages.result()
-        summary = Summary(
-            usage=turn.usage, seconds=seconds, stages=stages, scoring=to_score(turn, seconds=seconds)
-        )
+        signs = signs_of_trouble(turn, seconds=seconds)
+        scoring = to_score(turn, signs)
+        summary = Summary(usage=turn.usage, seconds=seconds, stages=stages, scoring=scoring)
         # Only a failure has a status: the session service refuses another end that carries one.
         error = turn.end.error if turn.end.state == "FAILED" else None
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))
         reason = turn.end.error.reason if turn.end.error else ""
-        tracing.conclude(state=turn.end.state, reason=reason)
+        tracing.conclude(state=turn.end.state, reason=reason, signs=signs, to_be_scored=scoring is not None)
         note_end(turn, summary, state=turn.end.state, reason=reason)
     began = turn.stages.elapsed_s
     with turn.stages.stage("session_save"):

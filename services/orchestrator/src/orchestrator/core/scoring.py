@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from orchestrator.core.model import EvidenceRetrieved, GuardrailTriggered, Message, MessageCompleted
 from orchestrator.core.totals import Scoring
@@ -15,15 +16,14 @@ _SLOW_SHARE = 0.5  # of limits.runTimeoutSeconds
 _BUCKETS = 10_000
 
 
-def to_score(turn: Turn, *, seconds: float) -> Scoring | None:
-    """What a run that ends asks for; None: it is not scored. `seconds`: how long it took.
+def to_score(turn: Turn, signs: Sequence[str]) -> Scoring | None:
+    """What a run that ends asks for, with those signs of trouble; None: it is not scored.
 
     The same run is chosen by every process that asks, however often.
     """
     evaluation = turn.team.spec.evaluation
     if evaluation is None or turn.end is None or turn.end.state != "SUCCEEDED":
         return None
-    signs = signs_of_trouble(turn, seconds=seconds)
     sampled = _place(turn.log.run) < evaluation.sample_percent * _BUCKETS // 100
     if not sampled and not (signs and evaluation.score_suspicious):
         return None
@@ -36,7 +36,9 @@ def to_score(turn: Turn, *, seconds: float) -> Scoring | None:
 
 
 def signs_of_trouble(turn: Turn, *, seconds: float) -> list[str]:
-    """What is suspicious about a run."""
+    """What is suspicious about a run that took so long and has an answer; else nothing."""
+    if turn.end is None or turn.end.state != "SUCCEEDED":
+        return []
     searches: list[EvidenceRetrieved] = []
     answer: Message | None = None
     guarded = False

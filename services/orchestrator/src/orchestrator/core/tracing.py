@@ -7,7 +7,7 @@ delegate - has ids that follow from the run and the step, for the same reason.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
@@ -117,21 +117,26 @@ class RunTrace:
             self._root.recording.decide(False)
 
 
-def conclude(*, state: str, reason: str) -> None:
-    """The current run ends: its trace is kept, or forgotten. Before its end is stored and told."""
+def conclude(*, state: str, reason: str, signs: Iterable[str], to_be_scored: bool) -> None:
+    """The current run ends: its trace is kept, or forgotten. Before its end is stored and told.
+
+    `signs` are what is suspicious about it. What scores badly is found out when its spans are
+    long gone: the traces of all runs that are to be scored are kept.
+    """
     span = spans.current_span()
     if span is not None and span.recording.root is not None:
-        _conclude(span.recording.root, state, reason)
+        span.recording.marks.update(signs)
+        _conclude(span.recording.root, state, reason, to_be_scored=to_be_scored)
 
 
-def _conclude(root: Span, state: str, reason: str) -> None:
+def _conclude(root: Span, state: str, reason: str, *, to_be_scored: bool = False) -> None:
     recording = root.recording
     if recording.concluded:
         return
     recording.concluded = True
     if state == "FAILED":
         root.error = reason or "INTERNAL"
-    verdict = _verdict(root, state)
+    verdict = _verdict(root, state, to_be_scored=to_be_scored)
     more: dict[str, spans.Value] = {"agentteams.run.state": state, "agentteams.kept": verdict}
     if recording.marks:
         more["agentteams.marks"] = sorted(recording.marks)
@@ -240,13 +245,14 @@ def _root(recording: Recording, team: str, *, parent_id: int, span_id: int = 0) 
     return root
 
 
-def _verdict(root: Span, state: str) -> str:
+def _verdict(root: Span, state: str, *, to_be_scored: bool) -> str:
     recording = root.recording
     slow = time.time_ns() - root.start_ns > spans.slow_ns()
     for verdict, holds in (
         ("failed", state == "FAILED"),
         ("degraded", bool(recording.marks - {"slow"})),
         ("slow", slow or "slow" in recording.marks),
+        ("scored", to_be_scored),
     ):
         if holds:
             return verdict
