@@ -17,13 +17,14 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from agentteams.evaluation.v1 import evaluation_service_pb2 as evaluation_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb
 
 from agentteams_cli.client import connect
 from agentteams_cli.manifests_store import take_effect
 from agentteams_cli.stack import Endpoint, ServiceProcess
 from manifests import load_text
-from servicekit.errors import InvalidArgument
+from servicekit.errors import InvalidArgument, NotFound
 from tests.support.model_server import Fault, ModelServer
 from tests.support.stack import (
     MODELS,
@@ -170,6 +171,38 @@ async def test_quality_is_watched_with_a_golden_set_out_of_a_file(live: LiveStac
             return quality.state == quality.STATE_GOOD
 
         await until(good, within_s=60, what="good scores")
+
+
+async def test_a_team_is_asked_a_golden_set_and_scored(live: LiveStack, model: ModelServer) -> None:
+    questions = [
+        evaluation_pb.GoldenQuestion(
+            id="leave",
+            question=QUESTION,
+            sources=["leave.md", "prices.md"],
+            facts=["each|ACCORDING  to the", "weeks"],
+        ),
+        evaluation_pb.GoldenQuestion(id="desk", question="Where is the travel desk?", sources=["travel.md"]),
+    ]
+    async with connect(live.stack.state) as client:
+        id_ = str(uuid.uuid4())
+        said = [one async for one in client.scores.evaluate("pair", questions, request_id=id_)]
+        assert [(one.done, one.total) for one in said] == [(1, 2), (2, 2), (2, 2)]
+        made = said[-1].evaluation
+        leave, desk = made.questions
+        assert (leave.error, leave.sources_found, list(leave.missing_sources)) == ("", 0.5, ["prices.md"])
+        assert (leave.facts_present, list(leave.missing_facts)) == (0.5, ["weeks"])
+        assert (desk.sources_found, desk.HasField("facts_present")) == (1.0, False)
+        assert (made.sources_found, made.facts_present, made.failed) == (0.75, 0.5, 0)
+        assert 0 < made.grounding <= 1
+        assert made.team_revision == (await client.team("pair")).revision
+        scores = await client.scores.of_run(leave.run)
+        assert scores is not None
+        assert scores.grounding == leave.grounding
+        # Stored, and the newest; the same request is the same evaluation.
+        assert (await client.scores.former("pair"))[0] == made
+        with pytest.raises(NotFound) as nobody:
+            await anext(client.scores.evaluate("nobody", questions, request_id=str(uuid.uuid4())))
+        assert nobody.value.reason == "TEAM_NOT_FOUND"
 
 
 async def test_without_documents_the_team_asks_for_some(live: LiveStack, model: ModelServer) -> None:

@@ -84,7 +84,11 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         teams=teams,
         evaluator=evaluator,
         golden=GoldenRuns(
-            asker=OrchestratorAsker(settings.orchestrator_target, issuer=issuer, stack=stack),
+            asker=OrchestratorAsker(
+                settings.orchestrator_target,
+                connect=lambda target: RpcClient(open_channel(target), issuer=issuer, default_timeout=_CALL),
+                stack=stack,
+            ),
             evaluator=evaluator,
         ),
         max_calls=settings.evaluation_max_golden_runs,

@@ -20,7 +20,7 @@ class Settings(ServerSettings):
     embedding_target: str = Field("127.0.0.1:50051", description="host:port of the embedding service.")
     orchestrator_target: str = Field(
         "127.0.0.1:50054",
-        description="host:port of the orchestrator; on a cluster {namespace} in it is the team's namespace.",
+        description="host:port of the orchestrator; {service} and {namespace} in it are filled in.",
     )
     manifests_dir: Path | None = Field(None, description="Folder of manifests, watched for changes.")
     manifests_cluster: bool = Field(

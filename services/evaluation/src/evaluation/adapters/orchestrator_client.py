@@ -1,8 +1,12 @@
-"""Asks teams, through the orchestrator."""
+"""Asks teams, through the orchestrators.
+
+Any pod of a namespace answers for all of its teams, but a team's runs begin in its own pool only
+(docs/operator.md, Runtime): one that is asked for another's refuses and says which pool it is.
+"""
 
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from datetime import timedelta
 
@@ -10,39 +14,60 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
-from servicekit.client import RpcClient, open_channel
+from manifests import FRONT_SERVICE, SHARED_POOL, pool_name
+from servicekit.client import RpcClient
 from servicekit.context import current_caller
-from servicekit.errors import Internal, error_from_status
-from servicekit.identity import TokenIssuer
+from servicekit.errors import FailedPrecondition, Internal, error_from_status
 
 _MAX_CHANNELS = 64
 _LONGEST_RUN = timedelta(hours=1)
-_NAMESPACE = "{namespace}"
+_NAMESPACE, _SERVICE = "{namespace}", "{service}"
+_ELSEWHERE = "TEAM_SERVED_ELSEWHERE"
 
 
 class OrchestratorAsker:
     """`Asker` over the orchestrators that serve the caller's namespace.
 
     Args:
-        target: `host:port`; `{namespace}` in it is filled in.
-        issuer: Makes the tokens.
+        target: `host:port`; `{service}` and `{namespace}` in it are filled in.
+        connect: Opens a client of a target, which is closed here.
         stack: Closes what is open at the end.
     """
 
-    def __init__(self, target: str, *, issuer: TokenIssuer, stack: AsyncExitStack) -> None:
+    def __init__(self, target: str, *, connect: Callable[[str], RpcClient], stack: AsyncExitStack) -> None:
         self._target = target
-        self._issuer = issuer
+        self._connect = connect
         self._open: OrderedDict[str, RpcClient] = OrderedDict()
         stack.push_async_callback(self._close)
 
     async def ask(self, team: str, question: str) -> AsyncIterator[str]:
         """See Asker."""
-        rpc = await self._rpc(self._target.replace(_NAMESPACE, current_caller().tenant))
+        request_id, service = str(uuid.uuid4()), FRONT_SERVICE
+        while True:
+            try:
+                async with aclosing(self._ask(service, team, question, request_id)) as names:
+                    async for name in names:
+                        yield name
+                return
+            except FailedPrecondition as error:
+                # Only names that the operator gives: the caller's rights are not taken anywhere else.
+                pool = str(error.metadata.get("pool", ""))
+                if error.reason != _ELSEWHERE or service != FRONT_SERVICE:
+                    raise
+                if pool not in (SHARED_POOL, pool_name(team)):
+                    raise
+                service = pool
+
+    async def _ask(
+        self, service: str, team: str, question: str, request_id: str
+    ) -> AsyncGenerator[str, None]:
+        target = self._target.replace(_NAMESPACE, current_caller().tenant).replace(_SERVICE, service)
+        rpc = await self._rpc(target)
         stub = orchestrator_service_pb2_grpc.OrchestratorServiceStub(rpc.channel)
         start = pb.StartRunRequest(
             team=f"teams/{team}",
             input=[session_pb2.Message(role=session_pb2.ROLE_USER, content=question)],
-            request_id=str(uuid.uuid4()),
+            request_id=request_id,
         )
         stream = rpc.server_stream(stub.RunTeam, pb.RunTeamRequest(start=start), timeout=_LONGEST_RUN)
         async with aclosing(stream):  # type: ignore[type-var]
@@ -58,9 +83,7 @@ class OrchestratorAsker:
     async def _rpc(self, target: str) -> RpcClient:
         rpc = self._open.get(target)
         if rpc is None:
-            rpc = self._open[target] = RpcClient(
-                open_channel(target), issuer=self._issuer, default_timeout=timedelta(seconds=10)
-            )
+            rpc = self._open[target] = self._connect(target)
             if len(self._open) > _MAX_CHANNELS:
                 _, oldest = self._open.popitem(last=False)
                 await oldest.channel.close()
