@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from agentteams.embedding.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from agentteams.evaluation.v1 import evaluation_service_pb2 as evaluation_pb
 from agentteams.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
-from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
@@ -95,13 +95,13 @@ class World:
             )
             end = finished(4, run_pb2.RUN_STATE_SUCCEEDED)
             scoring = end.run_finished.summary.scoring
-            scoring.selection, scoring.traceparent = run_pb2.ScoringRequest.SELECTION_SAMPLED, trace
+            scoring.selection, scoring.traceparent = run_scores_pb2.ScoringRequest.SELECTION_SAMPLED, trace
             await client.AppendRunEvents(
                 append(run, event(2, evidence_retrieved=found), answer(3, said), end)
             )
         return run
 
-    async def scores(self, run: str) -> scores_pb2.RunScores:
+    async def scores(self, run: str) -> run_scores_pb2.RunScores:
         """As ada sees them, when they are there: the process may take long to start."""
         request = scores_pb2.GetRunScoresRequest(run=run, wait=Duration(seconds=25))
         async with asyncio.timeout(_READY_S), rpc_as(self.session, tenant=self.tenant, user="ada") as rpc:
@@ -216,8 +216,8 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
     told(spans[planted], bad, below=["faithfulness"])
     told(spans[true], good, below=[])
     supported, unsupported = (
-        scores_pb2.SentenceScore.VERDICT_SUPPORTED,
-        scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
+        run_scores_pb2.SentenceScore.VERDICT_SUPPORTED,
+        run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
     )
     assert (good.evaluator, good.faithfulness, list(good.below_thresholds)) == ("judge", 1.0, [])
     assert [one.verdict for one in bad.sentences] == [unsupported, supported]
@@ -229,12 +229,12 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
     assert (bad.team, bad.team_revision, bad.selection) == (
         "teams/helpdesk",
         "r1",
-        run_pb2.ScoringRequest.SELECTION_SAMPLED,
+        run_scores_pb2.ScoringRequest.SELECTION_SAMPLED,
     )
     assert (good.judge.model_config, good.judge.calls > 0) == ("modelConfigs/chat", True)
 
 
-def told(span: Received, scores: scores_pb2.RunScores, *, below: list[str]) -> None:
+def told(span: Received, scores: run_scores_pb2.RunScores, *, below: list[str]) -> None:
     """The span of a scored run has an event for each score, as the GenAI conventions name it."""
     assert (span.service, span.parent) == ("evaluation", "")
     whose = {"agentteams.run": scores.run, "agentteams.team": "helpdesk", "agentteams.tenant": "acme"}
@@ -278,7 +278,7 @@ async def test_a_service_that_is_killed_loses_no_run_and_scores_none_twice(world
     async with world.serving("second"):
         for number, run in enumerate(runs):
             scores = await world.scores(run)
-            assert scores.outcome == scores_pb2.RunScores.OUTCOME_SCORED
+            assert scores.outcome == run_scores_pb2.RunScores.OUTCOME_SCORED
             assert scores.faithfulness == number % 2
     assert await world.rows() == (len(runs), 0)
 
@@ -287,8 +287,8 @@ async def test_scores_are_written_by_evaluation_services_and_read_by_their_owner
     world: World,
 ) -> None:
     run = await world.ask(TRUE)
-    new = scores_pb2.RunScores(
-        run=run, evaluator="judge", version="9", outcome=scores_pb2.RunScores.OUTCOME_SCORED
+    new = run_scores_pb2.RunScores(
+        run=run, evaluator="judge", version="9", outcome=run_scores_pb2.RunScores.OUTCOME_SCORED
     )
     async with rpc_as(world.session, tenant="acme", user="ada") as rpc:
         stub: Any = ScoreServiceStub(rpc.channel)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import run_scores_pb2, scores_pb2
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 
 from agentteams_operator.adapters.session import SessionScores
@@ -61,7 +61,7 @@ async def helpdesk(cluster: Cluster, where: str, reason: str) -> dict[str, Any]:
 
 async def scored(world: World, *runs: str) -> None:
     for run in runs:
-        assert (await world.scores(run)).outcome == scores_pb2.RunScores.OUTCOME_SCORED
+        assert (await world.scores(run)).outcome == run_scores_pb2.RunScores.OUTCOME_SCORED
 
 
 @pytest.mark.timeout(240)  # two processes that start on a busy machine
@@ -117,9 +117,9 @@ async def test_planted_hallucinations_degrade_a_team_and_supported_answers_mend_
 async def put(world: World, **scores: Any) -> None:
     """Scores of a new run, as the evaluation service stores them."""
     run = await world.ask(TRUE, revision=scores.pop("revision", "r1"))
-    new = scores_pb2.RunScores(
-        run=run, evaluator="judge", version="1", outcome=scores_pb2.RunScores.OUTCOME_SCORED,
-        selection=run_pb2.ScoringRequest.SELECTION_SAMPLED, **scores,
+    new = run_scores_pb2.RunScores(
+        run=run, evaluator="judge", version="1", outcome=run_scores_pb2.RunScores.OUTCOME_SCORED,
+        selection=run_scores_pb2.ScoringRequest.SELECTION_SAMPLED, **scores,
     )  # fmt: skip
     async with rpc_as(world.session, tenant=world.tenant, user="ada", service="evaluation") as rpc:
         stub: Any = ScoreServiceStub(rpc.channel)

@@ -32,7 +32,7 @@ from agentteams.retrieval.v1.retrieval_service_pb2_grpc import (
     RetrievalServiceServicer,
     add_RetrievalServiceServicer_to_server,
 )
-from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2
 from agentteams.session.v1 import session_service_pb2 as session_pb
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceServicer, add_ScoreServiceServicer_to_server
 from agentteams.session.v1.session_service_pb2_grpc import (
@@ -90,7 +90,7 @@ class Scenario:
     exported: Sequence[retrieval_pb.ExportChunksResponse] = ()
     exports: list[retrieval_pb.ExportChunksRequest] = field(default_factory=list)
     evaluated: list[evaluation_pb.EvaluateKnowledgeBaseRequest] = field(default_factory=list)
-    scores: scores_pb2.RunScores | None = None
+    scores: run_scores_pb2.RunScores | None = None
     team_evaluations: Sequence[scores_pb2.TeamEvaluation] = ()
     team_evaluation: Sequence[team_pb.EvaluateTeamResponse] = ()
     golden_questions: Sequence[team_pb.GoldenQuestion] = ()
@@ -272,7 +272,7 @@ class Scores(ScoreServiceServicer):
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
 
-    def GetRunScores(self, request: Any, context: Any) -> scores_pb2.RunScores:
+    def GetRunScores(self, request: Any, context: Any) -> run_scores_pb2.RunScores:
         if self._scenario.scores is None:
             fail(context, NotFound(f"{request.run} has no scores", reason="SCORES_NOT_FOUND"))
         return self._scenario.scores

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
-from agentteams.session.v1 import run_pb2, scores_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2, session_pb2
 
 from agentteams_cli.marking import marked
 from tests.unit.agentteams_cli.fakes import Run, Scenario, run, services
@@ -12,12 +12,12 @@ from tests.unit.agentteams_cli.fakes import Run, Scenario, run, services
 __all__ = ["run", "services"]
 
 ANSWER = "Two years [1]. The moon is cheese [1]. Ask us."
-SENTENCE = scores_pb2.SentenceScore
-SCORES = scores_pb2.RunScores(
+SENTENCE = run_scores_pb2.SentenceScore
+SCORES = run_scores_pb2.RunScores(
     run="runs/r1",
     evaluator="judge",
     version="1.1",
-    outcome=scores_pb2.RunScores.OUTCOME_SCORED,
+    outcome=run_scores_pb2.RunScores.OUTCOME_SCORED,
     faithfulness=0.5,
     grounding=0.75,
     below_thresholds=["faithfulness"],

@@ -1,6 +1,6 @@
 """An answer with its unsupported sentences marked, and its scores."""
 
-from agentteams.session.v1 import scores_pb2
+from agentteams.session.v1 import run_scores_pb2
 
 from agentteams_cli.console import Output
 
@@ -13,22 +13,22 @@ _NAMES = {
 }
 
 
-def marked(answer: str, scores: scores_pb2.RunScores | None) -> str:
+def marked(answer: str, scores: run_scores_pb2.RunScores | None) -> str:
     """The answer, each unsupported sentence between two marks."""
     if scores is None:
         return answer
     text, at = [], 0
     for sentence in scores.sentences:
-        if sentence.verdict != scores_pb2.SentenceScore.VERDICT_UNSUPPORTED:
+        if sentence.verdict != run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED:
             continue
         text += [answer[at : sentence.start], UNSUPPORTED, answer[sentence.start : sentence.end], UNSUPPORTED]
         at = sentence.end
     return "".join([*text, answer[at:]])
 
 
-def print_scores(output: Output, scores: scores_pb2.RunScores) -> None:
+def print_scores(output: Output, scores: run_scores_pb2.RunScores) -> None:
     """One line of scores, and what the marks mean."""
-    outcome = scores_pb2.RunScores.Outcome.Name(scores.outcome).removeprefix("OUTCOME_").lower()
+    outcome = run_scores_pb2.RunScores.Outcome.Name(scores.outcome).removeprefix("OUTCOME_").lower()
     found = [
         f"{name} {getattr(scores, field):.2f}" + (" (below)" if field in scores.below_thresholds else "")
         for field, name in _NAMES.items()
@@ -37,17 +37,19 @@ def print_scores(output: Output, scores: scores_pb2.RunScores) -> None:
     output.line(f"scores ({scores.evaluator}): {', '.join(found) or outcome.replace('_', ' ')}")
     if scores.reason:
         output.line(f"  {scores.reason}")
-    unsupported = sum(one.verdict == scores_pb2.SentenceScore.VERDICT_UNSUPPORTED for one in scores.sentences)
+    unsupported = sum(
+        one.verdict == run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED for one in scores.sentences
+    )
     if unsupported:
         output.line(f"{UNSUPPORTED} the evidence does not support {unsupported} marked sentence(s)", "yellow")
 
 
-def scores_dict(scores: scores_pb2.RunScores) -> dict[str, object]:
+def scores_dict(scores: run_scores_pb2.RunScores) -> dict[str, object]:
     """For --json: each sentence with its place and verdict."""
     return {
         "evaluator": scores.evaluator,
         "version": scores.version,
-        "outcome": scores_pb2.RunScores.Outcome.Name(scores.outcome).removeprefix("OUTCOME_"),
+        "outcome": run_scores_pb2.RunScores.Outcome.Name(scores.outcome).removeprefix("OUTCOME_"),
         "reason": scores.reason,
         **{field: getattr(scores, field) for field in _NAMES if scores.HasField(field)},  # type: ignore[arg-type]
         "below_thresholds": list(scores.below_thresholds),
@@ -55,7 +57,7 @@ def scores_dict(scores: scores_pb2.RunScores) -> dict[str, object]:
             {
                 "start": one.start,
                 "end": one.end,
-                "verdict": scores_pb2.SentenceScore.Verdict.Name(one.verdict).removeprefix("VERDICT_"),
+                "verdict": run_scores_pb2.SentenceScore.Verdict.Name(one.verdict).removeprefix("VERDICT_"),
                 "grounding": one.grounding,
             }
             for one in scores.sentences

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
 from agentteams.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
-from agentteams.session.v1 import scores_pb2
+from agentteams.session.v1 import run_scores_pb2, scores_pb2
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 
 from servicekit.client import RpcClient
@@ -24,7 +24,7 @@ class Scores:
         self._scores = ScoreServiceStub(session.channel)
         self._evaluations = EvaluationServiceStub(evaluation.channel)
 
-    async def of_run(self, run: str) -> scores_pb2.RunScores | None:
+    async def of_run(self, run: str) -> run_scores_pb2.RunScores | None:
         """The newest; None: the run was not scored, or is not yet."""
         try:
             return await self._session.unary(

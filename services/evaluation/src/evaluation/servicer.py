@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
 from agentteams.evaluation.v1 import evaluation_service_pb2_grpc
-from agentteams.session.v1 import scores_pb2
+from agentteams.session.v1 import run_scores_pb2, scores_pb2
 
 from evaluation.adapters.session_client import SessionRuns
 from evaluation.core.evaluator import Evaluator
@@ -51,7 +51,7 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
 
     async def ScoreRun(
         self, request: pb.ScoreRunRequest, context: grpc.aio.ServicerContext[object, object]
-    ) -> scores_pb2.RunScores:
+    ) -> run_scores_pb2.RunScores:
         """Scores a run now."""
         caller = _user()
         self._enter()
@@ -107,7 +107,7 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
         finally:
             self._calls -= 1
 
-    async def _known(self, run: str, method: tuple[str, str]) -> scores_pb2.RunScores | None:
+    async def _known(self, run: str, method: tuple[str, str]) -> run_scores_pb2.RunScores | None:
         try:
             found = await self._runs.scores(run)
         except NotFound:

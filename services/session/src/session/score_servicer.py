@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 import grpc
-from agentteams.session.v1 import run_pb2, scores_pb2, scores_pb2_grpc
+from agentteams.session.v1 import run_scores_pb2, scores_pb2, scores_pb2_grpc
 from google.protobuf.message import Message
 
 from servicekit.context import current_caller
@@ -69,7 +69,7 @@ class ScoreServicer(scores_pb2_grpc.ScoreServiceServicer):
         self,
         request: scores_pb2.PutRunScoresRequest,
         context: grpc.aio.ServicerContext[object, object],
-    ) -> scores_pb2.RunScores:
+    ) -> run_scores_pb2.RunScores:
         """Stores the scores of a run."""
         _evaluation_only("PutRunScores")
         return scores_to_pb(await self._store.put_scores(current_owner(), _new_scores(request.scores)))
@@ -78,7 +78,7 @@ class ScoreServicer(scores_pb2_grpc.ScoreServiceServicer):
         self,
         request: scores_pb2.GetRunScoresRequest,
         context: grpc.aio.ServicerContext[object, object],
-    ) -> scores_pb2.RunScores:
+    ) -> run_scores_pb2.RunScores:
         """Returns the newest scores of a run, or waits for them."""
         owner, run = current_owner(), checks.resource_id("run", request.run, "runs")
         wait_s = checks.wait(request.wait).total_seconds()
@@ -178,7 +178,7 @@ class ScoreServicer(scores_pb2_grpc.ScoreServiceServicer):
             response.next_page_token = self._tokens.encode(bound, place)
         return response
 
-    async def _scores(self, owner: Owner, run: str, *, until: float) -> scores_pb2.RunScores:
+    async def _scores(self, owner: Owner, run: str, *, until: float) -> run_scores_pb2.RunScores:
         while True:
             found, may_come = await self._store.scores_of_run(owner, run)
             if found is not None:
@@ -201,9 +201,9 @@ def score_service(servicer: ScoreServicer) -> Service:
     )
 
 
-def scores_to_pb(stored: StoredScores) -> scores_pb2.RunScores:
+def scores_to_pb(stored: StoredScores) -> run_scores_pb2.RunScores:
     """The resource."""
-    result = scores_pb2.RunScores.FromString(stored.payload)
+    result = run_scores_pb2.RunScores.FromString(stored.payload)
     result.run, result.team = f"runs/{stored.run}", f"teams/{stored.team}"
     result.team_revision = stored.team_revision
     result.create_time.CopyFrom(convert.timestamp(stored.create_time))
@@ -223,8 +223,8 @@ def _evaluation_only(method: str) -> None:
         raise PermissionDenied(f"{method} is for evaluation services only", reason="PERMISSION_DENIED")
 
 
-def _new_scores(scores: scores_pb2.RunScores) -> NewScores:
-    known = scores_pb2.RunScores.Outcome
+def _new_scores(scores: run_scores_pb2.RunScores) -> NewScores:
+    known = run_scores_pb2.RunScores.Outcome
     if scores.outcome == known.OUTCOME_UNSPECIFIED or scores.outcome not in known.values():
         raise InvalidArgument.field("scores.outcome", "must say how the scoring ended", scores.outcome)
     checks.text("scores.reason", scores.reason, maximum=_MAX_REASON)
@@ -246,7 +246,7 @@ def _name(field: str, value: str) -> str:
     return value
 
 
-def _share(scores: scores_pb2.RunScores, field: str) -> float | None:
+def _share(scores: run_scores_pb2.RunScores, field: str) -> float | None:
     if not scores.HasField(field):  # type: ignore[arg-type]  # one of _MEANS
         return None
     value = float(getattr(scores, field))
@@ -290,7 +290,7 @@ def _scoring_to_pb(scoring: Scoring) -> scores_pb2.RunScoring:
         tenant=scoring.tenant,
         user=scoring.user,
         team=f"teams/{scoring.team}",
-        request=run_pb2.ScoringRequest.FromString(scoring.request),
+        request=run_scores_pb2.ScoringRequest.FromString(scoring.request),
         attempt=scoring.attempt,
         create_time=convert.timestamp(scoring.create_time),
     )

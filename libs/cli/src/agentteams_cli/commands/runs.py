@@ -1,7 +1,7 @@
 """agentteams runs: what was asked, what waits for a person, and where the time went."""
 
 import click
-from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2
 
 from agentteams_cli.client import Client, connect
 from agentteams_cli.commands.chat import Chat
@@ -112,7 +112,7 @@ def _completed(events: list[run_pb2.RunEvent]) -> list[run_pb2.RunEvent]:
 
 async def _show(
     settings: Settings, name: str
-) -> tuple[run_pb2.Run, list[run_pb2.RunEvent], scores_pb2.RunScores | None]:
+) -> tuple[run_pb2.Run, list[run_pb2.RunEvent], run_scores_pb2.RunScores | None]:
     async with connect(settings.state) as client:
         return await client.run(name), await client.run_events(name), await client.scores.of_run(name)
 

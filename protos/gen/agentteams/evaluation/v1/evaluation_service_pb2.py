@@ -22,24 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from agentteams.session.v1 import scores_pb2 as agentteams_dot_session_dot_v1_dot_scores__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1agentteams/evaluation/v1/evaluation_service.proto\x12\x18\x61gentteams.evaluation.v1\x1a\"agentteams/session/v1/scores.proto\"\x1e\n\x0fScoreRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"t\n\x13\x45valuateTeamRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12;\n\tquestions\x18\x02 \x03(\x0b\x32(.agentteams.evaluation.v1.GoldenQuestion\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"N\n\x0eGoldenQuestion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\r\n\x05\x66\x61\x63ts\x18\x04 \x03(\t\"n\n\x14\x45valuateTeamResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x39\n\nevaluation\x18\x03 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluation2\xdd\x01\n\x11\x45valuationService\x12W\n\x08ScoreRun\x12).agentteams.evaluation.v1.ScoreRunRequest\x1a .agentteams.session.v1.RunScores\x12o\n\x0c\x45valuateTeam\x12-.agentteams.evaluation.v1.EvaluateTeamRequest\x1a..agentteams.evaluation.v1.EvaluateTeamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1agentteams/evaluation/v1/evaluation_service.proto\x12\x18\x61gentteams.evaluation.v1\x1a&agentteams/session/v1/run_scores.proto\x1a\"agentteams/session/v1/scores.proto\"\x1e\n\x0fScoreRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"t\n\x13\x45valuateTeamRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12;\n\tquestions\x18\x02 \x03(\x0b\x32(.agentteams.evaluation.v1.GoldenQuestion\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"N\n\x0eGoldenQuestion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\r\n\x05\x66\x61\x63ts\x18\x04 \x03(\t\"n\n\x14\x45valuateTeamResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x39\n\nevaluation\x18\x03 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluation2\xdd\x01\n\x11\x45valuationService\x12W\n\x08ScoreRun\x12).agentteams.evaluation.v1.ScoreRunRequest\x1a .agentteams.session.v1.RunScores\x12o\n\x0c\x45valuateTeam\x12-.agentteams.evaluation.v1.EvaluateTeamRequest\x1a..agentteams.evaluation.v1.EvaluateTeamResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.evaluation.v1.evaluation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORERUNREQUEST']._serialized_start=115
-  _globals['_SCORERUNREQUEST']._serialized_end=145
-  _globals['_EVALUATETEAMREQUEST']._serialized_start=147
-  _globals['_EVALUATETEAMREQUEST']._serialized_end=263
-  _globals['_GOLDENQUESTION']._serialized_start=265
-  _globals['_GOLDENQUESTION']._serialized_end=343
-  _globals['_EVALUATETEAMRESPONSE']._serialized_start=345
-  _globals['_EVALUATETEAMRESPONSE']._serialized_end=455
-  _globals['_EVALUATIONSERVICE']._serialized_start=458
-  _globals['_EVALUATIONSERVICE']._serialized_end=679
+  _globals['_SCORERUNREQUEST']._serialized_start=155
+  _globals['_SCORERUNREQUEST']._serialized_end=185
+  _globals['_EVALUATETEAMREQUEST']._serialized_start=187
+  _globals['_EVALUATETEAMREQUEST']._serialized_end=303
+  _globals['_GOLDENQUESTION']._serialized_start=305
+  _globals['_GOLDENQUESTION']._serialized_end=383
+  _globals['_EVALUATETEAMRESPONSE']._serialized_start=385
+  _globals['_EVALUATETEAMRESPONSE']._serialized_end=495
+  _globals['_EVALUATIONSERVICE']._serialized_start=498
+  _globals['_EVALUATIONSERVICE']._serialized_end=719
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,7 @@ import grpc
 import warnings
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as agentteams_dot_evaluation_dot_v1_dot_evaluation__service__pb2
-from agentteams.session.v1 import scores_pb2 as agentteams_dot_session_dot_v1_dot_scores__pb2
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -40,7 +40,7 @@ class EvaluationServiceStub:
         self.ScoreRun = channel.unary_unary(
                 '/agentteams.evaluation.v1.EvaluationService/ScoreRun',
                 request_serializer=agentteams_dot_evaluation_dot_v1_dot_evaluation__service__pb2.ScoreRunRequest.SerializeToString,
-                response_deserializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
                 _registered_method=True)
         self.EvaluateTeam = channel.unary_stream(
                 '/agentteams.evaluation.v1.EvaluationService/EvaluateTeam',
@@ -80,7 +80,7 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
             'ScoreRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ScoreRun,
                     request_deserializer=agentteams_dot_evaluation_dot_v1_dot_evaluation__service__pb2.ScoreRunRequest.FromString,
-                    response_serializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.SerializeToString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.SerializeToString,
             ),
             'EvaluateTeam': grpc.unary_stream_rpc_method_handler(
                     servicer.EvaluateTeam,
@@ -116,7 +116,7 @@ class EvaluationService:
             target,
             '/agentteams.evaluation.v1.EvaluationService/ScoreRun',
             agentteams_dot_evaluation_dot_v1_dot_evaluation__service__pb2.ScoreRunRequest.SerializeToString,
-            agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+            agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
             options,
             channel_credentials,
             insecure,

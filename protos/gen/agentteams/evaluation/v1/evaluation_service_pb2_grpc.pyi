@@ -4,7 +4,7 @@ isort:skip_file
 """
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as _evaluation_service_pb2
-from agentteams.session.v1 import scores_pb2 as _scores_pb2
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -36,7 +36,7 @@ class EvaluationServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvaluationServiceAsyncStub: ...
-    ScoreRun: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _scores_pb2.RunScores]
+    ScoreRun: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _run_scores_pb2.RunScores]
     """Scores one of the caller's runs now, whether or not it was chosen, and stores
     the scores. Scores that exist for this version are returned as they are.
     Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
@@ -56,7 +56,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    ScoreRun: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _scores_pb2.RunScores]  # type: ignore[assignment]
+    ScoreRun: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _run_scores_pb2.RunScores]  # type: ignore[assignment]
     """Scores one of the caller's runs now, whether or not it was chosen, and stores
     the scores. Scores that exist for this version are returned as they are.
     Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
@@ -79,7 +79,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _evaluation_service_pb2.ScoreRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_scores_pb2.RunScores, _abc.Awaitable[_scores_pb2.RunScores]]:
+    ) -> _typing.Union[_run_scores_pb2.RunScores, _abc.Awaitable[_run_scores_pb2.RunScores]]:
         """Scores one of the caller's runs now, whether or not it was chosen, and stores
         the scores. Scores that exist for this version are returned as they are.
         Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS

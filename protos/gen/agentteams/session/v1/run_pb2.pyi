@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -221,7 +222,7 @@ class RunSummary(_message.Message):
         """
 
     @_builtins.property
-    def scoring(self) -> Global___ScoringRequest:
+    def scoring(self) -> _run_scores_pb2.ScoringRequest:
         """How the run was chosen to be scored; absent: it was not."""
 
     def __init__(
@@ -230,7 +231,7 @@ class RunSummary(_message.Message):
         usage: Global___Usage | None = ...,
         duration: _duration_pb2.Duration | None = ...,
         stages: _abc.Iterable[Global___StageDuration] | None = ...,
-        scoring: Global___ScoringRequest | None = ...,
+        scoring: _run_scores_pb2.ScoringRequest | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "scoring", b"scoring", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -239,64 +240,6 @@ class RunSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSummary: _TypeAlias = RunSummary  # noqa: Y015
-
-@_typing.final
-class ScoringRequest(_message.Message):
-    """Why a run is to be scored. See docs/evaluation.md."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _Selection:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _SelectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ScoringRequest._Selection.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        SELECTION_UNSPECIFIED: ScoringRequest._Selection.ValueType  # 0
-        """It was not: somebody asked for it (ScoreRun)."""
-        SELECTION_SAMPLED: ScoringRequest._Selection.ValueType  # 1
-        """By the team's samplePercent."""
-        SELECTION_SUSPICIOUS: ScoringRequest._Selection.ValueType  # 2
-        """Because it is suspicious."""
-
-    class Selection(_Selection, metaclass=_SelectionEnumTypeWrapper):
-        """How it was chosen."""
-
-    SELECTION_UNSPECIFIED: ScoringRequest.Selection.ValueType  # 0
-    """It was not: somebody asked for it (ScoreRun)."""
-    SELECTION_SAMPLED: ScoringRequest.Selection.ValueType  # 1
-    """By the team's samplePercent."""
-    SELECTION_SUSPICIOUS: ScoringRequest.Selection.ValueType  # 2
-    """Because it is suspicious."""
-
-    SELECTION_FIELD_NUMBER: _builtins.int
-    SUSPICIONS_FIELD_NUMBER: _builtins.int
-    TRACEPARENT_FIELD_NUMBER: _builtins.int
-    selection: Global___ScoringRequest.Selection.ValueType
-    """How it was chosen."""
-    traceparent: _builtins.str
-    """The run's trace, as a W3C traceparent; empty: it was not traced."""
-    @_builtins.property
-    def suspicions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is suspicious about it, also if it was sampled: no_evidence,
-        retrieval_degraded, retrieval_failed, weak_evidence, no_citations,
-        unknown_citations, guardrail, slow.
-        """
-
-    def __init__(
-        self,
-        *,
-        selection: Global___ScoringRequest.Selection.ValueType = ...,
-        suspicions: _abc.Iterable[_builtins.str] | None = ...,
-        traceparent: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection", "suspicions", b"suspicions", "traceparent", b"traceparent"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ScoringRequest: _TypeAlias = ScoringRequest  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

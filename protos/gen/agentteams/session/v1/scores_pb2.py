@@ -22,60 +22,48 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from agentteams.session.v1 import run_pb2 as agentteams_dot_session_dot_v1_dot_run__pb2
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentteams/session/v1/scores.proto\x12\x15\x61gentteams.session.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x06\n\tRunScores\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x15\n\rteam_revision\x18\x03 \x01(\t\x12\x11\n\tevaluator\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x39\n\x07outcome\x18\x06 \x01(\x0e\x32(.agentteams.session.v1.RunScores.Outcome\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x19\n\x0c\x66\x61ithfulness\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tgrounding\x18\t \x01(\x01H\x01\x88\x01\x01\x12 \n\x13retrieval_relevance\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10\x61nswer_relevance\x18\x0b \x01(\x01H\x03\x88\x01\x01\x12\x37\n\tsentences\x18\x0c \x03(\x0b\x32$.agentteams.session.v1.SentenceScore\x12\x31\n\x06\x63hunks\x18\r \x03(\x0b\x32!.agentteams.session.v1.ChunkScore\x12\x30\n\x05judge\x18\x0e \x01(\x0b\x32!.agentteams.session.v1.JudgeUsage\x12\x16\n\tagreement\x18\x0f \x01(\x01H\x04\x88\x01\x01\x12\x42\n\tselection\x18\x10 \x01(\x0e\x32/.agentteams.session.v1.ScoringRequest.Selection\x12\x12\n\nsuspicions\x18\x11 \x03(\t\x12\x18\n\x10\x62\x65low_thresholds\x18\x12 \x03(\t\x12/\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_SCORED\x10\x01\x12\x1c\n\x18OUTCOME_NOTHING_TO_SCORE\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x04\x42\x0f\n\r_faithfulnessB\x0c\n\n_groundingB\x16\n\x14_retrieval_relevanceB\x13\n\x11_answer_relevanceB\x0c\n\n_agreement\"\xbc\x02\n\rSentenceScore\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12=\n\x07verdict\x18\x03 \x01(\x0e\x32,.agentteams.session.v1.SentenceScore.Verdict\x12\x19\n\x0c\x66\x61ithfulness\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tgrounding\x18\x05 \x01(\x01\x12\x10\n\x08\x65vidence\x18\x06 \x03(\x05\"\x7f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_SUPPORTED\x10\x01\x12\x17\n\x13VERDICT_UNSUPPORTED\x10\x02\x12\x14\n\x10VERDICT_NO_CLAIM\x10\x03\x12\x15\n\x11VERDICT_UNCHECKED\x10\x04\x42\x0f\n\r_faithfulness\"f\n\nChunkScore\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x16\n\x0eknowledge_base\x18\x02 \x01(\t\x12\r\n\x05\x63hunk\x18\x03 \x01(\t\x12\x11\n\trelevance\x18\x04 \x01(\x01\x12\x0e\n\x06judged\x18\x05 \x01(\x08\"\x95\x01\n\nJudgeUsage\x12\x14\n\x0cmodel_config\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x05\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x05\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\"s\n\x17\x43laimRunScoringsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\"`\n\x18\x43laimRunScoringsResponse\x12\x33\n\x08scorings\x18\x01 \x03(\x0b\x32!.agentteams.session.v1.RunScoring\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\"\xbf\x01\n\nRunScoring\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x36\n\x07request\x18\x05 \x01(\x0b\x32%.agentteams.session.v1.ScoringRequest\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x13PutRunScoresRequest\x12\x30\n\x06scores\x18\x01 \x01(\x0b\x32 .agentteams.session.v1.RunScores\"K\n\x13GetRunScoresRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x14ListRunScoresRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListRunScoresResponse\x12\x30\n\x06scores\x18\x01 \x03(\x0b\x32 .agentteams.session.v1.RunScores\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15GetTeamQualityRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"V\n\x0bTeamQuality\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x39\n\trevisions\x18\x02 \x03(\x0b\x32&.agentteams.session.v1.RevisionQuality\"\xc8\x02\n\x0fRevisionQuality\x12\x15\n\rteam_revision\x18\x01 \x01(\t\x12\x14\n\x0csampled_runs\x18\x02 \x01(\x05\x12\x17\n\x0fsuspicious_runs\x18\x03 \x01(\x05\x12\x19\n\x0c\x66\x61ithfulness\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tgrounding\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12 \n\x13retrieval_relevance\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10\x61nswer_relevance\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12/\n\x0bnewest_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_faithfulnessB\x0c\n\n_groundingB\x16\n\x14_retrieval_relevanceB\x13\n\x11_answer_relevance\"\x86\x03\n\x0eTeamEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x15\n\rteam_revision\x18\x03 \x01(\t\x12\x19\n\x11golden_set_sha256\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\tquestions\x18\x06 \x03(\x0b\x32$.agentteams.session.v1.QuestionScore\x12\x1a\n\rsources_found\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rfacts_present\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x66\x61ithfulness\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tgrounding\x18\n \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06\x66\x61iled\x18\x0b \x01(\x05\x42\x10\n\x0e_sources_foundB\x10\n\x0e_facts_presentB\x0f\n\r_faithfulnessB\x0c\n\n_grounding\"\x95\x02\n\rQuestionScore\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x1a\n\rsources_found\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rfacts_present\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x66\x61ithfulness\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tgrounding\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x17\n\x0fmissing_sources\x18\x08 \x03(\t\x12\x15\n\rmissing_facts\x18\t \x03(\tB\x10\n\x0e_sources_foundB\x10\n\x0e_facts_presentB\x0f\n\r_faithfulnessB\x0c\n\n_grounding\"U\n\x18PutTeamEvaluationRequest\x12\x39\n\nevaluation\x18\x01 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluation\"Q\n\x1aListTeamEvaluationsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"r\n\x1bListTeamEvaluationsResponse\x12:\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32%.agentteams.session.v1.TeamEvaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfa\x05\n\x0cScoreService\x12s\n\x10\x43laimRunScorings\x12..agentteams.session.v1.ClaimRunScoringsRequest\x1a/.agentteams.session.v1.ClaimRunScoringsResponse\x12\\\n\x0cPutRunScores\x12*.agentteams.session.v1.PutRunScoresRequest\x1a .agentteams.session.v1.RunScores\x12\\\n\x0cGetRunScores\x12*.agentteams.session.v1.GetRunScoresRequest\x1a .agentteams.session.v1.RunScores\x12j\n\rListRunScores\x12+.agentteams.session.v1.ListRunScoresRequest\x1a,.agentteams.session.v1.ListRunScoresResponse\x12\x62\n\x0eGetTeamQuality\x12,.agentteams.session.v1.GetTeamQualityRequest\x1a\".agentteams.session.v1.TeamQuality\x12k\n\x11PutTeamEvaluation\x12/.agentteams.session.v1.PutTeamEvaluationRequest\x1a%.agentteams.session.v1.TeamEvaluation\x12|\n\x13ListTeamEvaluations\x12\x31.agentteams.session.v1.ListTeamEvaluationsRequest\x1a\x32.agentteams.session.v1.ListTeamEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentteams/session/v1/scores.proto\x12\x15\x61gentteams.session.v1\x1a&agentteams/session/v1/run_scores.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n\x17\x43laimRunScoringsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\"`\n\x18\x43laimRunScoringsResponse\x12\x33\n\x08scorings\x18\x01 \x03(\x0b\x32!.agentteams.session.v1.RunScoring\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\"\xbf\x01\n\nRunScoring\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x36\n\x07request\x18\x05 \x01(\x0b\x32%.agentteams.session.v1.ScoringRequest\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x13PutRunScoresRequest\x12\x30\n\x06scores\x18\x01 \x01(\x0b\x32 .agentteams.session.v1.RunScores\"K\n\x13GetRunScoresRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x14ListRunScoresRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x15ListRunScoresResponse\x12\x30\n\x06scores\x18\x01 \x03(\x0b\x32 .agentteams.session.v1.RunScores\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15GetTeamQualityRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"V\n\x0bTeamQuality\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x39\n\trevisions\x18\x02 \x03(\x0b\x32&.agentteams.session.v1.RevisionQuality\"\xc8\x02\n\x0fRevisionQuality\x12\x15\n\rteam_revision\x18\x01 \x01(\t\x12\x14\n\x0csampled_runs\x18\x02 \x01(\x05\x12\x17\n\x0fsuspicious_runs\x18\x03 \x01(\x05\x12\x19\n\x0c\x66\x61ithfulness\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tgrounding\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12 \n\x13retrieval_relevance\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10\x61nswer_relevance\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12/\n\x0bnewest_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_faithfulnessB\x0c\n\n_groundingB\x16\n\x14_retrieval_relevanceB\x13\n\x11_answer_relevance\"\x86\x03\n\x0eTeamEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x15\n\rteam_revision\x18\x03 \x01(\t\x12\x19\n\x11golden_set_sha256\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\tquestions\x18\x06 \x03(\x0b\x32$.agentteams.session.v1.QuestionScore\x12\x1a\n\rsources_found\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rfacts_present\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x66\x61ithfulness\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tgrounding\x18\n \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06\x66\x61iled\x18\x0b \x01(\x05\x42\x10\n\x0e_sources_foundB\x10\n\x0e_facts_presentB\x0f\n\r_faithfulnessB\x0c\n\n_grounding\"\x95\x02\n\rQuestionScore\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x1a\n\rsources_found\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rfacts_present\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x66\x61ithfulness\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tgrounding\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x17\n\x0fmissing_sources\x18\x08 \x03(\t\x12\x15\n\rmissing_facts\x18\t \x03(\tB\x10\n\x0e_sources_foundB\x10\n\x0e_facts_presentB\x0f\n\r_faithfulnessB\x0c\n\n_grounding\"U\n\x18PutTeamEvaluationRequest\x12\x39\n\nevaluation\x18\x01 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluation\"Q\n\x1aListTeamEvaluationsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"r\n\x1bListTeamEvaluationsResponse\x12:\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32%.agentteams.session.v1.TeamEvaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfa\x05\n\x0cScoreService\x12s\n\x10\x43laimRunScorings\x12..agentteams.session.v1.ClaimRunScoringsRequest\x1a/.agentteams.session.v1.ClaimRunScoringsResponse\x12\\\n\x0cPutRunScores\x12*.agentteams.session.v1.PutRunScoresRequest\x1a .agentteams.session.v1.RunScores\x12\\\n\x0cGetRunScores\x12*.agentteams.session.v1.GetRunScoresRequest\x1a .agentteams.session.v1.RunScores\x12j\n\rListRunScores\x12+.agentteams.session.v1.ListRunScoresRequest\x1a,.agentteams.session.v1.ListRunScoresResponse\x12\x62\n\x0eGetTeamQuality\x12,.agentteams.session.v1.GetTeamQualityRequest\x1a\".agentteams.session.v1.TeamQuality\x12k\n\x11PutTeamEvaluation\x12/.agentteams.session.v1.PutTeamEvaluationRequest\x1a%.agentteams.session.v1.TeamEvaluation\x12|\n\x13ListTeamEvaluations\x12\x31.agentteams.session.v1.ListTeamEvaluationsRequest\x1a\x32.agentteams.session.v1.ListTeamEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.session.v1.scores_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSCORES']._serialized_start=160
-  _globals['_RUNSCORES']._serialized_end=1010
-  _globals['_RUNSCORES_OUTCOME']._serialized_start=795
-  _globals['_RUNSCORES_OUTCOME']._serialized_end=920
-  _globals['_SENTENCESCORE']._serialized_start=1013
-  _globals['_SENTENCESCORE']._serialized_end=1329
-  _globals['_SENTENCESCORE_VERDICT']._serialized_start=1185
-  _globals['_SENTENCESCORE_VERDICT']._serialized_end=1312
-  _globals['_CHUNKSCORE']._serialized_start=1331
-  _globals['_CHUNKSCORE']._serialized_end=1433
-  _globals['_JUDGEUSAGE']._serialized_start=1436
-  _globals['_JUDGEUSAGE']._serialized_end=1585
-  _globals['_CLAIMRUNSCORINGSREQUEST']._serialized_start=1587
-  _globals['_CLAIMRUNSCORINGSREQUEST']._serialized_end=1702
-  _globals['_CLAIMRUNSCORINGSRESPONSE']._serialized_start=1704
-  _globals['_CLAIMRUNSCORINGSRESPONSE']._serialized_end=1800
-  _globals['_RUNSCORING']._serialized_start=1803
-  _globals['_RUNSCORING']._serialized_end=1994
-  _globals['_PUTRUNSCORESREQUEST']._serialized_start=1996
-  _globals['_PUTRUNSCORESREQUEST']._serialized_end=2067
-  _globals['_GETRUNSCORESREQUEST']._serialized_start=2069
-  _globals['_GETRUNSCORESREQUEST']._serialized_end=2144
-  _globals['_LISTRUNSCORESREQUEST']._serialized_start=2146
-  _globals['_LISTRUNSCORESREQUEST']._serialized_end=2221
-  _globals['_LISTRUNSCORESRESPONSE']._serialized_start=2223
-  _globals['_LISTRUNSCORESRESPONSE']._serialized_end=2321
-  _globals['_GETTEAMQUALITYREQUEST']._serialized_start=2323
-  _globals['_GETTEAMQUALITYREQUEST']._serialized_end=2403
-  _globals['_TEAMQUALITY']._serialized_start=2405
-  _globals['_TEAMQUALITY']._serialized_end=2491
-  _globals['_REVISIONQUALITY']._serialized_start=2494
-  _globals['_REVISIONQUALITY']._serialized_end=2822
-  _globals['_TEAMEVALUATION']._serialized_start=2825
-  _globals['_TEAMEVALUATION']._serialized_end=3215
-  _globals['_QUESTIONSCORE']._serialized_start=3218
-  _globals['_QUESTIONSCORE']._serialized_end=3495
-  _globals['_PUTTEAMEVALUATIONREQUEST']._serialized_start=3497
-  _globals['_PUTTEAMEVALUATIONREQUEST']._serialized_end=3582
-  _globals['_LISTTEAMEVALUATIONSREQUEST']._serialized_start=3584
-  _globals['_LISTTEAMEVALUATIONSREQUEST']._serialized_end=3665
-  _globals['_LISTTEAMEVALUATIONSRESPONSE']._serialized_start=3667
-  _globals['_LISTTEAMEVALUATIONSRESPONSE']._serialized_end=3781
-  _globals['_SCORESERVICE']._serialized_start=3784
-  _globals['_SCORESERVICE']._serialized_end=4546
+  _globals['_CLAIMRUNSCORINGSREQUEST']._serialized_start=166
+  _globals['_CLAIMRUNSCORINGSREQUEST']._serialized_end=281
+  _globals['_CLAIMRUNSCORINGSRESPONSE']._serialized_start=283
+  _globals['_CLAIMRUNSCORINGSRESPONSE']._serialized_end=379
+  _globals['_RUNSCORING']._serialized_start=382
+  _globals['_RUNSCORING']._serialized_end=573
+  _globals['_PUTRUNSCORESREQUEST']._serialized_start=575
+  _globals['_PUTRUNSCORESREQUEST']._serialized_end=646
+  _globals['_GETRUNSCORESREQUEST']._serialized_start=648
+  _globals['_GETRUNSCORESREQUEST']._serialized_end=723
+  _globals['_LISTRUNSCORESREQUEST']._serialized_start=725
+  _globals['_LISTRUNSCORESREQUEST']._serialized_end=800
+  _globals['_LISTRUNSCORESRESPONSE']._serialized_start=802
+  _globals['_LISTRUNSCORESRESPONSE']._serialized_end=900
+  _globals['_GETTEAMQUALITYREQUEST']._serialized_start=902
+  _globals['_GETTEAMQUALITYREQUEST']._serialized_end=982
+  _globals['_TEAMQUALITY']._serialized_start=984
+  _globals['_TEAMQUALITY']._serialized_end=1070
+  _globals['_REVISIONQUALITY']._serialized_start=1073
+  _globals['_REVISIONQUALITY']._serialized_end=1401
+  _globals['_TEAMEVALUATION']._serialized_start=1404
+  _globals['_TEAMEVALUATION']._serialized_end=1794
+  _globals['_QUESTIONSCORE']._serialized_start=1797
+  _globals['_QUESTIONSCORE']._serialized_end=2074
+  _globals['_PUTTEAMEVALUATIONREQUEST']._serialized_start=2076
+  _globals['_PUTTEAMEVALUATIONREQUEST']._serialized_end=2161
+  _globals['_LISTTEAMEVALUATIONSREQUEST']._serialized_start=2163
+  _globals['_LISTTEAMEVALUATIONSREQUEST']._serialized_end=2244
+  _globals['_LISTTEAMEVALUATIONSRESPONSE']._serialized_start=2246
+  _globals['_LISTTEAMEVALUATIONSRESPONSE']._serialized_end=2360
+  _globals['_SCORESERVICE']._serialized_start=2363
+  _globals['_SCORESERVICE']._serialized_end=3125
 # @@protoc_insertion_point(module_scope)

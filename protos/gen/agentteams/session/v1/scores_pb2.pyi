@@ -3,14 +3,13 @@
 isort:skip_file
 """
 
-from agentteams.session.v1 import run_pb2 as _run_pb2
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,340 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-@_typing.final
-class RunScores(_message.Message):
-    """What was found out about one run."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _Outcome:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RunScores._Outcome.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        OUTCOME_UNSPECIFIED: RunScores._Outcome.ValueType  # 0
-        """Never stored."""
-        OUTCOME_SCORED: RunScores._Outcome.ValueType  # 1
-        """There are scores."""
-        OUTCOME_NOTHING_TO_SCORE: RunScores._Outcome.ValueType  # 2
-        """The answer says nothing that could be checked, or there is none."""
-        OUTCOME_FAILED: RunScores._Outcome.ValueType  # 3
-        """It could not be scored; `reason` says why."""
-        OUTCOME_EXPIRED: RunScores._Outcome.ValueType  # 4
-        """It waited longer than runs may; it was not looked at."""
-
-    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-        """How the scoring ended."""
-
-    OUTCOME_UNSPECIFIED: RunScores.Outcome.ValueType  # 0
-    """Never stored."""
-    OUTCOME_SCORED: RunScores.Outcome.ValueType  # 1
-    """There are scores."""
-    OUTCOME_NOTHING_TO_SCORE: RunScores.Outcome.ValueType  # 2
-    """The answer says nothing that could be checked, or there is none."""
-    OUTCOME_FAILED: RunScores.Outcome.ValueType  # 3
-    """It could not be scored; `reason` says why."""
-    OUTCOME_EXPIRED: RunScores.Outcome.ValueType  # 4
-    """It waited longer than runs may; it was not looked at."""
-
-    RUN_FIELD_NUMBER: _builtins.int
-    TEAM_FIELD_NUMBER: _builtins.int
-    TEAM_REVISION_FIELD_NUMBER: _builtins.int
-    EVALUATOR_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    OUTCOME_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    FAITHFULNESS_FIELD_NUMBER: _builtins.int
-    GROUNDING_FIELD_NUMBER: _builtins.int
-    RETRIEVAL_RELEVANCE_FIELD_NUMBER: _builtins.int
-    ANSWER_RELEVANCE_FIELD_NUMBER: _builtins.int
-    SENTENCES_FIELD_NUMBER: _builtins.int
-    CHUNKS_FIELD_NUMBER: _builtins.int
-    JUDGE_FIELD_NUMBER: _builtins.int
-    AGREEMENT_FIELD_NUMBER: _builtins.int
-    SELECTION_FIELD_NUMBER: _builtins.int
-    SUSPICIONS_FIELD_NUMBER: _builtins.int
-    BELOW_THRESHOLDS_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    run: _builtins.str
-    """Required. Format: `runs/{run}`."""
-    team: _builtins.str
-    """Output only. Format: `teams/{team}`."""
-    team_revision: _builtins.str
-    """The team's revision that answered."""
-    evaluator: _builtins.str
-    """Required. The method: `judge` or `local`. At most 128 characters."""
-    version: _builtins.str
-    """Required. Changes when equal runs would get other scores: of the prompts and
-    of the arithmetic. At most 128 characters.
-    """
-    outcome: Global___RunScores.Outcome.ValueType
-    """Required. How it ended."""
-    reason: _builtins.str
-    """Why it failed."""
-    faithfulness: _builtins.float
-    """Share of the answer's claims that the evidence supports, 0 to 1, as a judge
-    model says. Absent without a judge, and where nothing could be checked.
-    """
-    grounding: _builtins.float
-    """How much the claims resemble the evidence, 0 to 1: the mean of their
-    similarity and word overlap with the closest sentence. It finds what is off
-    the topic, and does not notice a contradiction.
-    """
-    retrieval_relevance: _builtins.float
-    """Mean relevance of the retrieved chunks to their queries, 0 to 1."""
-    answer_relevance: _builtins.float
-    """Whether the answer is about the question, 0 to 1, as a judge model says;
-    absent without a judge.
-    """
-    agreement: _builtins.float
-    """Share of the claims about which both methods agree; absent unless both
-    looked.
-    """
-    selection: _run_pb2.ScoringRequest.Selection.ValueType
-    """Why the run was chosen."""
-    @_builtins.property
-    def sentences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SentenceScore]:
-        """Each sentence of the answer."""
-
-    @_builtins.property
-    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkScore]:
-        """Each retrieved chunk."""
-
-    @_builtins.property
-    def judge(self) -> Global___JudgeUsage:
-        """What the judge was asked and cost."""
-
-    @_builtins.property
-    def suspicions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was suspicious about it, as in ScoringRequest."""
-
-    @_builtins.property
-    def below_thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which scores are below the team's thresholds, by their field names."""
-
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it was stored."""
-
-    def __init__(
-        self,
-        *,
-        run: _builtins.str = ...,
-        team: _builtins.str = ...,
-        team_revision: _builtins.str = ...,
-        evaluator: _builtins.str = ...,
-        version: _builtins.str = ...,
-        outcome: Global___RunScores.Outcome.ValueType = ...,
-        reason: _builtins.str = ...,
-        faithfulness: _builtins.float | None = ...,
-        grounding: _builtins.float | None = ...,
-        retrieval_relevance: _builtins.float | None = ...,
-        answer_relevance: _builtins.float | None = ...,
-        sentences: _abc.Iterable[Global___SentenceScore] | None = ...,
-        chunks: _abc.Iterable[Global___ChunkScore] | None = ...,
-        judge: Global___JudgeUsage | None = ...,
-        agreement: _builtins.float | None = ...,
-        selection: _run_pb2.ScoringRequest.Selection.ValueType = ...,
-        suspicions: _abc.Iterable[_builtins.str] | None = ...,
-        below_thresholds: _abc.Iterable[_builtins.str] | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_answer_relevance", b"_answer_relevance", "_faithfulness", b"_faithfulness", "_grounding", b"_grounding", "_retrieval_relevance", b"_retrieval_relevance", "agreement", b"agreement", "answer_relevance", b"answer_relevance", "create_time", b"create_time", "faithfulness", b"faithfulness", "grounding", b"grounding", "judge", b"judge", "retrieval_relevance", b"retrieval_relevance"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_answer_relevance", b"_answer_relevance", "_faithfulness", b"_faithfulness", "_grounding", b"_grounding", "_retrieval_relevance", b"_retrieval_relevance", "agreement", b"agreement", "answer_relevance", b"answer_relevance", "below_thresholds", b"below_thresholds", "chunks", b"chunks", "create_time", b"create_time", "evaluator", b"evaluator", "faithfulness", b"faithfulness", "grounding", b"grounding", "judge", b"judge", "outcome", b"outcome", "reason", b"reason", "retrieval_relevance", b"retrieval_relevance", "run", b"run", "selection", b"selection", "sentences", b"sentences", "suspicions", b"suspicions", "team", b"team", "team_revision", b"team_revision", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
-    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
-    _WhichOneofReturnType__answer_relevance: _TypeAlias = _typing.Literal["answer_relevance"]  # noqa: Y015
-    _WhichOneofArgType__answer_relevance: _TypeAlias = _typing.Literal["_answer_relevance", b"_answer_relevance"]  # noqa: Y015
-    _WhichOneofReturnType__faithfulness: _TypeAlias = _typing.Literal["faithfulness"]  # noqa: Y015
-    _WhichOneofArgType__faithfulness: _TypeAlias = _typing.Literal["_faithfulness", b"_faithfulness"]  # noqa: Y015
-    _WhichOneofReturnType__grounding: _TypeAlias = _typing.Literal["grounding"]  # noqa: Y015
-    _WhichOneofArgType__grounding: _TypeAlias = _typing.Literal["_grounding", b"_grounding"]  # noqa: Y015
-    _WhichOneofReturnType__retrieval_relevance: _TypeAlias = _typing.Literal["retrieval_relevance"]  # noqa: Y015
-    _WhichOneofArgType__retrieval_relevance: _TypeAlias = _typing.Literal["_retrieval_relevance", b"_retrieval_relevance"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_relevance) -> _WhichOneofReturnType__answer_relevance | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__faithfulness) -> _WhichOneofReturnType__faithfulness | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__grounding) -> _WhichOneofReturnType__grounding | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__retrieval_relevance) -> _WhichOneofReturnType__retrieval_relevance | None: ...
-
-Global___RunScores: _TypeAlias = RunScores  # noqa: Y015
-
-@_typing.final
-class SentenceScore(_message.Message):
-    """One sentence of an answer."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _Verdict:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SentenceScore._Verdict.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        VERDICT_UNSPECIFIED: SentenceScore._Verdict.ValueType  # 0
-        """Never stored."""
-        VERDICT_SUPPORTED: SentenceScore._Verdict.ValueType  # 1
-        """The evidence supports it."""
-        VERDICT_UNSUPPORTED: SentenceScore._Verdict.ValueType  # 2
-        """The evidence does not support it: it says otherwise, or nothing."""
-        VERDICT_NO_CLAIM: SentenceScore._Verdict.ValueType  # 3
-        """It claims nothing: a question, a greeting, a heading."""
-        VERDICT_UNCHECKED: SentenceScore._Verdict.ValueType  # 4
-        """Nobody looked: the budget of judge calls was spent, or there is no judge
-        and the evidence is on the topic.
-        """
-
-    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-        """What was found out."""
-
-    VERDICT_UNSPECIFIED: SentenceScore.Verdict.ValueType  # 0
-    """Never stored."""
-    VERDICT_SUPPORTED: SentenceScore.Verdict.ValueType  # 1
-    """The evidence supports it."""
-    VERDICT_UNSUPPORTED: SentenceScore.Verdict.ValueType  # 2
-    """The evidence does not support it: it says otherwise, or nothing."""
-    VERDICT_NO_CLAIM: SentenceScore.Verdict.ValueType  # 3
-    """It claims nothing: a question, a greeting, a heading."""
-    VERDICT_UNCHECKED: SentenceScore.Verdict.ValueType  # 4
-    """Nobody looked: the budget of judge calls was spent, or there is no judge
-    and the evidence is on the topic.
-    """
-
-    START_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
-    VERDICT_FIELD_NUMBER: _builtins.int
-    FAITHFULNESS_FIELD_NUMBER: _builtins.int
-    GROUNDING_FIELD_NUMBER: _builtins.int
-    EVIDENCE_FIELD_NUMBER: _builtins.int
-    start: _builtins.int
-    """Where it begins in the answer, in characters (Unicode code points)."""
-    end: _builtins.int
-    """Where it ends, exclusive."""
-    verdict: Global___SentenceScore.Verdict.ValueType
-    """What was found out."""
-    faithfulness: _builtins.float
-    """Probability of yes, as the judge model gave it; 0 for what is off the topic.
-    Absent if no judge looked.
-    """
-    grounding: _builtins.float
-    """Similarity and overlap with the closest sentence of the evidence, 0 to 1."""
-    @_builtins.property
-    def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Numbers of the evidence that it was compared with."""
-
-    def __init__(
-        self,
-        *,
-        start: _builtins.int = ...,
-        end: _builtins.int = ...,
-        verdict: Global___SentenceScore.Verdict.ValueType = ...,
-        faithfulness: _builtins.float | None = ...,
-        grounding: _builtins.float = ...,
-        evidence: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_faithfulness", b"_faithfulness", "faithfulness", b"faithfulness"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_faithfulness", b"_faithfulness", "end", b"end", "evidence", b"evidence", "faithfulness", b"faithfulness", "grounding", b"grounding", "start", b"start", "verdict", b"verdict"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__faithfulness: _TypeAlias = _typing.Literal["faithfulness"]  # noqa: Y015
-    _WhichOneofArgType__faithfulness: _TypeAlias = _typing.Literal["_faithfulness", b"_faithfulness"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__faithfulness) -> _WhichOneofReturnType__faithfulness | None: ...
-
-Global___SentenceScore: _TypeAlias = SentenceScore  # noqa: Y015
-
-@_typing.final
-class ChunkScore(_message.Message):
-    """One chunk that a search of the run found."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NUMBER_FIELD_NUMBER: _builtins.int
-    KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    RELEVANCE_FIELD_NUMBER: _builtins.int
-    JUDGED_FIELD_NUMBER: _builtins.int
-    number: _builtins.int
-    """Its number in the run."""
-    knowledge_base: _builtins.str
-    """Format: `knowledgeBases/{knowledge_base}`."""
-    chunk: _builtins.str
-    """The chunk's id within the knowledge base."""
-    relevance: _builtins.float
-    """Relevance to the query, 0 to 1."""
-    judged: _builtins.bool
-    """A judge model said so; else it is the similarity of the vectors."""
-    def __init__(
-        self,
-        *,
-        number: _builtins.int = ...,
-        knowledge_base: _builtins.str = ...,
-        chunk: _builtins.str = ...,
-        relevance: _builtins.float = ...,
-        judged: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "judged", b"judged", "knowledge_base", b"knowledge_base", "number", b"number", "relevance", b"relevance"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ChunkScore: _TypeAlias = ChunkScore  # noqa: Y015
-
-@_typing.final
-class JudgeUsage(_message.Message):
-    """What the judge model was asked."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODEL_CONFIG_FIELD_NUMBER: _builtins.int
-    CALLS_FIELD_NUMBER: _builtins.int
-    CACHED_FIELD_NUMBER: _builtins.int
-    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
-    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
-    COST_MICROS_FIELD_NUMBER: _builtins.int
-    CURRENCY_FIELD_NUMBER: _builtins.int
-    model_config: _builtins.str
-    """Format: `modelConfigs/{model_config}`."""
-    calls: _builtins.int
-    """Requests that were sent."""
-    cached: _builtins.int
-    """Answers that were known already."""
-    input_tokens: _builtins.int
-    """Tokens sent."""
-    output_tokens: _builtins.int
-    """Tokens written."""
-    cost_micros: _builtins.int
-    """Millionths of `currency`, by the ModelConfig's prices."""
-    currency: _builtins.str
-    """ISO 4217 code; empty where no price is known."""
-    def __init__(
-        self,
-        *,
-        model_config: _builtins.str = ...,
-        calls: _builtins.int = ...,
-        cached: _builtins.int = ...,
-        input_tokens: _builtins.int = ...,
-        output_tokens: _builtins.int = ...,
-        cost_micros: _builtins.int = ...,
-        currency: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "calls", b"calls", "cost_micros", b"cost_micros", "currency", b"currency", "input_tokens", b"input_tokens", "model_config", b"model_config", "output_tokens", b"output_tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___JudgeUsage: _TypeAlias = JudgeUsage  # noqa: Y015
 
 @_typing.final
 class ClaimRunScoringsRequest(_message.Message):
@@ -440,7 +105,7 @@ class RunScoring(_message.Message):
     attempt: _builtins.int
     """How often it was claimed, this time included."""
     @_builtins.property
-    def request(self) -> _run_pb2.ScoringRequest:
+    def request(self) -> _run_scores_pb2.ScoringRequest:
         """Why it was chosen."""
 
     @_builtins.property
@@ -454,7 +119,7 @@ class RunScoring(_message.Message):
         tenant: _builtins.str = ...,
         user: _builtins.str = ...,
         team: _builtins.str = ...,
-        request: _run_pb2.ScoringRequest | None = ...,
+        request: _run_scores_pb2.ScoringRequest | None = ...,
         attempt: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
@@ -474,13 +139,13 @@ class PutRunScoresRequest(_message.Message):
 
     SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def scores(self) -> Global___RunScores:
+    def scores(self) -> _run_scores_pb2.RunScores:
         """Required."""
 
     def __init__(
         self,
         *,
-        scores: Global___RunScores | None = ...,
+        scores: _run_scores_pb2.RunScores | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -559,13 +224,13 @@ class ListRunScoresResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty: that was the last page."""
     @_builtins.property
-    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunScores]:
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_run_scores_pb2.RunScores]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        scores: _abc.Iterable[Global___RunScores] | None = ...,
+        scores: _abc.Iterable[_run_scores_pb2.RunScores] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

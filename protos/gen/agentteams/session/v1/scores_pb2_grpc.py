@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from agentteams.session.v1 import scores_pb2 as agentteams_dot_session_dot_v1_dot_scores__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -45,12 +46,12 @@ class ScoreServiceStub:
         self.PutRunScores = channel.unary_unary(
                 '/agentteams.session.v1.ScoreService/PutRunScores',
                 request_serializer=agentteams_dot_session_dot_v1_dot_scores__pb2.PutRunScoresRequest.SerializeToString,
-                response_deserializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
                 _registered_method=True)
         self.GetRunScores = channel.unary_unary(
                 '/agentteams.session.v1.ScoreService/GetRunScores',
                 request_serializer=agentteams_dot_session_dot_v1_dot_scores__pb2.GetRunScoresRequest.SerializeToString,
-                response_deserializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+                response_deserializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
                 _registered_method=True)
         self.ListRunScores = channel.unary_unary(
                 '/agentteams.session.v1.ScoreService/ListRunScores',
@@ -153,12 +154,12 @@ def add_ScoreServiceServicer_to_server(servicer, server):
             'PutRunScores': grpc.unary_unary_rpc_method_handler(
                     servicer.PutRunScores,
                     request_deserializer=agentteams_dot_session_dot_v1_dot_scores__pb2.PutRunScoresRequest.FromString,
-                    response_serializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.SerializeToString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.SerializeToString,
             ),
             'GetRunScores': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRunScores,
                     request_deserializer=agentteams_dot_session_dot_v1_dot_scores__pb2.GetRunScoresRequest.FromString,
-                    response_serializer=agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.SerializeToString,
+                    response_serializer=agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.SerializeToString,
             ),
             'ListRunScores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunScores,
@@ -237,7 +238,7 @@ class ScoreService:
             target,
             '/agentteams.session.v1.ScoreService/PutRunScores',
             agentteams_dot_session_dot_v1_dot_scores__pb2.PutRunScoresRequest.SerializeToString,
-            agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+            agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
             options,
             channel_credentials,
             insecure,
@@ -264,7 +265,7 @@ class ScoreService:
             target,
             '/agentteams.session.v1.ScoreService/GetRunScores',
             agentteams_dot_session_dot_v1_dot_scores__pb2.GetRunScoresRequest.SerializeToString,
-            agentteams_dot_session_dot_v1_dot_scores__pb2.RunScores.FromString,
+            agentteams_dot_session_dot_v1_dot_run__scores__pb2.RunScores.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from agentteams.session.v1 import scores_pb2 as _scores_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -43,13 +44,13 @@ class ScoreServiceStub:
     others get it. For evaluation services only: PERMISSION_DENIED for anybody
     else. Reasons: INVALID_FIELD.
     """
-    PutRunScores: _grpc.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _scores_pb2.RunScores]
+    PutRunScores: _grpc.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _run_scores_pb2.RunScores]
     """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
     version: the first call counts, a later one is answered with what it stored.
     For evaluation services that call on the behalf of the run's user. Reasons:
     RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
     """
-    GetRunScores: _grpc.UnaryUnaryMultiCallable[_scores_pb2.GetRunScoresRequest, _scores_pb2.RunScores]
+    GetRunScores: _grpc.UnaryUnaryMultiCallable[_scores_pb2.GetRunScoresRequest, _run_scores_pb2.RunScores]
     """Returns the newest scores of a run, or waits for them. Reasons:
     RUN_NOT_FOUND, SCORES_NOT_FOUND (it is not chosen, or not scored yet),
     INVALID_FIELD.
@@ -85,13 +86,13 @@ class ScoreServiceAsyncStub(ScoreServiceStub):
     others get it. For evaluation services only: PERMISSION_DENIED for anybody
     else. Reasons: INVALID_FIELD.
     """
-    PutRunScores: _aio.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _scores_pb2.RunScores]  # type: ignore[assignment]
+    PutRunScores: _aio.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _run_scores_pb2.RunScores]  # type: ignore[assignment]
     """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
     version: the first call counts, a later one is answered with what it stored.
     For evaluation services that call on the behalf of the run's user. Reasons:
     RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
     """
-    GetRunScores: _aio.UnaryUnaryMultiCallable[_scores_pb2.GetRunScoresRequest, _scores_pb2.RunScores]  # type: ignore[assignment]
+    GetRunScores: _aio.UnaryUnaryMultiCallable[_scores_pb2.GetRunScoresRequest, _run_scores_pb2.RunScores]  # type: ignore[assignment]
     """Returns the newest scores of a run, or waits for them. Reasons:
     RUN_NOT_FOUND, SCORES_NOT_FOUND (it is not chosen, or not scored yet),
     INVALID_FIELD.
@@ -136,7 +137,7 @@ class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _scores_pb2.PutRunScoresRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_scores_pb2.RunScores, _abc.Awaitable[_scores_pb2.RunScores]]:
+    ) -> _typing.Union[_run_scores_pb2.RunScores, _abc.Awaitable[_run_scores_pb2.RunScores]]:
         """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
         version: the first call counts, a later one is answered with what it stored.
         For evaluation services that call on the behalf of the run's user. Reasons:
@@ -148,7 +149,7 @@ class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _scores_pb2.GetRunScoresRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_scores_pb2.RunScores, _abc.Awaitable[_scores_pb2.RunScores]]:
+    ) -> _typing.Union[_run_scores_pb2.RunScores, _abc.Awaitable[_run_scores_pb2.RunScores]]:
         """Returns the newest scores of a run, or waits for them. Reasons:
         RUN_NOT_FOUND, SCORES_NOT_FOUND (it is not chosen, or not scored yet),
         INVALID_FIELD.

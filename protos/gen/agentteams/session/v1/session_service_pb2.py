@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from agentteams.session.v1 import memory_pb2 as agentteams_dot_session_dot_v1_dot_memory__pb2
 from agentteams.session.v1 import run_pb2 as agentteams_dot_session_dot_v1_dot_run__pb2
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from agentteams.session.v1 import scores_pb2 as agentteams_dot_session_dot_v1_dot_scores__pb2
 from agentteams.session.v1 import session_pb2 as agentteams_dot_session_dot_v1_dot_session__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
@@ -33,75 +34,75 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentteams/session/v1/session_service.proto\x12\x15\x61gentteams.session.v1\x1a\"agentteams/session/v1/memory.proto\x1a\x1f\x61gentteams/session/v1/run.proto\x1a\"agentteams/session/v1/scores.proto\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\x14\x43reateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa6\x02\n\x13ListSessionsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x31\n\rupdated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eupdated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x14UpdateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"$\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListMessagesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x14ListMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x12\x46orkSessionRequest\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"%\n\x15\x45xportUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"L\n\x16\x45xportUserDataResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.agentteams.session.v1.UserRecord\"\xbe\x03\n\nUserRecord\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.SessionH\x00\x12\x31\n\x07message\x18\x02 \x01(\x0b\x32\x1e.agentteams.session.v1.MessageH\x00\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1a.agentteams.session.v1.RunH\x00\x12\x34\n\trun_event\x18\x04 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12/\n\x06memory\x18\x05 \x01(\x0b\x32\x1d.agentteams.session.v1.MemoryH\x00\x12\x34\n\trun_input\x18\x06 \x01(\x0b\x32\x1f.agentteams.session.v1.RunInputH\x00\x12\x36\n\nrun_scores\x18\x07 \x01(\x0b\x32 .agentteams.session.v1.RunScoresH\x00\x12@\n\x0fteam_evaluation\x18\x08 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluationH\x00\x42\x08\n\x06record\"$\n\x14\x45raseUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"o\n\x15\x45raseUserDataResponse\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\x10\n\x08messages\x18\x02 \x01(\x03\x12\x0c\n\x04runs\x18\x03 \x01(\x03\x12\x12\n\nrun_events\x18\x04 \x01(\x03\x12\x10\n\x08memories\x18\x05 \x01(\x03\"\xe2\x03\n\x0f\x42\x65ginRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x05input\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x13\n\x0blease_owner\x18\x05 \x01(\t\x12\x31\n\x0elease_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10history_messages\x18\x07 \x01(\x05\x12\x15\n\rteam_revision\x18\x08 \x01(\t\x12\x32\n\x07on_busy\x18\t \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12\x15\n\rlease_address\x18\n \x01(\t\x12,\n\tretention\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_active_runs\x18\x0c \x01(\x05\x12.\n\ranswer_schema\x18\r \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x05trace\x18\x0e \x01(\x0b\x32#.agentteams.session.v1.TraceContext\"\x85\x02\n\x10\x42\x65ginRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x15\n\rfencing_token\x18\x03 \x01(\x03\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x34\n\x0brun_started\x18\x05 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\x12\x17\n\x0fhistory_summary\x18\x06 \x01(\t\x12 \n\x18summary_through_sequence\x18\x07 \x01(\x03\"\x9d\x01\n\x16\x41ppendRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent\x12.\n\npark_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf8\x01\n\x17\x41ppendRunEventsResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x34\n\x08next_run\x18\x03 \x01(\x0b\x32\".agentteams.session.v1.AcquiredRun\x12\x0e\n\x06parked\x18\x04 \x01(\x08\x12/\n\x06inputs\x18\x05 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\x12\x35\n\x0crun_finished\x18\x06 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"m\n\x15RenewRunLeasesRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x03(\t\x12\x31\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"u\n\x16RenewRunLeasesResponse\x12\x11\n\tlost_runs\x18\x01 \x03(\t\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x02 \x03(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .agentteams.session.v1.RunInputs\"I\n\tRunInputs\x12\x0b\n\x03run\x18\x01 \x01(\t\x12/\n\x06inputs\x18\x02 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\"\xb1\x01\n\x19\x41\x63quireExpiredRunsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\x12\x15\n\rlease_address\x18\x04 \x01(\t\x12\r\n\x05teams\x18\x05 \x03(\t\x12\x14\n\x0c\x65xcept_teams\x18\x06 \x03(\t\"N\n\x1a\x41\x63quireExpiredRunsResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".agentteams.session.v1.AcquiredRun\"\x8e\x03\n\x0b\x41\x63quiredRun\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12-\n\x05input\x18\x05 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12/\n\x06inputs\x18\x06 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\x12\x17\n\x0fhistory_summary\x18\x07 \x01(\t\x12 \n\x18summary_through_sequence\x18\x08 \x01(\x03\x12.\n\ranswer_schema\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\x0fowner_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x16ProvideRunInputRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12.\n\x05input\x18\x02 \x01(\x0b\x32\x1f.agentteams.session.v1.RunInput\"\'\n\x17RequestRunCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x87\x01\n\x0fListRunsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x14ListRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"H\n\x15ListRunEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent2\x8f\x0e\n\x0eSessionService\x12\\\n\rCreateSession\x12+.agentteams.session.v1.CreateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12V\n\nGetSession\x12(.agentteams.session.v1.GetSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12g\n\x0cListSessions\x12*.agentteams.session.v1.ListSessionsRequest\x1a+.agentteams.session.v1.ListSessionsResponse\x12\\\n\rUpdateSession\x12+.agentteams.session.v1.UpdateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12T\n\rDeleteSession\x12+.agentteams.session.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12g\n\x0cListMessages\x12*.agentteams.session.v1.ListMessagesRequest\x1a+.agentteams.session.v1.ListMessagesResponse\x12X\n\x0b\x46orkSession\x12).agentteams.session.v1.ForkSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12o\n\x0e\x45xportUserData\x12,.agentteams.session.v1.ExportUserDataRequest\x1a-.agentteams.session.v1.ExportUserDataResponse0\x01\x12j\n\rEraseUserData\x12+.agentteams.session.v1.EraseUserDataRequest\x1a,.agentteams.session.v1.EraseUserDataResponse\x12[\n\x08\x42\x65ginRun\x12&.agentteams.session.v1.BeginRunRequest\x1a\'.agentteams.session.v1.BeginRunResponse\x12p\n\x0f\x41ppendRunEvents\x12-.agentteams.session.v1.AppendRunEventsRequest\x1a..agentteams.session.v1.AppendRunEventsResponse\x12m\n\x0eRenewRunLeases\x12,.agentteams.session.v1.RenewRunLeasesRequest\x1a-.agentteams.session.v1.RenewRunLeasesResponse\x12y\n\x12\x41\x63quireExpiredRuns\x12\x30.agentteams.session.v1.AcquireExpiredRunsRequest\x1a\x31.agentteams.session.v1.AcquireExpiredRunsResponse\x12\\\n\x0fProvideRunInput\x12-.agentteams.session.v1.ProvideRunInputRequest\x1a\x1a.agentteams.session.v1.Run\x12^\n\x10RequestRunCancel\x12..agentteams.session.v1.RequestRunCancelRequest\x1a\x1a.agentteams.session.v1.Run\x12J\n\x06GetRun\x12$.agentteams.session.v1.GetRunRequest\x1a\x1a.agentteams.session.v1.Run\x12[\n\x08ListRuns\x12&.agentteams.session.v1.ListRunsRequest\x1a\'.agentteams.session.v1.ListRunsResponse\x12j\n\rListRunEvents\x12+.agentteams.session.v1.ListRunEventsRequest\x1a,.agentteams.session.v1.ListRunEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentteams/session/v1/session_service.proto\x12\x15\x61gentteams.session.v1\x1a\"agentteams/session/v1/memory.proto\x1a\x1f\x61gentteams/session/v1/run.proto\x1a&agentteams/session/v1/run_scores.proto\x1a\"agentteams/session/v1/scores.proto\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\x14\x43reateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"!\n\x11GetSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa6\x02\n\x13ListSessionsRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x31\n\rupdated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eupdated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x14UpdateSessionRequest\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"$\n\x14\x44\x65leteSessionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListMessagesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x14ListMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x12\x46orkSessionRequest\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"%\n\x15\x45xportUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"L\n\x16\x45xportUserDataResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.agentteams.session.v1.UserRecord\"\xbe\x03\n\nUserRecord\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32\x1e.agentteams.session.v1.SessionH\x00\x12\x31\n\x07message\x18\x02 \x01(\x0b\x32\x1e.agentteams.session.v1.MessageH\x00\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1a.agentteams.session.v1.RunH\x00\x12\x34\n\trun_event\x18\x04 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12/\n\x06memory\x18\x05 \x01(\x0b\x32\x1d.agentteams.session.v1.MemoryH\x00\x12\x34\n\trun_input\x18\x06 \x01(\x0b\x32\x1f.agentteams.session.v1.RunInputH\x00\x12\x36\n\nrun_scores\x18\x07 \x01(\x0b\x32 .agentteams.session.v1.RunScoresH\x00\x12@\n\x0fteam_evaluation\x18\x08 \x01(\x0b\x32%.agentteams.session.v1.TeamEvaluationH\x00\x42\x08\n\x06record\"$\n\x14\x45raseUserDataRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"o\n\x15\x45raseUserDataResponse\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\x10\n\x08messages\x18\x02 \x01(\x03\x12\x0c\n\x04runs\x18\x03 \x01(\x03\x12\x12\n\nrun_events\x18\x04 \x01(\x03\x12\x10\n\x08memories\x18\x05 \x01(\x03\"\xe2\x03\n\x0f\x42\x65ginRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x05input\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x13\n\x0blease_owner\x18\x05 \x01(\t\x12\x31\n\x0elease_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10history_messages\x18\x07 \x01(\x05\x12\x15\n\rteam_revision\x18\x08 \x01(\t\x12\x32\n\x07on_busy\x18\t \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12\x15\n\rlease_address\x18\n \x01(\t\x12,\n\tretention\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_active_runs\x18\x0c \x01(\x05\x12.\n\ranswer_schema\x18\r \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x05trace\x18\x0e \x01(\x0b\x32#.agentteams.session.v1.TraceContext\"\x85\x02\n\x10\x42\x65ginRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x15\n\rfencing_token\x18\x03 \x01(\x03\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x34\n\x0brun_started\x18\x05 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\x12\x17\n\x0fhistory_summary\x18\x06 \x01(\t\x12 \n\x18summary_through_sequence\x18\x07 \x01(\x03\"\x9d\x01\n\x16\x41ppendRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent\x12.\n\npark_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf8\x01\n\x17\x41ppendRunEventsResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x34\n\x08next_run\x18\x03 \x01(\x0b\x32\".agentteams.session.v1.AcquiredRun\x12\x0e\n\x06parked\x18\x04 \x01(\x08\x12/\n\x06inputs\x18\x05 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\x12\x35\n\x0crun_finished\x18\x06 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEvent\"m\n\x15RenewRunLeasesRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x03(\t\x12\x31\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"u\n\x16RenewRunLeasesResponse\x12\x11\n\tlost_runs\x18\x01 \x03(\t\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x02 \x03(\t\x12\x30\n\x06inputs\x18\x03 \x03(\x0b\x32 .agentteams.session.v1.RunInputs\"I\n\tRunInputs\x12\x0b\n\x03run\x18\x01 \x01(\t\x12/\n\x06inputs\x18\x02 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\"\xb1\x01\n\x19\x41\x63quireExpiredRunsRequest\x12\x13\n\x0blease_owner\x18\x01 \x01(\t\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x03 \x01(\x05\x12\x15\n\rlease_address\x18\x04 \x01(\t\x12\r\n\x05teams\x18\x05 \x03(\t\x12\x14\n\x0c\x65xcept_teams\x18\x06 \x03(\t\"N\n\x1a\x41\x63quireExpiredRunsResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".agentteams.session.v1.AcquiredRun\"\x8e\x03\n\x0b\x41\x63quiredRun\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12/\n\x07history\x18\x04 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12-\n\x05input\x18\x05 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12/\n\x06inputs\x18\x06 \x03(\x0b\x32\x1f.agentteams.session.v1.RunInput\x12\x17\n\x0fhistory_summary\x18\x07 \x01(\t\x12 \n\x18summary_through_sequence\x18\x08 \x01(\x03\x12.\n\ranswer_schema\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\x0fowner_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x16ProvideRunInputRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12.\n\x05input\x18\x02 \x01(\x0b\x32\x1f.agentteams.session.v1.RunInput\"\'\n\x17RequestRunCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x87\x01\n\x0fListRunsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.agentteams.session.v1.RunState\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x14ListRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"H\n\x15ListRunEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.agentteams.session.v1.RunEvent2\x8f\x0e\n\x0eSessionService\x12\\\n\rCreateSession\x12+.agentteams.session.v1.CreateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12V\n\nGetSession\x12(.agentteams.session.v1.GetSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12g\n\x0cListSessions\x12*.agentteams.session.v1.ListSessionsRequest\x1a+.agentteams.session.v1.ListSessionsResponse\x12\\\n\rUpdateSession\x12+.agentteams.session.v1.UpdateSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12T\n\rDeleteSession\x12+.agentteams.session.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12g\n\x0cListMessages\x12*.agentteams.session.v1.ListMessagesRequest\x1a+.agentteams.session.v1.ListMessagesResponse\x12X\n\x0b\x46orkSession\x12).agentteams.session.v1.ForkSessionRequest\x1a\x1e.agentteams.session.v1.Session\x12o\n\x0e\x45xportUserData\x12,.agentteams.session.v1.ExportUserDataRequest\x1a-.agentteams.session.v1.ExportUserDataResponse0\x01\x12j\n\rEraseUserData\x12+.agentteams.session.v1.EraseUserDataRequest\x1a,.agentteams.session.v1.EraseUserDataResponse\x12[\n\x08\x42\x65ginRun\x12&.agentteams.session.v1.BeginRunRequest\x1a\'.agentteams.session.v1.BeginRunResponse\x12p\n\x0f\x41ppendRunEvents\x12-.agentteams.session.v1.AppendRunEventsRequest\x1a..agentteams.session.v1.AppendRunEventsResponse\x12m\n\x0eRenewRunLeases\x12,.agentteams.session.v1.RenewRunLeasesRequest\x1a-.agentteams.session.v1.RenewRunLeasesResponse\x12y\n\x12\x41\x63quireExpiredRuns\x12\x30.agentteams.session.v1.AcquireExpiredRunsRequest\x1a\x31.agentteams.session.v1.AcquireExpiredRunsResponse\x12\\\n\x0fProvideRunInput\x12-.agentteams.session.v1.ProvideRunInputRequest\x1a\x1a.agentteams.session.v1.Run\x12^\n\x10RequestRunCancel\x12..agentteams.session.v1.RequestRunCancelRequest\x1a\x1a.agentteams.session.v1.Run\x12J\n\x06GetRun\x12$.agentteams.session.v1.GetRunRequest\x1a\x1a.agentteams.session.v1.Run\x12[\n\x08ListRuns\x12&.agentteams.session.v1.ListRunsRequest\x1a\'.agentteams.session.v1.ListRunsResponse\x12j\n\rListRunEvents\x12+.agentteams.session.v1.ListRunEventsRequest\x1a,.agentteams.session.v1.ListRunEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.session.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESESSIONREQUEST']._serialized_start=370
-  _globals['_CREATESESSIONREQUEST']._serialized_end=461
-  _globals['_GETSESSIONREQUEST']._serialized_start=463
-  _globals['_GETSESSIONREQUEST']._serialized_end=496
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=499
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=793
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=795
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=892
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=894
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1014
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1016
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1052
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1054
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1130
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1132
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1229
-  _globals['_FORKSESSIONREQUEST']._serialized_start=1231
-  _globals['_FORKSESSIONREQUEST']._serialized_end=1310
-  _globals['_EXPORTUSERDATAREQUEST']._serialized_start=1312
-  _globals['_EXPORTUSERDATAREQUEST']._serialized_end=1349
-  _globals['_EXPORTUSERDATARESPONSE']._serialized_start=1351
-  _globals['_EXPORTUSERDATARESPONSE']._serialized_end=1427
-  _globals['_USERRECORD']._serialized_start=1430
-  _globals['_USERRECORD']._serialized_end=1876
-  _globals['_ERASEUSERDATAREQUEST']._serialized_start=1878
-  _globals['_ERASEUSERDATAREQUEST']._serialized_end=1914
-  _globals['_ERASEUSERDATARESPONSE']._serialized_start=1916
-  _globals['_ERASEUSERDATARESPONSE']._serialized_end=2027
-  _globals['_BEGINRUNREQUEST']._serialized_start=2030
-  _globals['_BEGINRUNREQUEST']._serialized_end=2512
-  _globals['_BEGINRUNRESPONSE']._serialized_start=2515
-  _globals['_BEGINRUNRESPONSE']._serialized_end=2776
-  _globals['_APPENDRUNEVENTSREQUEST']._serialized_start=2779
-  _globals['_APPENDRUNEVENTSREQUEST']._serialized_end=2936
-  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_start=2939
-  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_end=3187
-  _globals['_RENEWRUNLEASESREQUEST']._serialized_start=3189
-  _globals['_RENEWRUNLEASESREQUEST']._serialized_end=3298
-  _globals['_RENEWRUNLEASESRESPONSE']._serialized_start=3300
-  _globals['_RENEWRUNLEASESRESPONSE']._serialized_end=3417
-  _globals['_RUNINPUTS']._serialized_start=3419
-  _globals['_RUNINPUTS']._serialized_end=3492
-  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_start=3495
-  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_end=3672
-  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_start=3674
-  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_end=3752
-  _globals['_ACQUIREDRUN']._serialized_start=3755
-  _globals['_ACQUIREDRUN']._serialized_end=4153
-  _globals['_PROVIDERUNINPUTREQUEST']._serialized_start=4155
-  _globals['_PROVIDERUNINPUTREQUEST']._serialized_end=4240
-  _globals['_REQUESTRUNCANCELREQUEST']._serialized_start=4242
-  _globals['_REQUESTRUNCANCELREQUEST']._serialized_end=4281
-  _globals['_GETRUNREQUEST']._serialized_start=4283
-  _globals['_GETRUNREQUEST']._serialized_end=4312
-  _globals['_LISTRUNSREQUEST']._serialized_start=4315
-  _globals['_LISTRUNSREQUEST']._serialized_end=4450
-  _globals['_LISTRUNSRESPONSE']._serialized_start=4452
-  _globals['_LISTRUNSRESPONSE']._serialized_end=4537
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=4539
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=4658
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=4660
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=4732
-  _globals['_SESSIONSERVICE']._serialized_start=4735
-  _globals['_SESSIONSERVICE']._serialized_end=6542
+  _globals['_CREATESESSIONREQUEST']._serialized_start=410
+  _globals['_CREATESESSIONREQUEST']._serialized_end=501
+  _globals['_GETSESSIONREQUEST']._serialized_start=503
+  _globals['_GETSESSIONREQUEST']._serialized_end=536
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=539
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=833
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=835
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=932
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=934
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1054
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1056
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1092
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1094
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1170
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1172
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1269
+  _globals['_FORKSESSIONREQUEST']._serialized_start=1271
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1350
+  _globals['_EXPORTUSERDATAREQUEST']._serialized_start=1352
+  _globals['_EXPORTUSERDATAREQUEST']._serialized_end=1389
+  _globals['_EXPORTUSERDATARESPONSE']._serialized_start=1391
+  _globals['_EXPORTUSERDATARESPONSE']._serialized_end=1467
+  _globals['_USERRECORD']._serialized_start=1470
+  _globals['_USERRECORD']._serialized_end=1916
+  _globals['_ERASEUSERDATAREQUEST']._serialized_start=1918
+  _globals['_ERASEUSERDATAREQUEST']._serialized_end=1954
+  _globals['_ERASEUSERDATARESPONSE']._serialized_start=1956
+  _globals['_ERASEUSERDATARESPONSE']._serialized_end=2067
+  _globals['_BEGINRUNREQUEST']._serialized_start=2070
+  _globals['_BEGINRUNREQUEST']._serialized_end=2552
+  _globals['_BEGINRUNRESPONSE']._serialized_start=2555
+  _globals['_BEGINRUNRESPONSE']._serialized_end=2816
+  _globals['_APPENDRUNEVENTSREQUEST']._serialized_start=2819
+  _globals['_APPENDRUNEVENTSREQUEST']._serialized_end=2976
+  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_start=2979
+  _globals['_APPENDRUNEVENTSRESPONSE']._serialized_end=3227
+  _globals['_RENEWRUNLEASESREQUEST']._serialized_start=3229
+  _globals['_RENEWRUNLEASESREQUEST']._serialized_end=3338
+  _globals['_RENEWRUNLEASESRESPONSE']._serialized_start=3340
+  _globals['_RENEWRUNLEASESRESPONSE']._serialized_end=3457
+  _globals['_RUNINPUTS']._serialized_start=3459
+  _globals['_RUNINPUTS']._serialized_end=3532
+  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_start=3535
+  _globals['_ACQUIREEXPIREDRUNSREQUEST']._serialized_end=3712
+  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_start=3714
+  _globals['_ACQUIREEXPIREDRUNSRESPONSE']._serialized_end=3792
+  _globals['_ACQUIREDRUN']._serialized_start=3795
+  _globals['_ACQUIREDRUN']._serialized_end=4193
+  _globals['_PROVIDERUNINPUTREQUEST']._serialized_start=4195
+  _globals['_PROVIDERUNINPUTREQUEST']._serialized_end=4280
+  _globals['_REQUESTRUNCANCELREQUEST']._serialized_start=4282
+  _globals['_REQUESTRUNCANCELREQUEST']._serialized_end=4321
+  _globals['_GETRUNREQUEST']._serialized_start=4323
+  _globals['_GETRUNREQUEST']._serialized_end=4352
+  _globals['_LISTRUNSREQUEST']._serialized_start=4355
+  _globals['_LISTRUNSREQUEST']._serialized_end=4490
+  _globals['_LISTRUNSRESPONSE']._serialized_start=4492
+  _globals['_LISTRUNSRESPONSE']._serialized_end=4577
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=4579
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=4698
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=4700
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=4772
+  _globals['_SESSIONSERVICE']._serialized_start=4775
+  _globals['_SESSIONSERVICE']._serialized_end=6582
 # @@protoc_insertion_point(module_scope)

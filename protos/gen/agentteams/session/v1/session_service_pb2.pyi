@@ -5,6 +5,7 @@ isort:skip_file
 
 from agentteams.session.v1 import memory_pb2 as _memory_pb2
 from agentteams.session.v1 import run_pb2 as _run_pb2
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from agentteams.session.v1 import scores_pb2 as _scores_pb2
 from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
@@ -395,7 +396,7 @@ class UserRecord(_message.Message):
         """What was said to the run before, while its log does not hold it yet."""
 
     @_builtins.property
-    def run_scores(self) -> _scores_pb2.RunScores:
+    def run_scores(self) -> _run_scores_pb2.RunScores:
         """Scores of the run before."""
 
     @_builtins.property
@@ -411,7 +412,7 @@ class UserRecord(_message.Message):
         run_event: _run_pb2.RunEvent | None = ...,
         memory: _memory_pb2.Memory | None = ...,
         run_input: _run_pb2.RunInput | None = ...,
-        run_scores: _scores_pb2.RunScores | None = ...,
+        run_scores: _run_scores_pb2.RunScores | None = ...,
         team_evaluation: _scores_pb2.TeamEvaluation | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "message", b"message", "record", b"record", "run", b"run", "run_event", b"run_event", "run_input", b"run_input", "run_scores", b"run_scores", "session", b"session", "team_evaluation", b"team_evaluation"]  # noqa: Y015

@@ -1,14 +1,14 @@
 """Scores as the session service keeps them."""
 
-from agentteams.session.v1 import run_pb2, scores_pb2
+from agentteams.session.v1 import run_scores_pb2
 
 from evaluation.core.model import Job, Scores
 
-RunScores = scores_pb2.RunScores
-SentenceScore = scores_pb2.SentenceScore
+RunScores = run_scores_pb2.RunScores
+SentenceScore = run_scores_pb2.SentenceScore
 
 
-def scores_to_pb(job: Job, scores: Scores) -> scores_pb2.RunScores:
+def scores_to_pb(job: Job, scores: Scores) -> run_scores_pb2.RunScores:
     """The resource, without what is output only."""
     usage = scores.usage
     selection = "UNSPECIFIED" if job.selection == "ASKED" else job.selection
@@ -35,7 +35,7 @@ def scores_to_pb(job: Job, scores: Scores) -> scores_pb2.RunScores:
             for one in scores.sentences
         ],
         chunks=[
-            scores_pb2.ChunkScore(
+            run_scores_pb2.ChunkScore(
                 number=one.chunk.number,
                 knowledge_base=one.chunk.knowledge_base,
                 chunk=one.chunk.chunk,
@@ -44,7 +44,7 @@ def scores_to_pb(job: Job, scores: Scores) -> scores_pb2.RunScores:
             )
             for one in scores.chunks
         ],
-        judge=scores_pb2.JudgeUsage(
+        judge=run_scores_pb2.JudgeUsage(
             model_config=usage.model_config and f"modelConfigs/{usage.model_config.rpartition('/')[2]}",
             calls=usage.calls,
             cached=usage.cached,
@@ -53,7 +53,7 @@ def scores_to_pb(job: Job, scores: Scores) -> scores_pb2.RunScores:
             cost_micros=usage.cost_micros,
             currency=usage.currency,
         ),
-        selection=run_pb2.ScoringRequest.Selection.Value(f"SELECTION_{selection}"),
+        selection=run_scores_pb2.ScoringRequest.Selection.Value(f"SELECTION_{selection}"),
         suspicions=job.suspicions,
         below_thresholds=scores.below,
     )

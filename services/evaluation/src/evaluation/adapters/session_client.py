@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, timedelta
 
-from agentteams.session.v1 import run_pb2, scores_pb2, scores_pb2_grpc, session_pb2, session_service_pb2_grpc
+from agentteams.session.v1 import (
+    run_pb2,
+    run_scores_pb2,
+    scores_pb2,
+    scores_pb2_grpc,
+    session_pb2,
+    session_service_pb2_grpc,
+)
 from agentteams.session.v1 import session_service_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 
@@ -16,9 +23,9 @@ MAX_EVENTS = 5_000  # of one run; evidence after them is not looked at
 _PAGE = 200
 _MAX_MESSAGE_PAGES = 20  # from the session's beginning; a question behind them stays unknown
 _SELECTIONS: dict[int, Selection] = {
-    run_pb2.ScoringRequest.SELECTION_UNSPECIFIED: "ASKED",
-    run_pb2.ScoringRequest.SELECTION_SAMPLED: "SAMPLED",
-    run_pb2.ScoringRequest.SELECTION_SUSPICIOUS: "SUSPICIOUS",
+    run_scores_pb2.ScoringRequest.SELECTION_UNSPECIFIED: "ASKED",
+    run_scores_pb2.ScoringRequest.SELECTION_SAMPLED: "SAMPLED",
+    run_scores_pb2.ScoringRequest.SELECTION_SUSPICIOUS: "SUSPICIOUS",
 }
 
 
@@ -82,7 +89,7 @@ class SessionRuns:
             wanted.ClearField(field)
         return stored == wanted
 
-    async def scores(self, run: str) -> scores_pb2.RunScores:
+    async def scores(self, run: str) -> run_scores_pb2.RunScores:
         """The newest scores of a run. Raises NotFound: SCORES_NOT_FOUND."""
         return await self._rpc.unary(self._scores.GetRunScores, scores_pb2.GetRunScoresRequest(run=run))
 

@@ -3,7 +3,7 @@
 from datetime import UTC, timedelta
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
-from agentteams.session.v1 import run_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -106,9 +106,9 @@ def summary_to_pb(summary: Summary) -> run_pb2.RunSummary:
     )
 
 
-def _scoring_to_pb(scoring: Scoring) -> run_pb2.ScoringRequest:
-    return run_pb2.ScoringRequest(
-        selection=run_pb2.ScoringRequest.Selection.Value(f"SELECTION_{scoring.selection}"),
+def _scoring_to_pb(scoring: Scoring) -> run_scores_pb2.ScoringRequest:
+    return run_scores_pb2.ScoringRequest(
+        selection=run_scores_pb2.ScoringRequest.Selection.Value(f"SELECTION_{scoring.selection}"),
         suspicions=scoring.suspicions,
         traceparent=scoring.traceparent,
     )
