@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from session.adapters.tables import run_scorings
-from session.core.model import Lease, NewEvent, NewScoring, Owner
+from session.core.model import Lease, NewEvent, NewMessage, NewScoring, Owner, Role
 from session.core.scores import Means, NewScores, Scoring
+from session.core.user_data import NewFork
 from tests.support.session_store import ADA, BOB, EVE, Kit, answer, finish, kit, question, reason_of
 from tests.support.sessions import databases, migrated_file
 
@@ -149,6 +150,40 @@ async def test_scores_of_others_are_as_if_they_did_not_exist(kit: Kit) -> None:
         assert await kit.store.all_scores_of_run(other, run) == ()
         assert await kit.store.list_scores(other, team="", before=None, limit=10) == ()
         assert await kit.store.quality(other.tenant, other.user, "helpdesk", window=timedelta(days=1)) == ()
+
+
+async def test_scores_are_of_a_runs_answer_and_not_of_what_its_client_said(kit: Kit) -> None:
+    told = [
+        NewMessage(role=Role.USER, content="hello", citations=b""),
+        NewMessage(role=Role.ASSISTANT, content="a client's own", citations=b""),
+    ]
+    first = await kit.store.begin_run(ADA, question(before=told))
+    session = first.run.session
+    await kit.store.append_events(
+        ADA, first.run.id, fencing_token=first.fencing_token, events=[answer(2), to_score(3)]
+    )
+    for version in ("1", "2"):
+        await kit.store.put_scores(ADA, scores(first.run.id, version=version))
+        kit.clock.advance(timedelta(seconds=1))
+    second = await kit.store.begin_run(ADA, question(session=session))
+    await kit.store.append_events(
+        ADA, second.run.id, fencing_token=second.fencing_token, events=[answer(2), to_score(3)]
+    )
+    page = await kit.store.list_messages(ADA, session, after_sequence=0, limit=10)
+    assert [(one.sequence, one.role) for one in page.items if one.role is Role.ASSISTANT] == [
+        (2, Role.ASSISTANT),
+        (4, Role.ASSISTANT),
+        (6, Role.ASSISTANT),
+    ]
+    found = await kit.store.scores_of_answers(ADA, page.items)
+    assert {sequence: one.version for sequence, one in found.items()} == {4: "2"}
+    assert await kit.store.scores_of_answers(ADA, page.items[:3]) == {}
+    for other in (BOB, EVE):
+        assert await kit.store.scores_of_answers(other, page.items) == {}
+    new = NewFork(request_id="fork", body_hash=b"", session=session, sequence=2, display_name="")
+    fork = await kit.store.fork_session(ADA, new)
+    cut = await kit.store.list_messages(ADA, fork.id, after_sequence=0, limit=10)
+    assert await kit.store.scores_of_answers(ADA, cut.items) == {}
 
 
 async def test_lists_go_on_where_they_ended(kit: Kit) -> None:

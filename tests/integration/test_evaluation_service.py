@@ -26,7 +26,7 @@ from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 from google.protobuf.duration_pb2 import Duration
 
 from servicekit.clock import SystemClock
-from servicekit.errors import NotFound, PermissionDenied
+from servicekit.errors import InvalidArgument, NotFound, PermissionDenied
 from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.server import Service
@@ -219,6 +219,7 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
         run_scores_pb2.SentenceScore.VERDICT_SUPPORTED,
         run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
     )
+    await shown_where_the_answer_is(world, bad, f"{PLANTED} {TRUE}")
     assert (good.evaluator, good.faithfulness, list(good.below_thresholds)) == ("judge", 1.0, [])
     assert [one.verdict for one in bad.sentences] == [unsupported, supported]
     first = bad.sentences[0]
@@ -232,6 +233,31 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
         run_scores_pb2.ScoringRequest.SELECTION_SAMPLED,
     )
     assert (good.judge.model_config, good.judge.calls > 0) == ("modelConfigs/chat", True)
+
+
+async def shown_where_the_answer_is(world: World, scores: run_scores_pb2.RunScores, said: str) -> None:
+    """A run has all of its scores, a message those of its sentences that are unsupported."""
+    async with rpc_as(world.session, tenant=world.tenant, user="ada") as rpc:
+        sessions: Any = SessionServiceStub(rpc.channel)
+        basic = await rpc.unary(sessions.GetRun, pb.GetRunRequest(name=scores.run))
+        whole = await rpc.unary(
+            sessions.GetRun, pb.GetRunRequest(name=scores.run, view=run_pb2.RUN_VIEW_FULL)
+        )
+        assert (basic.HasField("scores"), whole.scores) == (False, scores)
+        listed = await rpc.unary(sessions.ListMessages, pb.ListMessagesRequest(parent=basic.session))
+        question, answered = listed.messages
+        assert (question.HasField("scores"), answered.content) == (False, said)
+        (sentence,) = answered.scores.sentences
+        assert said[sentence.start : sentence.end] == PLANTED
+        assert (sentence.verdict, sentence.faithfulness) == (
+            run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
+            scores.sentences[0].faithfulness,
+        )
+        assert (answered.scores.faithfulness, list(answered.scores.chunks)) == (0.5, [])
+        assert list(answered.scores.below_thresholds) == ["faithfulness"]
+        unknown: Any = 9
+        with pytest.raises(InvalidArgument, match="RUN_VIEW_FULL"):
+            await rpc.unary(sessions.GetRun, pb.GetRunRequest(name=scores.run, view=unknown))
 
 
 def told(span: Received, scores: run_scores_pb2.RunScores, *, below: list[str]) -> None:

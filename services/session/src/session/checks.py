@@ -301,6 +301,13 @@ def run_state(state: "run_pb2.RunState.ValueType") -> RunState | None:
         raise InvalidArgument.field("state", f"must be one of {known}", state) from error
 
 
+def run_view(view: "run_pb2.RunView.ValueType") -> bool:
+    """The field view of GetRun: whether all of the run is wanted."""
+    if view not in run_pb2.RunView.values():
+        raise InvalidArgument.field("view", "must be RUN_VIEW_BASIC or RUN_VIEW_FULL", view)
+    return view == run_pb2.RUN_VIEW_FULL
+
+
 def _run_finished(field: str, end: run_pb2.RunFinished, *, last: bool) -> None:
     if not last:
         raise InvalidArgument.field(field, "must be the last event of the log")

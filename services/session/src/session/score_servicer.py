@@ -33,6 +33,7 @@ SERVICE_NAME = scores_pb2.DESCRIPTOR.services_by_name["ScoreService"].full_name
 
 _EVALUATION = "evaluation"
 MAX_BYTES = 2 * 1024 * 1024  # of the scores of one run; of a page of them below
+MAX_SHOWN_SENTENCES = 100  # with one message of ListMessages
 _PAGE_BYTES = 4 * 1024 * 1024
 _MAX_NAME = 128
 _MAX_REASON = 4_096
@@ -208,6 +209,17 @@ def scores_to_pb(stored: StoredScores) -> run_scores_pb2.RunScores:
     result.team_revision = stored.team_revision
     result.create_time.CopyFrom(convert.timestamp(stored.create_time))
     return result
+
+
+def answer_scores_to_pb(stored: StoredScores) -> run_scores_pb2.RunScores:
+    """What is shown with an answer: where it is unsupported, and how much."""
+    whole = scores_to_pb(stored)
+    wrong = run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED
+    unsupported = [one for one in whole.sentences if one.verdict == wrong][:MAX_SHOWN_SENTENCES]
+    whole.ClearField("chunks")
+    whole.ClearField("sentences")
+    whole.sentences.extend(unsupported)
+    return whole
 
 
 def evaluation_to_pb(stored: TeamEvaluation) -> scores_pb2.TeamEvaluation:

@@ -21,6 +21,7 @@ from session.callers import current_owner as _owner
 from session.callers import owner_named
 from session.core.model import NewRun, NewSession, Owner, title_of
 from session.core.ports import SessionStore
+from session.score_servicer import answer_scores_to_pb, scores_to_pb
 from session.user_data_servicer import UserDataMethods, session_times
 
 SERVICE_NAME = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
@@ -125,6 +126,10 @@ class SessionServicer(UserDataMethods):
         response = session_service_pb2.ListMessagesResponse(
             messages=[convert.message_to_pb(message) for message in page.items]
         )
+        scored = await self._store.scores_of_answers(owner, page.items)
+        for message in response.messages:
+            if message.sequence in scored:
+                message.scores.CopyFrom(answer_scores_to_pb(scored[message.sequence]))
         if page.more:
             response.next_page_token = self._tokens.encode(bound, str(page.items[-1].sequence))
         return response
@@ -243,8 +248,14 @@ class SessionServicer(UserDataMethods):
         context: grpc.aio.ServicerContext[object, object],
     ) -> run_pb2.Run:
         """Returns a run."""
-        run = checks.resource_id("name", request.name, "runs")
-        return convert.run_to_pb(await self._store.get_run(await self._owner_of(run), run))
+        run, full = checks.resource_id("name", request.name, "runs"), checks.run_view(request.view)
+        owner = await self._owner_of(run)
+        found = convert.run_to_pb(await self._store.get_run(owner, run))
+        if full:
+            scores, _ = await self._store.scores_of_run(owner, run)
+            if scores is not None:
+                found.scores.CopyFrom(scores_to_pb(scores))
+        return found
 
     async def ListRuns(
         self,

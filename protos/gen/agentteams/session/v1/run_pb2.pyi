@@ -101,6 +101,30 @@ wait.
 """
 Global___BusyPolicy: _TypeAlias = BusyPolicy  # noqa: Y015
 
+class _RunView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_VIEW_UNSPECIFIED: _RunView.ValueType  # 0
+    """Same as RUN_VIEW_BASIC."""
+    RUN_VIEW_BASIC: _RunView.ValueType  # 1
+    """All but `scores`."""
+    RUN_VIEW_FULL: _RunView.ValueType  # 2
+    """With `scores`."""
+
+class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
+    """How much of a run is returned."""
+
+RUN_VIEW_UNSPECIFIED: RunView.ValueType  # 0
+"""Same as RUN_VIEW_BASIC."""
+RUN_VIEW_BASIC: RunView.ValueType  # 1
+"""All but `scores`."""
+RUN_VIEW_FULL: RunView.ValueType  # 2
+"""With `scores`."""
+Global___RunView: _TypeAlias = RunView  # noqa: Y015
+
 @_typing.final
 class Run(_message.Message):
     """One question to a team and all that came of it."""
@@ -122,6 +146,7 @@ class Run(_message.Message):
     OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
     WAIT_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Format: `runs/{run}`."""
     team: _builtins.str
@@ -170,6 +195,12 @@ class Run(_message.Message):
         it goes on as if the answer had been no.
         """
 
+    @_builtins.property
+    def scores(self) -> _run_scores_pb2.RunScores:
+        """Output only. The newest scores, with RUN_VIEW_FULL; absent: it was not chosen
+        to be scored (see `summary.scoring`), or waits for it.
+        """
+
     def __init__(
         self,
         *,
@@ -188,10 +219,11 @@ class Run(_message.Message):
         owner_address: _builtins.str = ...,
         lost_attempts: _builtins.int = ...,
         wait_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        scores: _run_scores_pb2.RunScores | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "status", b"status", "summary", b"summary", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "scores", b"scores", "status", b"status", "summary", b"summary", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "lost_attempts", b"lost_attempts", "name", b"name", "owner_address", b"owner_address", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "end_time", b"end_time", "last_sequence", b"last_sequence", "lost_attempts", b"lost_attempts", "name", b"name", "owner_address", b"owner_address", "scores", b"scores", "session", b"session", "state", b"state", "status", b"status", "summary", b"summary", "team", b"team", "user", b"user", "wait_expire_time", b"wait_expire_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

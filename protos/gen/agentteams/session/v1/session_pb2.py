@@ -22,25 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#agentteams/session/v1/session.proto\x12\x15\x61gentteams.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x01\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmessage_count\x18\x06 \x01(\x03\x12\x0c\n\x04user\x18\x07 \x01(\t\x12,\n\tretention\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x01\n\x07Message\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04role\x18\x02 \x01(\x0e\x32\x1b.agentteams.session.v1.Role\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x0b\n\x03run\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\tcitations\x18\x07 \x03(\x0b\x32\x1f.agentteams.session.v1.Citation\"\xe4\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x36\n\x06origin\x18\x06 \x01(\x0e\x32&.agentteams.session.v1.Citation.Origin\"I\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x15\n\x11ORIGIN_ATTRIBUTED\x10\x02*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#agentteams/session/v1/session.proto\x12\x15\x61gentteams.session.v1\x1a&agentteams/session/v1/run_scores.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x01\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rmessage_count\x18\x06 \x01(\x03\x12\x0c\n\x04user\x18\x07 \x01(\t\x12,\n\tretention\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x89\x02\n\x07Message\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04role\x18\x02 \x01(\x0e\x32\x1b.agentteams.session.v1.Role\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x0b\n\x03run\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\tcitations\x18\x07 \x03(\x0b\x32\x1f.agentteams.session.v1.Citation\x12\x30\n\x06scores\x18\x08 \x01(\x0b\x32 .agentteams.session.v1.RunScores\"\xe4\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x16\n\x0e\x64ocument_title\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x36\n\x06origin\x18\x06 \x01(\x0e\x32&.agentteams.session.v1.Citation.Origin\"I\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x15\n\x11ORIGIN_ATTRIBUTED\x10\x02*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.session.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=819
-  _globals['_ROLE']._serialized_end=899
-  _globals['_SESSION']._serialized_start=128
-  _globals['_SESSION']._serialized_end=368
-  _globals['_MESSAGE']._serialized_start=371
-  _globals['_MESSAGE']._serialized_end=586
-  _globals['_CITATION']._serialized_start=589
-  _globals['_CITATION']._serialized_end=817
-  _globals['_CITATION_ORIGIN']._serialized_start=744
-  _globals['_CITATION_ORIGIN']._serialized_end=817
+  _globals['_ROLE']._serialized_start=909
+  _globals['_ROLE']._serialized_end=989
+  _globals['_SESSION']._serialized_start=168
+  _globals['_SESSION']._serialized_end=408
+  _globals['_MESSAGE']._serialized_start=411
+  _globals['_MESSAGE']._serialized_end=676
+  _globals['_CITATION']._serialized_start=679
+  _globals['_CITATION']._serialized_end=907
+  _globals['_CITATION_ORIGIN']._serialized_start=834
+  _globals['_CITATION_ORIGIN']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

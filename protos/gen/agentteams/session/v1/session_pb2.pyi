@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -122,6 +123,7 @@ class Message(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Format: `sessions/{session}/messages/{message}`."""
     role: Global___Role.ValueType
@@ -140,6 +142,13 @@ class Message(_message.Message):
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
         """The evidence that an answer cites."""
 
+    @_builtins.property
+    def scores(self) -> _run_scores_pb2.RunScores:
+        """Output only. Of an answer that was scored: the newest scores, without chunks,
+        and of the sentences only the unsupported ones, at most 100. Only ListMessages
+        has it; GetRunScores has all.
+        """
+
     def __init__(
         self,
         *,
@@ -150,10 +159,11 @@ class Message(_message.Message):
         run: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         citations: _abc.Iterable[Global___Citation] | None = ...,
+        scores: _run_scores_pb2.RunScores | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "content", b"content", "create_time", b"create_time", "name", b"name", "role", b"role", "run", b"run", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "content", b"content", "create_time", b"create_time", "name", b"name", "role", b"role", "run", b"run", "scores", b"scores", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,6 @@
 """Scores in SQL, and the queue of runs that wait for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from session.adapters.access import Access, Bypass
 from session.adapters.database import Database, Duplicate
 from session.adapters.rows import duration_us, from_us, owned, owner_values, to_us
 from session.adapters.tables import run_scores, run_scorings, runs, team_evaluations
-from session.core.model import Lease, NewScoring, Owner, RunState
+from session.core.model import Lease, Message, NewScoring, Owner, Role, RunState
 from session.core.scores import (
     MAX_REVISIONS,
     MAX_WAITING_COUNTED,
@@ -69,6 +69,13 @@ _SCORES = [
 _OF_RUN = (
     sa.select(*_SCORES)
     .where(run_scores.c.run_id == sa.bindparam("b_run"), owned(run_scores))
+    .order_by(run_scores.c.create_time_us, run_scores.c.evaluator, run_scores.c.version)
+)
+# A client's own assistant messages are part of a run's input: an answer comes after all of that.
+_OF_RUNS = (
+    sa.select(*_SCORES, (runs.c.first_input + runs.c.input_count).label("first_answer"))
+    .join(runs, runs.c.id == run_scores.c.run_id)
+    .where(run_scores.c.run_id.in_(sa.bindparam("b_runs", expanding=True)), owned(run_scores))
     .order_by(run_scores.c.create_time_us, run_scores.c.evaluator, run_scores.c.version)
 )
 _RUN = sa.select(runs.c.team, runs.c.team_revision, runs.c.state).where(
@@ -139,6 +146,22 @@ class ScoreRows:
             return None, bool(waits) or not RunState(row.state).terminal
 
         return await self._database.read(look, owner)
+
+    async def scores_of_answers(self, owner: Owner, found: Sequence[Message]) -> Mapping[int, StoredScores]:
+        """See ScoreStore."""
+        said = [message for message in found if message.role is Role.ASSISTANT]
+        if not said:
+            return {}
+        values = owner_values(owner) | {"b_runs": sorted({message.run for message in said})}
+        newest = {
+            row.run_id: row
+            for row in await self._database.read(lambda c: c.execute(_OF_RUNS, values).all(), owner)
+        }
+        return {
+            message.sequence: _stored(row)
+            for message in said
+            if (row := newest.get(message.run)) is not None and message.sequence >= row.first_answer
+        }
 
     async def all_scores_of_run(self, owner: Owner, run: str) -> tuple[StoredScores, ...]:
         """See ScoreStore."""

@@ -1,10 +1,11 @@
 """What was found out about runs and teams, and which runs wait for it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from session.core.model import Lease, Owner
+from session.core.model import Lease, Message, Owner
 
 MAX_WAITING_COUNTED = 10_000
 MAX_REVISIONS = 20
@@ -112,6 +113,10 @@ class ScoreStore(Protocol):
         Raises:
             NotFound: RUN_NOT_FOUND.
         """
+        ...
+
+    async def scores_of_answers(self, owner: Owner, found: Sequence[Message]) -> Mapping[int, StoredScores]:
+        """The newest scores of those messages of a session that are scored answers, by their sequence."""
         ...
 
     async def all_scores_of_run(self, owner: Owner, run: str) -> tuple[StoredScores, ...]:
