@@ -37,13 +37,13 @@ sys.path[0] = str(ROOT)  # not this folder: this file is named as the package is
 from embedding.adapters.factory import Factory  # noqa: E402
 from embedding.adapters.onnx import OnnxEmbedder  # noqa: E402
 from embedding.adapters.openai import OpenAIEmbedder  # noqa: E402
-from embedding.adapters.secrets import FileSecrets  # noqa: E402
 from embedding.core.admission import Admission  # noqa: E402
 from embedding.core.embedding import Embedding  # noqa: E402
 from embedding.core.models import Models  # noqa: E402
 from embedding.core.ports import Embedder, LocalSource, RemoteSource, Source  # noqa: E402
 from embedding.core.work import WorkQueue  # noqa: E402
 from embedding.servicer import service  # noqa: E402
+from manifests.endpoints import SecretFiles  # noqa: E402
 from servicekit.client import RpcClient  # noqa: E402
 from servicekit.testing import rpc_as, serve_in_process  # noqa: E402
 
@@ -158,7 +158,7 @@ async def measure(name: str, source: Source, *, callers: int, texts: int) -> lis
     async with AsyncExitStack() as stack:
         ways = {}
         for way, opener in (("apart", apart), ("shared", Factory(threads=2, max_queued_texts=2048))):
-            models = Models(builtin=source, specs=None, secrets=FileSecrets(None), open_embedder=opener)
+            models = Models(builtin=source, configs=None, secrets=SecretFiles(None), open_embedder=opener)
             stack.push_async_callback(models.aclose)
             target = await stack.enter_async_context(serve_in_process([service(Embedding(models=models))]))
             rpc = await stack.enter_async_context(rpc_as(target))

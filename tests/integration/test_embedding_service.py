@@ -22,14 +22,13 @@ from agentteams.embedding.v1 import embedding_service_pb2 as pb
 from agentteams.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import Factory
-from embedding.adapters.secrets import FileSecrets
 from embedding.core.embedding import Embedding
 from embedding.core.models import Models
 from embedding.core.ports import LocalSource
 from embedding.servicer import service
 from manifests import Catalogue
+from manifests.endpoints import SecretFiles
 from servicekit.client import RpcClient
 from servicekit.errors import (
     FailedPrecondition,
@@ -110,8 +109,8 @@ async def target(state: Path) -> AsyncIterator[str]:
     assert catalogue.problems == []
     models = Models(
         builtin=LocalSource(folder=state / "model"),
-        specs=CatalogueSpecs(catalogue),
-        secrets=FileSecrets(state / "secrets"),
+        configs=catalogue,
+        secrets=SecretFiles(state / "secrets"),
         open_embedder=Factory(threads=2, max_queued_texts=300),
     )
     async with serve_in_process([service(Embedding(models=models, cache_bytes=100_000))]) as address:

@@ -20,8 +20,9 @@ from agentteams.session.v1 import session_service_pb2 as session_service_pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
 from manifests import Catalogue
+from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
-from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.core.runs import Runs
@@ -165,7 +166,8 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
             return RpcClient(channel, issuer=issuer, default_timeout=timedelta(seconds=10))
 
         models = EndpointModels(
-            built_in=Endpoint(url=model.base_url, api_key="", model="stand-in"), secrets_dir=None
+            built_in=ModelEndpoint(url=model.base_url, api_key="", model="stand-in"),
+            secrets=SecretFiles(None),
         )
         exits.push_async_callback(models.close)
         peers = PeerClient(TokenIssuer(TEST_KEY, service="orchestrator"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from manifests import ToolSource
+from manifests.endpoints import SecretFiles
 from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.tools import ToolSources
@@ -25,7 +26,7 @@ HEADERS = [{"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "sho
 
 @pytest.fixture
 async def tools(tmp_path: Path) -> AsyncIterator[ToolSources]:
-    mcp, python = McpTools(secrets_dir=tmp_path, clock=SystemClock()), PythonTools(None)
+    mcp, python = McpTools(secrets=SecretFiles(tmp_path), clock=SystemClock()), PythonTools(None)
     work = asyncio.create_task(mcp.work())
     await asyncio.sleep(0)
     yield ToolSources(mcp=mcp, python=python)
@@ -162,7 +163,9 @@ async def test_a_server_that_was_never_there_is_no_empty_list(tools: ToolSources
 async def test_headers_come_from_secrets_and_follow_them(tools: ToolSources, tmp_path: Path) -> None:
     async with mcp_server(token=TOKEN) as server:
         source = server.source(headersFrom=HEADERS)
-        with pytest.raises(FailedPrecondition, match="secret shop, key token: No such file"):
+        with pytest.raises(
+            FailedPrecondition, match="key 'token' of secret 'shop' in namespace 'default' is not usable"
+        ):
             await tools.offered("default", source)
         (tmp_path / "shop").mkdir()
         (tmp_path / "shop" / "token").write_text("Bearer wrong\n")
@@ -216,7 +219,7 @@ class Later:
 
 async def test_what_a_server_offers_is_asked_again_after_a_minute(tmp_path: Path) -> None:
     clock, python = Later(), PythonTools(None)
-    mcp = McpTools(secrets_dir=tmp_path, clock=clock)
+    mcp = McpTools(secrets=SecretFiles(tmp_path), clock=clock)
     tools, work = ToolSources(mcp=mcp, python=python), asyncio.create_task(mcp.work())
     await asyncio.sleep(0)
     async with mcp_server() as server:

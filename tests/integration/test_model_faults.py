@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from manifests import ModelConfig
+from manifests.endpoints import SecretFiles
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.core.calling import CALLS
 from orchestrator.core.gate import QUEUED, Gates
@@ -63,7 +64,7 @@ def _config(name: str, server: ModelServer, **spec: Any) -> ModelConfig:
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
-        models = EndpointModels(built_in=None, secrets_dir=None)
+        models = EndpointModels(built_in=None, secrets=SecretFiles(None))
         stack.push_async_callback(models.close)
         chat = await stack.enter_async_context(ModelServer(scenario="answer"))
         small = await stack.enter_async_context(ModelServer(scenario="answer"))

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from manifests import Catalogue
-from orchestrator.adapters.models import Endpoint, EndpointModels
+from manifests.endpoints import ModelEndpoint, SecretFiles
+from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.core.model import Event, InputRequested, Message, RunFinished, RunStarted, StoredEvent
 from orchestrator.core.runs import Runs
@@ -41,7 +42,8 @@ async def orchestrator(scene: Scene, folder: Path) -> AsyncIterator[Runs]:
         model = await stack.enter_async_context(ModelServer())
         model.script(scene.script)
         models = EndpointModels(
-            built_in=Endpoint(url=model.base_url, api_key="", model="stand-in"), secrets_dir=None
+            built_in=ModelEndpoint(url=model.base_url, api_key="", model="stand-in"),
+            secrets=SecretFiles(None),
         )
         stack.push_async_callback(models.close)
         limits = PoolLimits(connections=4, timeout=timedelta(seconds=2))

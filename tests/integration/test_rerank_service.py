@@ -11,14 +11,13 @@ from agentteams.embedding.v1 import rerank_service_pb2 as pb
 from agentteams.embedding.v1 import rerank_service_pb2_grpc as pb_grpc
 from prometheus_client import REGISTRY
 
-from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import RerankFactory
-from embedding.adapters.secrets import FileSecrets
 from embedding.core.models import Rerankers
 from embedding.core.ports import LocalSource
 from embedding.core.reranking import Reranking
 from embedding.servicer import rerank_service
 from manifests import Catalogue
+from manifests.endpoints import SecretFiles
 from servicekit.client import RpcClient
 from servicekit.errors import InvalidArgument, NotFound
 from servicekit.testing import rpc_as, serve_in_process
@@ -56,8 +55,8 @@ async def rpc(tmp_path: Path) -> AsyncIterator[RpcClient]:
         assert catalogue.problems == []
         models = Rerankers(
             builtin=LocalSource(folder=write_tiny_reranker(tmp_path / "model")),
-            specs=CatalogueSpecs(catalogue),
-            secrets=FileSecrets(tmp_path / "secrets"),
+            configs=catalogue,
+            secrets=SecretFiles(tmp_path / "secrets"),
             open_embedder=RerankFactory(threads=1, max_queued_texts=300),
         )
         async with (

@@ -13,11 +13,11 @@ from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
 from agentteams_cli.golden import read_golden_set
 from embedding.adapters.factory import Factory
-from embedding.adapters.secrets import FileSecrets
 from embedding.core.embedding import Embedding
 from embedding.core.models import Models
 from embedding.core.ports import LocalSource
 from embedding.servicer import service
+from manifests.endpoints import SecretFiles
 from servicekit.context import Caller as Tenant
 from servicekit.context import scope
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -188,8 +188,8 @@ async def test_the_projects_own_documents_are_found(
     async with AsyncExitStack() as stack:
         models = Models(
             builtin=LocalSource(folder=folder),
-            specs=None,
-            secrets=FileSecrets(None),
+            configs=None,
+            secrets=SecretFiles(None),
             open_embedder=Factory(threads=2, max_queued_texts=2048),
         )
         stack.push_async_callback(models.aclose)

@@ -15,13 +15,12 @@ from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from prometheus_client import REGISTRY
 
-from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import RerankFactory
-from embedding.adapters.secrets import FileSecrets
 from embedding.core.models import Rerankers
 from embedding.core.reranking import Reranking
 from embedding.servicer import rerank_service
 from manifests import Catalogue
+from manifests.endpoints import SecretFiles
 from orchestrator.adapters.knowledge_client import KnowledgeClient
 from orchestrator.core.model import SearchQuery
 from servicekit.context import Caller, scope
@@ -65,8 +64,8 @@ async def embedding_service(folder: Path, endpoint: RerankServer) -> AsyncIterat
     assert catalogue.problems == []
     models = Rerankers(
         builtin=None,
-        specs=CatalogueSpecs(catalogue),
-        secrets=FileSecrets(folder),
+        configs=catalogue,
+        secrets=SecretFiles(folder),
         open_embedder=RerankFactory(threads=1, max_queued_texts=300),
     )
     served = Embedding(endpoint=endpoint)

@@ -10,6 +10,7 @@ import pytest
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.session.v1 import run_pb2
 
+from manifests.endpoints import SecretFiles
 from orchestrator.adapters.events_pb import stored_event
 from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.peers import PeerClient
@@ -45,7 +46,7 @@ async def fleet_of(scene: Scene, folder: Path) -> AsyncIterator[tuple[Fleet, Mod
         port = await stack.enter_async_context(serving(orders.server.streamable_http_app()))
         documents = [path.read_text() for path in sorted(FOLDER.glob("*.yaml"))]
         manifests = "\n---\n".join(documents).replace("127.0.0.1:8765", f"127.0.0.1:{port}")
-        mcp, python = McpTools(secrets_dir=None, clock=SystemClock()), PythonTools(FOLDER)
+        mcp, python = McpTools(secrets=SecretFiles(None), clock=SystemClock()), PythonTools(FOLDER)
         stack.callback(python.close)
         work = asyncio.create_task(mcp.work())
         stack.push_async_callback(asyncio.wait, [work])

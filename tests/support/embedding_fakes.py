@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from embedding.core.ports import EmbedResult, ModelInfo, ModelSpec, SecretRef, Source, TextKind
+from embedding.core.ports import EmbedResult, ModelInfo, Source, TextKind
+from manifests import ModelConfig, SecretKeyRef
 
 
 class FakeEmbedder:
@@ -42,14 +45,19 @@ class FakeOpen:
         return self.opened[-1]
 
 
-class FakeSpecs:
-    """`ModelSpecs` in a dict."""
+class FakeConfigs:
+    """`ModelConfigs` in a dict, by namespace and name."""
 
-    def __init__(self, specs: Mapping[tuple[str, str], ModelSpec]) -> None:
-        self.specs = dict(specs)
+    def __init__(self, specs: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        self.configs = {
+            (namespace, name): ModelConfig.model_validate_json(
+                json.dumps({"metadata": {"namespace": namespace, "name": name}, "spec": spec})
+            )
+            for (namespace, name), spec in specs.items()
+        }
 
-    def find(self, namespace: str, name: str) -> ModelSpec | None:
-        return self.specs.get((namespace, name))
+    def model(self, namespace: str, name: str) -> ModelConfig | None:
+        return self.configs.get((namespace, name))
 
 
 class FakeSecrets:
@@ -58,5 +66,5 @@ class FakeSecrets:
     def __init__(self, value: str = "secret") -> None:
         self.value = value
 
-    async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
+    def read(self, namespace: str, ref: SecretKeyRef, *, lines: bool = False) -> str:
         return f"{namespace}/{ref.name}/{ref.key}={self.value}"

@@ -17,8 +17,9 @@ from agentteams.session.v1 import session_service_pb2 as session_service_pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
 from manifests import Catalogue
+from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
-from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.core.runs import Runs
@@ -118,8 +119,8 @@ class Fleet:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        endpoint = Endpoint(url=self.model.base_url, api_key="", model="stand-in")
-        models = EndpointModels(built_in=endpoint, secrets_dir=None)
+        endpoint = ModelEndpoint(url=self.model.base_url, api_key="", model="stand-in")
+        models = EndpointModels(built_in=endpoint, secrets=SecretFiles(None))
         self.stack.push_async_callback(models.close)
         peers = PeerClient(TokenIssuer(TEST_KEY, service="orchestrator"))
         self.stack.push_async_callback(peers.close)

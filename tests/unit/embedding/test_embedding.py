@@ -21,7 +21,7 @@ def opener() -> FakeOpen:
 @pytest.fixture
 def embedding(opener: FakeOpen) -> Embedding:
     builtin = LocalSource(folder=Path("m"))
-    models = Models(builtin=builtin, specs=None, secrets=FakeSecrets(), open_embedder=opener)
+    models = Models(builtin=builtin, configs=None, secrets=FakeSecrets(), open_embedder=opener)
     return Embedding(models=models)
 
 

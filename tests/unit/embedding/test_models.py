@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embedding.core.models import OPENAI_URL, Models
-from embedding.core.ports import LocalSource, ModelSpec, RemoteSource, SecretRef
+from embedding.core.models import Models
+from embedding.core.ports import LocalSource, RemoteSource
+from manifests.endpoints import OPENAI_URL
 from servicekit.errors import NotFound
-from tests.support.embedding_fakes import FakeOpen, FakeSecrets, FakeSpecs
+from tests.support.embedding_fakes import FakeConfigs, FakeOpen, FakeSecrets
 
 LOCAL = LocalSource(folder=Path("model"))
 
 
-def _remote(model: str = "m", **extra: Any) -> ModelSpec:
-    fields = {"type": "Embedding", "provider": "OpenAICompatible", "model": model, "url": "http://x/v1"}
-    return ModelSpec(**{**fields, **extra})
+KEY = {"name": "s", "key": "k"}
+BUILTIN = {"type": "Embedding", "provider": "BuiltIn"}
+
+
+def _remote(model: str = "m", **extra: Any) -> dict[str, Any]:
+    fields = {"type": "Embedding", "provider": "OpenAICompatible", "model": model}
+    return {**fields, "endpoint": {"url": "http://x/v1"}, **extra}
+
+
+def _at_x(model: str = "m", **extra: Any) -> RemoteSource:
+    return RemoteSource(url="http://x/v1", model=model, timeout=timedelta(seconds=300), **extra)
 
 
 def _models(opener: FakeOpen, **extra: Any) -> Models:
-    defaults: dict[str, Any] = {"builtin": LOCAL, "specs": None, "secrets": FakeSecrets()}
+    defaults: dict[str, Any] = {"builtin": LOCAL, "configs": None, "secrets": FakeSecrets()}
     return Models(open_embedder=opener, **{**defaults, **extra})
 
 
@@ -41,37 +52,37 @@ async def test_builtin_without_a_catalogue() -> None:
 
 
 async def test_a_model_config_of_the_callers_namespace_only() -> None:
-    specs = FakeSpecs({("a", "e"): ModelSpec(type="Embedding", provider="BuiltIn"), ("b", "r"): _remote()})
-    models = _models(FakeOpen(), specs=specs)
+    configs = FakeConfigs({("a", "e"): BUILTIN, ("b", "r"): _remote()})
+    models = _models(FakeOpen(), configs=configs)
     assert await _source(models, "e", "a") == LOCAL
-    assert await _source(models, "r", "b") == RemoteSource(url="http://x/v1", model="m")
+    assert await _source(models, "r", "b") == _at_x()
     for namespace, name in (("b", "e"), ("a", "r")):
         with pytest.raises(NotFound, match=name):
             await _source(models, name, namespace)
 
 
 async def test_the_openai_provider_has_its_own_url_and_a_key() -> None:
-    ref = SecretRef(name="s", key="k")
-    spec = _remote(provider="OpenAI", url=None, secret=ref, max_retries=7)
-    models = _models(FakeOpen(), specs=FakeSpecs({("a", "e"): spec}))
+    spec = _remote(provider="OpenAI", credentialsSecretKeyRef=KEY, limits={"maxRetries": 7})
+    del spec["endpoint"]
+    models = _models(FakeOpen(), configs=FakeConfigs({("a", "e"): spec}))
     source = await _source(models, "e", "a")
-    assert source == RemoteSource(url=OPENAI_URL, model="m", api_key="a/s/k=secret", max_retries=7)
+    assert source == replace(_at_x(), url=OPENAI_URL, api_key="a/s/k=secret", max_retries=7)
     assert "secret" not in repr(source)
 
 
 async def test_headers_and_certificates_come_from_secrets() -> None:
-    ref = SecretRef(name="s", key="k")
-    spec = _remote(headers=(("X-Project", ref),), authorities=SecretRef(name="ca", key="crt"))
-    source = await _source(_models(FakeOpen(), specs=FakeSpecs({("a", "e"): spec})), "e", "a")
+    header = {"name": "X-Project", "valueFrom": {"secretKeyRef": KEY}}
+    spec = _remote(headersFrom=[header], tls={"caSecretKeyRef": {"name": "ca", "key": "crt"}})
+    source = await _source(_models(FakeOpen(), configs=FakeConfigs({("a", "e"): spec})), "e", "a")
     assert source.headers == (("X-Project", "a/s/k=secret"),)
     assert source.authorities == "a/ca/crt=secret"
     assert "secret" not in repr(source)
 
 
 async def test_a_chat_model_cannot_embed() -> None:
-    specs = FakeSpecs({("default", "chat"): ModelSpec(type="Chat", provider="BuiltIn")})
+    configs = FakeConfigs({("default", "chat"): {"type": "Chat", "provider": "BuiltIn"}})
     with pytest.raises(NotFound, match="type Chat"):
-        await _source(_models(FakeOpen(), specs=specs), "chat")
+        await _source(_models(FakeOpen(), configs=configs), "chat")
 
 
 async def test_no_builtin_says_which_settings_make_one() -> None:
@@ -81,8 +92,10 @@ async def test_no_builtin_says_which_settings_make_one() -> None:
 
 async def test_equal_configs_share_an_embedder() -> None:
     opener = FakeOpen()
-    specs = FakeSpecs({("a", "one"): _remote(), ("b", "two"): _remote(), ("b", "three"): _remote("other")})
-    models = _models(opener, specs=specs)
+    configs = FakeConfigs(
+        {("a", "one"): _remote(), ("b", "two"): _remote(), ("b", "three"): _remote("other")}
+    )
+    models = _models(opener, configs=configs)
     for namespace, name in (("a", "one"), ("b", "two"), ("b", "three"), ("a", "one")):
         await _source(models, name, namespace)
     assert len(opener.opened) == 2
@@ -90,8 +103,8 @@ async def test_equal_configs_share_an_embedder() -> None:
 
 async def test_a_rotated_key_is_used_from_the_next_call_on() -> None:
     secrets = FakeSecrets("old")
-    specs = FakeSpecs({("a", "e"): _remote(secret=SecretRef(name="s", key="k"))})
-    models = _models(FakeOpen(), specs=specs, secrets=secrets)
+    configs = FakeConfigs({("a", "e"): _remote(credentialsSecretKeyRef=KEY)})
+    models = _models(FakeOpen(), configs=configs, secrets=secrets)
     assert (await _source(models, "e", "a")).api_key.endswith("old")
     secrets.value = "new"
     assert (await _source(models, "e", "a")).api_key.endswith("new")
@@ -99,8 +112,8 @@ async def test_a_rotated_key_is_used_from_the_next_call_on() -> None:
 
 async def test_the_one_unused_for_longest_is_closed_when_nobody_uses_it() -> None:
     opener = FakeOpen()
-    specs = FakeSpecs({("default", name): _remote(name) for name in ("a", "b", "c")})
-    models = _models(opener, specs=specs, max_open=2)
+    configs = FakeConfigs({("default", name): _remote(name) for name in ("a", "b", "c")})
+    models = _models(opener, configs=configs, max_open=2)
     async with models.lease("default", "a"):
         await _source(models, "b")
         await _source(models, "c")

@@ -10,14 +10,14 @@ import pytest
 
 from embedding.adapters.factory import Factory
 from embedding.core.models import Models
-from embedding.core.ports import LocalSource, ModelSpec, RemoteSource, TextKind
+from embedding.core.ports import LocalSource, RemoteSource, TextKind
 from servicekit.errors import FailedPrecondition
-from tests.support.embedding_fakes import FakeOpen, FakeSecrets, FakeSpecs
+from tests.support.embedding_fakes import FakeConfigs, FakeOpen, FakeSecrets
 from tests.support.tiny_embedding import DIMENSION, write_tiny_model
 
-SPECS = FakeSpecs(
+CONFIGS = FakeConfigs(
     {
-        ("t", f"cut-{n}"): ModelSpec(type="Embedding", provider="BuiltIn", dimensions=n)
+        ("t", f"cut-{n}"): {"type": "Embedding", "provider": "BuiltIn", "embedding": {"dimensions": n}}
         for n in (8, 9, DIMENSION)
     }
 )
@@ -27,7 +27,7 @@ SPECS = FakeSpecs(
 async def models(tmp_path: Path) -> AsyncIterator[Models]:
     builtin = LocalSource(folder=write_tiny_model(tmp_path / "m", shorter=(16, 8, 999)))
     factory = Factory(threads=1, max_queued_texts=100)
-    opened = Models(builtin=builtin, specs=SPECS, secrets=FakeSecrets(), open_embedder=factory)
+    opened = Models(builtin=builtin, configs=CONFIGS, secrets=FakeSecrets(), open_embedder=factory)
     yield opened
     await opened.aclose()
 
@@ -61,7 +61,7 @@ async def test_what_the_model_does_not_allow_is_refused(models: Models) -> None:
 
 async def test_an_endpoint_is_asked_for_them() -> None:
     opener, remote = FakeOpen(), RemoteSource(url="http://x/v1", model="m")
-    models = Models(builtin=remote, specs=SPECS, secrets=FakeSecrets(), open_embedder=opener)
+    models = Models(builtin=remote, configs=CONFIGS, secrets=FakeSecrets(), open_embedder=opener)
     async with models.lease("t", "cut-8"), models.lease("t", "builtin"):
         pass
     dimensions = [each.source.dimensions for each in opener.opened if isinstance(each.source, RemoteSource)]

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from manifests import ModelConfig
+from manifests.endpoints import SecretFiles
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.openai_stream import Assembly
 from orchestrator.core.chat import Completion, Prompt, TextPart
@@ -49,9 +50,11 @@ async def ask(models: EndpointModels, of: ModelConfig) -> str:
 
 
 async def test_headers_come_from_their_secrets_each_time(server: ModelServer, tmp_path: Path) -> None:
-    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(tmp_path))
     of = config(server.base_url, **X_KEY)
-    with pytest.raises(FailedPrecondition, match="secret keys, key k: No such file"):
+    with pytest.raises(
+        FailedPrecondition, match="key 'k' of secret 'keys' in namespace 'default' is not usable"
+    ):
         await ask(models, of)
     for value in ("one", "two"):
         write(tmp_path, f"{value}\n")
@@ -61,7 +64,7 @@ async def test_headers_come_from_their_secrets_each_time(server: ModelServer, tm
 
 
 async def test_a_header_may_be_another_kind_of_authorization(server: ModelServer, tmp_path: Path) -> None:
-    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(tmp_path))
     write(tmp_path, "Basic dXNlcg==")
     header = {"name": "authorization", "valueFrom": {"secretKeyRef": REF}}
     assert await ask(models, config(server.base_url, headersFrom=(header,)))
@@ -73,11 +76,12 @@ async def test_a_header_may_be_another_kind_of_authorization(server: ModelServer
 async def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(
     server: ModelServer, tmp_path: Path, spec: dict[str, Any]
 ) -> None:
-    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(tmp_path))
     write(tmp_path, "hunter2\nX-Evil: 1")
     with pytest.raises(FailedPrecondition) as caught:
         await ask(models, config(server.base_url, **spec))
-    assert "key k holds characters that no header can have" in caught.value.message
+    assert "it holds characters that no header can have" in caught.value.message
+    assert caught.value.metadata["key"] == "k"
     assert "hunter2" not in caught.value.message
     assert not server.requests
 
@@ -87,7 +91,7 @@ async def test_an_endpoint_is_trusted_if_the_named_authority_vouches_for_it(
 ) -> None:
     ours, other = trustme.CA(), trustme.CA()
     trusting = {"tls": {"caSecretKeyRef": REF}}
-    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(tmp_path))
     async with behind_tls(server.port, ours) as url:
         with pytest.raises(Unavailable, match="certificate verify failed"):
             await ask(models, config(url))
@@ -97,7 +101,7 @@ async def test_an_endpoint_is_trusted_if_the_named_authority_vouches_for_it(
         write(tmp_path, ours.cert_pem.bytes().decode())  # a new one is taken without a restart
         assert await ask(models, config(url, **trusting))
         write(tmp_path, "no certificate")
-        with pytest.raises(FailedPrecondition, match=r"key k holds no certificates \(PEM\)"):
+        with pytest.raises(FailedPrecondition, match=r"that key holds no certificates \(PEM\)"):
             await ask(models, config(url, **trusting))
         await models.close()
 
@@ -144,7 +148,7 @@ async def test_it_may_name_a_date() -> None:
 
 
 async def retry_after(*headers: str) -> timedelta | None:
-    models = EndpointModels(built_in=None, secrets_dir=None)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(None))
     async with too_busy(*headers) as url:
         with pytest.raises(ResourceExhausted) as caught:
             await ask(models, config(url))
@@ -210,7 +214,7 @@ async def test_a_silent_endpoint_is_told_from_a_slow_one(server: ModelServer) ->
     """Chunks every 60 ms are no silence of 1 s: the bound of the whole request is the caller's to hold."""
     server.queue(Reply(chunks=["a"] * 20))
     server.chunk_delay_s = 0.06
-    models = EndpointModels(built_in=None, secrets_dir=None)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(None))
     of = config(server.base_url, limits={"idleTimeoutSeconds": 1, "timeoutSeconds": 1})
     assert await ask(models, of) == "a" * 20
     await models.close()

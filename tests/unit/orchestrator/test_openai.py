@@ -15,8 +15,9 @@ import pytest
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from manifests import ModelConfig
+from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.llm_openai import OpenAIChatModel
-from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.openai_stream import Assembly
 from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
@@ -261,12 +262,12 @@ def compatible(url: str, *, key: bool = False) -> ModelConfig:
 
 
 async def test_the_key_is_read_from_its_secret_each_time(server: ModelServer, tmp_path: Path) -> None:
-    models = EndpointModels(built_in=None, secrets_dir=tmp_path)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(tmp_path))
     config = compatible(server.base_url, key=True)
     with pytest.raises(FailedPrecondition) as caught:
         async with models.lease(config):
             pass
-    assert "secret keys, key chat: No such file" in caught.value.message
+    assert "key 'chat' of secret 'keys' in namespace 'default' is not usable" in caught.value.message
     (tmp_path / "keys").mkdir()
     for key in ("one", "two"):
         (tmp_path / "keys" / "chat").write_text(f"{key}\n")
@@ -277,7 +278,7 @@ async def test_the_key_is_read_from_its_secret_each_time(server: ModelServer, tm
 
 
 async def test_without_a_model_of_the_installation_builtin_says_what_to_do() -> None:
-    models = EndpointModels(built_in=None, secrets_dir=None)
+    models = EndpointModels(built_in=None, secrets=SecretFiles(None))
     with pytest.raises(FailedPrecondition) as caught:
         async with models.lease(model_config()):
             pass
@@ -285,14 +286,14 @@ async def test_without_a_model_of_the_installation_builtin_says_what_to_do() -> 
 
 
 async def test_clients_are_shared_and_bounded(server: ModelServer) -> None:
-    models = EndpointModels(built_in=Endpoint(url=server.base_url, api_key="", model="m"), secrets_dir=None)
+    models = EndpointModels(built_in=ModelEndpoint(url=server.base_url, model="m"), secrets=SecretFiles(None))
     config = compatible(server.base_url)
     async with models.lease(config), models.lease(config), models.lease(model_config()):
-        assert len(models._open) == 2
+        assert len(models._clients) == 2
     for number in range(70):
         async with models.lease(compatible(f"http://127.0.0.1:1/v{number}")):
             pass
-    assert len(models._open) == 64
+    assert len(models._clients) == 64
     await models.close()
 
 

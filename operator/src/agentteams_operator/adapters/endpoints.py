@@ -9,8 +9,8 @@ import httpx2 as httpx
 
 from agentteams_operator.core.ports import Probe
 from manifests import ModelConfig
+from manifests.endpoints import endpoint_url
 
-_OPENAI_URL = "https://api.openai.com/v1"
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 4 << 20
 _MAX_PROBES = 16
@@ -141,8 +141,7 @@ def _bad(config: ModelConfig, what: str) -> Probe:
 
 
 def _url(config: ModelConfig) -> str:
-    endpoint = config.spec.endpoint
-    return endpoint.url.rstrip("/") if endpoint is not None else _OPENAI_URL
+    return endpoint_url(config.spec).rstrip("/")
 
 
 def _headers(config: ModelConfig, secrets: Mapping[tuple[str, str], bytes]) -> dict[str, str]:

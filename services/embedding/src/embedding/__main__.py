@@ -6,34 +6,36 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 
-from embedding.adapters.catalogue import CatalogueSpecs
 from embedding.adapters.factory import Factory, RerankFactory
-from embedding.adapters.secrets import FileSecrets
 from embedding.core.embedding import Embedding
 from embedding.core.models import Models, Rerankers
 from embedding.core.reranking import Reranking
 from embedding.servicer import rerank_service, service
 from embedding.settings import Settings
 from manifests import Source, cluster_source, folder_source
+from manifests.endpoints import SecretFiles
 from servicekit.server import Assembly, run
 
 
 async def build(settings: Settings, stack: AsyncExitStack) -> Assembly:
     """Loads the built-in model and the manifests."""
     manifests = _manifests(settings, stack)
-    secrets = FileSecrets(settings.secrets_dir, by_namespace=settings.manifests_cluster)
-    specs = None if manifests is None else CatalogueSpecs(manifests.objects)
+    secrets = SecretFiles(settings.secrets_dir, by_namespace=settings.manifests_cluster)
+    configs = None if manifests is None else manifests.objects
     threads, max_queued_texts = settings.embedding_threads, settings.embedding_max_queued_texts
     bounds = {"threads": threads, "max_queued_texts": max_queued_texts}
     models = Models(
         builtin=settings.builtin(),
-        specs=specs,
+        configs=configs,
         secrets=secrets,
         open_embedder=Factory(gather=timedelta(milliseconds=settings.embedding_gather_ms), **bounds),
     )
     stack.push_async_callback(models.aclose)
     rerankers = Rerankers(
-        builtin=settings.builtin_rerank(), specs=specs, secrets=secrets, open_embedder=RerankFactory(**bounds)
+        builtin=settings.builtin_rerank(),
+        configs=configs,
+        secrets=secrets,
+        open_embedder=RerankFactory(**bounds),
     )
     stack.push_async_callback(rerankers.aclose)
     await models.warm_up()

@@ -8,8 +8,8 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from embedding.core.models import OPENAI_URL
 from embedding.core.ports import LocalSource, RemoteSource, Source
+from manifests.endpoints import OPENAI_URL
 from servicekit.config import ServerSettings
 
 
@@ -88,5 +88,5 @@ class Settings(ServerSettings):
         return RemoteSource(
             url=self.builtin_embedding_url,
             model=self.builtin_embedding_model,
-            api_key=key.get_secret_value() if key is not None else None,
+            api_key=key.get_secret_value() if key is not None else "",
         )

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from evaluation.adapters.embedding_client import EmbeddingClient
-from evaluation.adapters.judges import Endpoint, EndpointJudges
+from evaluation.adapters.judges import EndpointJudges
 from evaluation.adapters.orchestrator_client import OrchestratorAsker
 from evaluation.adapters.session_client import SessionRuns
 from evaluation.adapters.teams import ManifestTeams
@@ -19,6 +19,7 @@ from evaluation.metrics import WAITING, Telemetry
 from evaluation.servicer import EvaluationServicer, evaluation_service
 from evaluation.settings import Settings
 from manifests import Source, cluster_source, folder_source
+from manifests.endpoints import ModelEndpoint, SecretFiles
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
 from servicekit.identity import TokenIssuer, load_key
@@ -42,8 +43,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     judges = EndpointJudges(
         objects=manifests.objects,
         built_in=_built_in(settings),
-        secrets_dir=settings.secrets_dir,
-        by_namespace=settings.manifests_cluster,
+        secrets=SecretFiles(settings.secrets_dir, by_namespace=settings.manifests_cluster),
     )
     stack.push_async_callback(judges.close)
     runs = SessionRuns(
@@ -109,10 +109,10 @@ def _manifests(settings: Settings, stack: AsyncExitStack) -> Source:
     return cluster_source(stack, namespace=None)
 
 
-def _built_in(settings: Settings) -> Endpoint | None:
+def _built_in(settings: Settings) -> ModelEndpoint | None:
     if settings.builtin_chat_url is None:
         return None
-    return Endpoint(
+    return ModelEndpoint(
         url=settings.builtin_chat_url,
         model=settings.builtin_chat_model,
         api_key=settings.builtin_chat_api_key.get_secret_value(),

@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from manifests import Source, cluster_source, folder_source
+from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.mcp_tools import McpTools
 from orchestrator.adapters.memory_client import MemoryClient
-from orchestrator.adapters.models import Endpoint, EndpointModels
+from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.session_client import SessionClient
@@ -42,14 +43,15 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         stack.push_async_callback(channel.close)
         return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
 
-    built_in = settings.builtin_chat_url and Endpoint(
+    built_in = settings.builtin_chat_url and ModelEndpoint(
         url=settings.builtin_chat_url,
         api_key=settings.builtin_chat_api_key.get_secret_value(),
         model=settings.builtin_chat_model,
     )
-    models = EndpointModels(built_in=built_in or None, secrets_dir=settings.secrets_dir)
+    secrets = SecretFiles(settings.secrets_dir)
+    models = EndpointModels(built_in=built_in or None, secrets=secrets)
     stack.push_async_callback(models.close)
-    mcp = McpTools(secrets_dir=settings.secrets_dir, clock=SystemClock())
+    mcp = McpTools(secrets=secrets, clock=SystemClock())
     python = PythonTools(settings.python_tools_dir)
     stack.callback(python.close)
     manifests = _manifests(settings, key, stack)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from embedding.adapters.openai_errors import failure, is_retryable
 from embedding.core.ports import RemoteSource
 from embedding.core.slots import Slots
+from manifests.endpoints import trusting
 from servicekit.context import remaining_s
 from servicekit.errors import FailedPrecondition, Internal, ServiceError
 
@@ -41,11 +41,7 @@ class Endpoint:
         self._sleep = sleep
         self._slots = Slots(source.max_concurrent)
         self._client = AsyncOpenAI(
-            base_url=source.url,
-            # The client insists on a key; endpoints without one ignore it.
-            api_key=source.api_key or "none",
-            max_retries=0,
-            default_headers=dict(source.headers),
+            **source.client_options,
             http_client=_trusting(source) if source.authorities else None,
         )
 
@@ -116,12 +112,11 @@ def _wait_s(attempt: int, error: ServiceError) -> float | None:
 
 
 def _trusting(source: RemoteSource) -> DefaultAsyncHttpxClient:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cadata=source.authorities)
-    except ssl.SSLError as exc:
+        context = trusting(source.authorities)
+    except ValueError as exc:
         raise FailedPrecondition(
-            f"model {source.model} at {source.url}: tls.caSecretKeyRef holds no certificates (PEM)",
+            f"model {source.model} at {source.url}: {exc}",
             reason="MODEL_REJECTED",
             metadata={"model": source.model, "endpoint": source.url},
         ) from exc

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import timedelta
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from embedding.core.ports import (
     Embedder,
     LocalSource,
-    ModelSpec,
-    ModelSpecs,
+    ModelConfigs,
     Open,
     RemoteSource,
     Reranker,
-    Secrets,
     Source,
 )
 from embedding.core.shortened import Shortened
-from servicekit.errors import NotFound
+from manifests import ModelConfig
+from manifests.endpoints import EndpointUnusable, Secrets, endpoint_of, has_secrets
+from servicekit.errors import FailedPrecondition, NotFound
+from servicekit.leases import Leases
 
 BUILTIN = "builtin"
 ModelType = Literal["Embedding", "Rerank"]
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 class _Closes(Protocol):
@@ -35,19 +35,12 @@ class _Closes(Protocol):
 M = TypeVar("M", bound=_Closes)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Open(Generic[M]):
-    model: M
-    users: int = 0
-    dropped: bool = False
-
-
 class OpenModels(Generic[M]):
     """Finds models of one type by name, and opens each distinct one once.
 
     Args:
         builtin: The model that the installation provides, if it does.
-        specs: The ModelConfigs; None: there is only `models/builtin`.
+        configs: The ModelConfigs; None: there is only `models/builtin`.
         secrets: Where their API keys are.
         open_embedder: Makes one.
         max_open: Models open at a time; the one not used for longest goes first.
@@ -60,18 +53,16 @@ class OpenModels(Generic[M]):
         self,
         *,
         builtin: Source | None,
-        specs: ModelSpecs | None,
+        configs: ModelConfigs | None,
         secrets: Secrets,
         open_embedder: Open[M],
         max_open: int = 32,
     ) -> None:
         self._builtin = builtin
-        self._specs = specs
+        self._configs = configs
         self._secrets = secrets
         self._open_embedder = open_embedder
-        self._max_open = max_open
-        self._open: OrderedDict[Source, _Open[M]] = OrderedDict()
-        self._opening = asyncio.Lock()
+        self._open = Leases[Source, M](most=max_open, close=lambda model: model.aclose())
 
     @asynccontextmanager
     async def lease(self, namespace: str, name: str) -> AsyncIterator[M]:
@@ -82,22 +73,8 @@ class OpenModels(Generic[M]):
             FailedPrecondition: MODEL_REJECTED; one of its secrets is not there or cannot be used.
         """
         source, dimensions = await self._source(namespace, name)
-        opened = self._open.get(source)
-        if opened is None:
-            async with self._opening:
-                opened = self._open.get(source)
-                if opened is None:
-                    opened = _Open(model=await self._open_embedder(source))
-                    self._open[source] = opened
-        self._open.move_to_end(source)
-        opened.users += 1
-        try:
-            await self._shrink()
-            yield opened.model if dimensions is None else self._shortened(opened.model, dimensions)
-        finally:
-            opened.users -= 1
-            if opened.dropped and opened.users == 0:
-                await opened.model.aclose()
+        async with self._open.lease(source, lambda: self._open_embedder(source)) as model:
+            yield model if dimensions is None else self._shortened(model, dimensions)
 
     async def warm_up(self) -> None:
         """Opens the built-in model, so that the first call does not wait for it."""
@@ -107,24 +84,15 @@ class OpenModels(Generic[M]):
 
     async def aclose(self) -> None:
         """Closes every model."""
-        while self._open:
-            _, opened = self._open.popitem()
-            await opened.model.aclose()
+        await self._open.close()
 
     def _shortened(self, model: M, dimensions: int) -> M:
         raise AssertionError(f"a model of type {self.TYPE} has no dimensions")  # manifests refuse it
 
-    async def _shrink(self) -> None:
-        while len(self._open) > self._max_open:
-            _, oldest = self._open.popitem(last=False)
-            oldest.dropped = True
-            if oldest.users == 0:
-                await oldest.model.aclose()
-
     async def _source(self, namespace: str, name: str) -> tuple[Source, int | None]:
         """Where the model is, and what its vectors are cut to here; an endpoint cuts them itself."""
-        spec = self._specs.find(namespace, name) if self._specs is not None else None
-        if spec is None:
+        config = self._configs.model(namespace, name) if self._configs is not None else None
+        if config is None:
             if name != BUILTIN:
                 raise _not_found(
                     name,
@@ -132,6 +100,7 @@ class OpenModels(Generic[M]):
                     f"apply one, or use models/{BUILTIN}",
                 )
             return self._installed(name), None
+        spec = config.spec
         if spec.type != self.TYPE:
             raise _not_found(
                 name, f"models/{name} is of type {spec.type}; name a ModelConfig of type {self.TYPE}"
@@ -139,9 +108,9 @@ class OpenModels(Generic[M]):
         if spec.provider == "BuiltIn":
             builtin = self._installed(name)
             if isinstance(builtin, LocalSource):
-                return builtin, spec.dimensions
-            return replace(builtin, dimensions=spec.dimensions), None
-        return await self._remote(namespace, name, spec), None
+                return builtin, spec.embedding.dimensions
+            return replace(builtin, dimensions=spec.embedding.dimensions), None
+        return await self._remote(config), None
 
     def _installed(self, name: str) -> Source:
         if self._builtin is None:
@@ -152,27 +121,24 @@ class OpenModels(Generic[M]):
             )
         return self._builtin
 
-    async def _remote(self, namespace: str, name: str, spec: ModelSpec) -> RemoteSource:
-        url = OPENAI_URL if spec.provider == "OpenAI" else spec.url
-        if url is None or spec.model is None:
-            raise _not_found(
-                name, f"models/{name}: provider {spec.provider} cannot be used for type {self.TYPE}"
-            )
-        # Read at every call: a rotated key makes another source, hence another client.
-        key = await self._secrets.read(namespace, spec.secret) if spec.secret is not None else None
-        read = self._secrets.read
-        headers = tuple([(header, await read(namespace, ref)) for header, ref in spec.headers])
-        authorities = await read(namespace, spec.authorities, lines=True) if spec.authorities else ""
+    async def _remote(self, config: ModelConfig) -> RemoteSource:
+        try:
+            # Read at every call: a rotated key makes another source, hence another client.
+            read = asyncio.to_thread(endpoint_of, config, self._secrets) if has_secrets(config.spec) else None
+            endpoint = await read if read else endpoint_of(config, self._secrets)
+        except EndpointUnusable as exc:
+            raise FailedPrecondition(str(exc), reason="MODEL_REJECTED", metadata=exc.metadata) from exc
+        limits = config.spec.limits
         return RemoteSource(
-            url=url,
-            model=spec.model,
-            api_key=key,
-            headers=headers,
-            authorities=authorities,
-            timeout=spec.timeout,
-            max_retries=spec.max_retries,
-            max_concurrent=spec.max_concurrent,
-            dimensions=spec.dimensions,
+            url=endpoint.url,
+            model=endpoint.model,
+            api_key=endpoint.api_key,
+            headers=endpoint.headers,
+            authorities=endpoint.authorities,
+            timeout=timedelta(seconds=limits.timeout_seconds),
+            max_retries=limits.max_retries,
+            max_concurrent=limits.max_concurrent,
+            dimensions=config.spec.embedding.dimensions,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -11,6 +11,9 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from manifests import ModelConfig
+from manifests.endpoints import ModelEndpoint
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
@@ -119,56 +122,11 @@ class Reranker(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretRef:
-    """One key of a secret."""
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """A ModelConfig, as far as this service reads it.
-
-    Attributes:
-        url: None: the provider's own.
-        secret: Its API key.
-        headers: Sent with every request, with where their values are.
-        authorities: Where the certificates are of those that may vouch for the endpoint; None: the system's.
-        dimensions: Elements of a vector; None: the model's own.
-    """
-
-    type: str
-    provider: str
-    model: str | None = None
-    url: str | None = None
-    secret: SecretRef | None = None
-    headers: tuple[tuple[str, SecretRef], ...] = ()
-    authorities: SecretRef | None = None
-    timeout: timedelta = timedelta(seconds=60)
-    max_retries: int = 2
-    max_concurrent: int = 32
-    dimensions: int | None = None
-
-
-class ModelSpecs(Protocol):
+class ModelConfigs(Protocol):
     """The ModelConfigs of all namespaces."""
 
-    def find(self, namespace: str, name: str) -> ModelSpec | None:
+    def model(self, namespace: str, name: str) -> ModelConfig | None:
         """The ModelConfig of that name; reads memory only."""
-        ...
-
-
-class Secrets(Protocol):
-    """The API keys, headers and certificates of all namespaces."""
-
-    async def read(self, namespace: str, ref: SecretRef, *, lines: bool = False) -> str:
-        """The secret's text: what a header can carry, or with `lines` any.
-
-        Raises:
-            FailedPrecondition: MODEL_REJECTED; it is not there.
-        """
         ...
 
 
@@ -180,18 +138,13 @@ class LocalSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSource:
+class RemoteSource(ModelEndpoint):
     """An OpenAI-compatible endpoint. Equal sources share one client.
 
-    `authorities` are certificates (PEM); empty: the system's. `dimensions` are asked for; None: the
-    model's own.
+    Attributes:
+        dimensions: Are asked for; None: the model's own.
     """
 
-    url: str
-    model: str
-    api_key: str | None = field(default=None, repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    authorities: str = field(default="", repr=False)
     timeout: timedelta = timedelta(seconds=60)
     max_retries: int = 2
     max_concurrent: int = 32

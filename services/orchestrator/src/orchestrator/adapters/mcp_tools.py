@@ -5,14 +5,13 @@ import importlib
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from manifests import HeaderFrom, McpServer, ToolSource
+from manifests.endpoints import Secrets
 from orchestrator.adapters.mcp_server import Refused, Server, Transport
-from orchestrator.adapters.secrets import read_secret
 from orchestrator.core import prompts
 from orchestrator.core.arguments import Arguments
 from orchestrator.core.chat import Tool
@@ -33,12 +32,12 @@ class McpTools:
     """Calls the tools of MCP servers.
 
     Args:
-        secrets_dir: Where Secrets are mounted, as `<name>/<key>`.
+        secrets: What headers are taken from.
         clock: For times.
     """
 
-    def __init__(self, *, secrets_dir: Path | None, clock: Clock) -> None:
-        self._secrets_dir = secrets_dir
+    def __init__(self, *, secrets: Secrets, clock: Clock) -> None:
+        self._secrets = secrets
         self._clock = clock
         self._servers: OrderedDict[_Key, Server] = OrderedDict()
         self._group: asyncio.TaskGroup | None = None
@@ -89,7 +88,7 @@ class McpTools:
                 name=name,
                 url=key[1],
                 transport=mcp.transport,
-                read_headers=lambda: self._headers(mcp.headers_from),
+                read_headers=lambda: self._headers(namespace, mcp.headers_from),
                 group=self._group,
                 clock=self._clock,
             )
@@ -97,8 +96,8 @@ class McpTools:
         self._trim()
         return server
 
-    def _headers(self, sources: Sequence[HeaderFrom]) -> Mapping[str, str]:
-        return {h.name: read_secret(self._secrets_dir, h.value_from.secret_key_ref) for h in sources}
+    def _headers(self, namespace: str, sources: Sequence[HeaderFrom]) -> Mapping[str, str]:
+        return {h.name: self._secrets.read(namespace, h.value_from.secret_key_ref) for h in sources}
 
     def _trim(self) -> None:
         """Closes what nobody has used for a while, and the longest unused where there are too many."""
