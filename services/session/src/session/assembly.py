@@ -14,6 +14,7 @@ from session.adapters.retention import SqlRetentionStore
 from session.adapters.schema import check_schema, migrate
 from session.adapters.store import SqlSessionStore
 from session.memory_servicer import MemoryServicer, memory_service
+from session.quota_servicer import QuotaServicer, quota_service
 from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from session.settings import Settings
@@ -37,13 +38,16 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
 
     clock = SystemClock()
     news = RunNews(most=settings.session_max_followers)
-    store = SqlSessionStore(database=database, clock=clock, new_id=new_id, news=news)
+    store = SqlSessionStore(
+        database=database, clock=clock, new_id=new_id, news=news, default_quota=settings.default_quota()
+    )
     tokens = PageTokens(load_key(settings.identity_key_file))
     kept = SqlRetentionStore(database=database, clock=clock)
     sweeper = Sweeper(store=kept, interval=settings.sweep_interval())
     services = [
         session_service(SessionServicer(store=store, tokens=tokens)),
         memory_service(MemoryServicer(store=store, tokens=tokens)),
+        quota_service(QuotaServicer(store=store)),
         score_service(ScoreServicer(store=store, tokens=tokens)),
     ]
     tasks = [sweeper.run]

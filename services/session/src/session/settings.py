@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 from servicekit.config import FROM_ENVIRONMENT, ServerSettings
 from session.adapters.blobs import OFFLOAD_BYTES
 from session.adapters.database import PoolLimits
+from session.core.quotas import Quota
 
 
 class DatabaseSettings(BaseSettings):
@@ -55,6 +56,19 @@ class Settings(DatabaseSettings, ServerSettings):
     session_max_followers: int = Field(
         2_000, ge=1, description="Calls that may wait for events of runs at a time."
     )
+
+    session_max_concurrent_runs: int | None = Field(
+        None,
+        ge=0,
+        description="Runs that a tenant may have at a time, unless the operator says another number."
+        " Default: any number.",
+    )
+
+    def default_quota(self) -> Quota | None:
+        """For tenants of which nobody has said one."""
+        most = self.session_max_concurrent_runs
+        source = "AGENTTEAMS_SESSION_MAX_CONCURRENT_RUNS of the session service"
+        return None if most is None else Quota(most=most, source=source)
 
     def sweep_interval(self) -> timedelta:
         """As a duration."""

@@ -102,6 +102,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The run has not ended. Retry when it has."""
     ERROR_REASON_TOO_MANY_EVALUATIONS: _ErrorReason.ValueType  # 52
     """As many evaluations as allowed are under way. Retry later."""
+    ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 53
+    """The tenant has as many runs as its quota allows. Retry after the given delay."""
     ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: _ErrorReason.ValueType  # 60
     """No knowledge base of that name in the caller's namespace."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 61
@@ -225,6 +227,8 @@ ERROR_REASON_RUN_NOT_FINISHED: ErrorReason.ValueType  # 51
 """The run has not ended. Retry when it has."""
 ERROR_REASON_TOO_MANY_EVALUATIONS: ErrorReason.ValueType  # 52
 """As many evaluations as allowed are under way. Retry later."""
+ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 53
+"""The tenant has as many runs as its quota allows. Retry after the given delay."""
 ERROR_REASON_KNOWLEDGE_BASE_NOT_FOUND: ErrorReason.ValueType  # 60
 """No knowledge base of that name in the caller's namespace."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 61

@@ -86,7 +86,7 @@ class OrchestratorServiceServicer:
         """Starts a run and returns at once; the run goes on whoever listens.
         Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
         TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
-        SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+        QUOTA_EXHAUSTED (likewise; of the namespace), SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
         INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -38,7 +38,7 @@ class OrchestratorServiceStub:
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
     TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
-    SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+    QUOTA_EXHAUSTED (likewise; of the namespace), SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
     RunTeam: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunTeamRequest, _orchestrator_service_pb2.RunTeamResponse]
@@ -83,7 +83,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Starts a run and returns at once; the run goes on whoever listens.
     Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
     TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
-    SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+    QUOTA_EXHAUSTED (likewise; of the namespace), SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
     INVALID_FIELD, REQUEST_ID_REUSED.
     """
     RunTeam: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunTeamRequest, _orchestrator_service_pb2.RunTeamResponse]  # type: ignore[assignment]
@@ -131,7 +131,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run and returns at once; the run goes on whoever listens.
         Idempotent per request_id for 24 hours. Reasons: TEAM_NOT_FOUND,
         TEAM_NOT_READY (retry), TEAM_SERVED_ELSEWHERE, TOO_MANY_RUNS (retry after RetryInfo),
-        SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
+        QUOTA_EXHAUSTED (likewise; of the namespace), SESSION_NOT_FOUND, SESSION_BUSY (retry), SESSION_QUEUE_FULL (retry),
         INVALID_FIELD, REQUEST_ID_REUSED.
         """
 

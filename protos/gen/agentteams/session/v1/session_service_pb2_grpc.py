@@ -225,7 +225,8 @@ class SessionServiceServicer:
         conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
         ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
-        INVALID_FIELD, REQUEST_ID_REUSED.
+        QUOTA_EXHAUSTED (likewise; of the tenant, see QuotaService), INVALID_FIELD,
+        REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

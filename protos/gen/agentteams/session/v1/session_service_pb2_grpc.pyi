@@ -87,7 +87,8 @@ class SessionServiceStub:
     conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
     ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
-    INVALID_FIELD, REQUEST_ID_REUSED.
+    QUOTA_EXHAUSTED (likewise; of the tenant, see QuotaService), INVALID_FIELD,
+    REQUEST_ID_REUSED.
     """
     AppendRunEvents: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -191,7 +192,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     conversation, and its log its first event, when it begins.
     Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
     ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
-    INVALID_FIELD, REQUEST_ID_REUSED.
+    QUOTA_EXHAUSTED (likewise; of the tenant, see QuotaService), INVALID_FIELD,
+    REQUEST_ID_REUSED.
     """
     AppendRunEvents: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AppendRunEventsRequest, _session_service_pb2.AppendRunEventsResponse]  # type: ignore[assignment]
     """Appends events to a run's log, all or none, and applies what they mean:
@@ -352,7 +354,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         conversation, and its log its first event, when it begins.
         Reasons: SESSION_NOT_FOUND, SESSION_BUSY (retry when the other run has
         ended), SESSION_QUEUE_FULL (likewise), TOO_MANY_RUNS (likewise),
-        INVALID_FIELD, REQUEST_ID_REUSED.
+        QUOTA_EXHAUSTED (likewise; of the tenant, see QuotaService), INVALID_FIELD,
+        REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

@@ -20,6 +20,7 @@ class Bypass(StrEnum):
 
     LEASES = "leases"  # an orchestrator renews its leases and takes over runs of every tenant
     RETENTION = "retention"  # the sweeper deletes expired sessions of every tenant
+    QUOTAS = "quotas"  # the operator says how many runs a tenant may have
     SCORING = "scoring"  # an evaluation service claims runs of every tenant; scores are summed up
 
 

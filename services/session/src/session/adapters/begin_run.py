@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection
 from session.adapters import rows
 from session.adapters.database import BoundReached
 from session.adapters.log_events import FIRST_SEQUENCE, run_started
+from session.adapters.quota_rows import LIMIT, check_quota
 from session.adapters.records import (
     ACQUIRED,
     EVENT_OF_RUN,
-    INSERT_RUN,
     RENEWED,
     UNTOUCHED,
     Missed,
@@ -59,9 +59,16 @@ _active, _waiting = runs.alias("active"), runs.alias("waiting")
 # Inserts nothing unless the session is free. A condition, and not the unique
 # index alone: an insert would wait there for whoever works on the other run,
 # who may wait for the session's row, which this transaction has locked.
+_VALUES = {
+    column.name: LIMIT
+    if column is runs.c.max_tenant_runs
+    else sa.bindparam(f"b_{column.name}", type_=column.type)
+    for column in runs.columns
+}
+_INSERT_RUN = sa.insert(runs).values(_VALUES)
 _INSERT_IF_FREE = sa.insert(runs).from_select(
-    [column.name for column in runs.columns],
-    sa.select(*(sa.bindparam(f"b_{column.name}", type_=column.type) for column in runs.columns)).where(
+    list(_VALUES),
+    sa.select(*_VALUES.values()).where(
         ~sa.exists().where(_active.c.session_id == sa.bindparam("b_session_id"), rows.active(_active)),
         ~sa.exists().where(
             _waiting.c.session_id == sa.bindparam("b_session_id"), rows.in_state(_waiting, RunState.PENDING)
@@ -91,6 +98,7 @@ class BeginRun:
         run: The new run's id.
         new_session: The id for a new session; empty when `new` names one.
         now: The time of all rows.
+        default_quota: How many runs a tenant may have of whom nobody has said it; None: any number.
     """
 
     owner: Owner
@@ -98,12 +106,13 @@ class BeginRun:
     run: str
     new_session: str
     now: datetime
+    default_quota: int | None = None
 
     def __call__(self, connection: Connection) -> BegunRun:
         """Begins it at once.
 
-        Raises Missed (no such session of that team, or it is not free), BoundReached
-        (on Postgres at the commit) or the driver's IntegrityError.
+        Raises Missed (no such session of that team, or it is not free), BoundReached and
+        QuotaReached (on Postgres at the commit) or the driver's IntegrityError.
         """
         return self._begin(connection, if_free=not self.new_session)
 
@@ -127,7 +136,7 @@ class BeginRun:
             "attempt": 0,
             "queue_position": position,
         }
-        connection.execute(INSERT_RUN, row)
+        connection.execute(_INSERT_RUN, self._inserted(row))
         insert_queued(connection, self.owner, self.run, new.input)
         return BegunRun(run=_run_of(row), created=True, fencing_token=0, history=())
 
@@ -162,10 +171,11 @@ class BeginRun:
         first = last - count + 1
         row = self._run_row(session) | {"first_input": first, "input_count": count}
         if not if_free:
-            connection.execute(INSERT_RUN, row)
-        elif not connection.execute(_INSERT_IF_FREE, {f"b_{k}": v for k, v in row.items()}).rowcount:
+            connection.execute(_INSERT_RUN, self._inserted(row))
+        elif not connection.execute(_INSERT_IF_FREE, self._inserted(row)).rowcount:
             raise Missed
         self._check_bound(connection)
+        check_quota(connection, self.owner.tenant, self.run)
         insert_messages(connection, self.owner, session, self.run, new.input, first=first, now=self.now)
         event = run_started(
             session,
@@ -193,6 +203,9 @@ class BeginRun:
             started=event,
             summary=summary,
         )
+
+    def _inserted(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {f"b_{name}": value for name, value in row.items()} | {"b_default_quota": self.default_quota}
 
     def _check_bound(self, connection: Connection) -> None:
         """On SQLite, where nobody else writes now. On Postgres a trigger does it at the commit."""

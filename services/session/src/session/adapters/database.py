@@ -61,6 +61,20 @@ class BoundReached(Exception):
     """As many runs as allowed are running."""
 
 
+class QuotaReached(Exception):
+    """The tenant has as many runs as its quota allows.
+
+    Attributes:
+        active: How many are RUNNING.
+        most: How many may.
+    """
+
+    def __init__(self, *, active: int, most: int) -> None:
+        super().__init__(f"{active} of {most}")
+        self.active = active
+        self.most = most
+
+
 class Database(Protocol):
     """Where transactions run. `access` says whose rows they may see (on Postgres; see access.py)."""
 
@@ -70,6 +84,7 @@ class Database(Protocol):
         Raises:
             Duplicate: A unique constraint was violated.
             BoundReached: Too many runs would run.
+            QuotaReached: Too many of the tenant would.
             Unavailable: The database does not answer.
         """
         ...
@@ -283,6 +298,7 @@ def _sqlite_engine(url: URL, *, connections: int, readonly: bool) -> sa.Engine:
 
 _UNIQUE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, "23505"}
 _BOUND_REACHED = "AT001"  # of the trigger of migration 0006
+_QUOTA_REACHED = "AT002"  # of the trigger of migration 0009
 # Classes of SQLSTATE that mean "not now": connection, rollback (deadlock),
 # resources, object state (lock timeout), operator intervention (shutdown,
 # statement timeout), system.
@@ -304,6 +320,7 @@ def map_errors() -> Iterator[None]:
     Raises:
         Duplicate: A unique constraint was violated.
         BoundReached: Too many runs would run.
+        QuotaReached: Too many of the tenant would.
         Unavailable: The database does not answer, is too busy or out of space.
     """
     try:
@@ -317,6 +334,9 @@ def map_errors() -> Iterator[None]:
     except exc.DBAPIError as error:
         if _code(error.orig) == _BOUND_REACHED:
             raise BoundReached from error
+        if _code(error.orig) == _QUOTA_REACHED:
+            active, most = _quota_detail(error.orig)
+            raise QuotaReached(active=active, most=most) from error
         if error.connection_invalidated or _transient(error.orig):
             raise _unavailable() from error
         raise
@@ -340,6 +360,12 @@ def _unavailable() -> Unavailable:
 def _code(error: BaseException | None) -> Any:
     """The driver's own code: an extended result code of SQLite or a SQLSTATE."""
     return getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)
+
+
+def _quota_detail(error: BaseException | None) -> tuple[int, int]:
+    """What the trigger says: `5 of 5`. The driver's own error lies below SQLAlchemy's."""
+    active, _, most = str(getattr(getattr(error, "__cause__", None), "detail", "")).partition(" of ")
+    return int(active), int(most)
 
 
 def _transient(error: BaseException | None) -> bool:

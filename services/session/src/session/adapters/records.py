@@ -25,7 +25,6 @@ from session.core.model import (
 )
 from session.core.pages import PAGE_BYTES, newest_within, size_bytes, sizes_bytes
 
-INSERT_RUN = sa.insert(runs)
 _INSERT_MESSAGES = sa.insert(messages)
 _INSERT_EVENTS = sa.insert(run_events)
 

@@ -238,6 +238,18 @@ def too_many_runs(team: str, limit: int) -> ResourceExhausted:
     )
 
 
+def quota_exhausted(tenant: str, *, active: int, most: int, source: str) -> ResourceExhausted:
+    """The tenant has as many RUNNING runs as its quota allows."""
+    where = f" ({source})" if source else ""
+    return ResourceExhausted(
+        f'namespace "{tenant}" has {active} runs at a time already, and its quota is {most}{where}: try again '
+        "when one has ended, cancel one, or have the quota raised",
+        reason="QUOTA_EXHAUSTED",
+        metadata={"tenant": tenant, "limit": str(most), "active": str(active), "source": source},
+        retry_after=timedelta(seconds=2),
+    )
+
+
 def request_id_reused(request_id: str) -> InvalidArgument:
     """The request id was used before with another body."""
     return InvalidArgument(

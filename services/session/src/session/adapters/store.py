@@ -14,12 +14,13 @@ from servicekit.errors import InvalidArgument
 from session.adapters import blobs, rows
 from session.adapters.access import Bypass
 from session.adapters.begin_run import BeginRun, session_row
-from session.adapters.database import BoundReached, Database, Duplicate
+from session.adapters.database import BoundReached, Database, Duplicate, QuotaReached
 from session.adapters.event_rows import EventRows
 from session.adapters.inputs import ProvideInput, said
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes, those
 from session.adapters.memories import MemoryRows
 from session.adapters.news import RunNews
+from session.adapters.quota_rows import QuotaRows
 from session.adapters.records import Missed, summaries
 from session.adapters.rows import MESSAGE, RUN, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents
@@ -49,6 +50,7 @@ from session.core.model import (
     Summary,
 )
 from session.core.pages import PAGE_BYTES, REPLY_BYTES, Page, oldest_within
+from session.core.quotas import Quota
 from session.core.user_data import ANY_TIME, SessionTimes
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ class _Found(Generic[T]):
     body_hash: bytes
 
 
-class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
+class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows, QuotaRows):
     """SessionStore on a Database.
 
     Leases are timed by this process' clock: replicas need clocks that agree
@@ -83,8 +85,15 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
     """
 
     def __init__(
-        self, *, database: Database, clock: Clock, new_id: Callable[[], str], news: RunNews | None = None
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        new_id: Callable[[], str],
+        news: RunNews | None = None,
+        default_quota: Quota | None = None,
     ) -> None:
+        self._default_quota = default_quota
         self._news = RunNews() if news is None else news
         self._database = database
         self._clock = clock
@@ -199,10 +208,11 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
             run=self._new_id(),
             new_session="" if new.session else self._new_id(),
             now=self._clock.now(),
+            default_quota=None if self._default_quota is None else self._default_quota.most,
         )
         try:
             return await self._database.write(transaction, owner)
-        except (Missed, Duplicate, BoundReached) as error:
+        except (Missed, Duplicate, BoundReached, QuotaReached) as error:
             # In this order: a repeated request must get its first answer
             # whatever has become of the session since.
             known = await self._begun_before(transaction, error)
@@ -210,6 +220,8 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
                 return known
             if isinstance(error, BoundReached):
                 raise rows.too_many_runs(new.team, new.max_active_runs) from error
+            if isinstance(error, QuotaReached):
+                raise await self._quota_exhausted(owner.tenant, error) from error
             if not new.session:
                 raise
             await self._check_team(owner, new)
@@ -217,6 +229,8 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows):
             return await self._database.write(transaction.unless_free, owner)
         except BoundReached as error:
             raise rows.too_many_runs(new.team, new.max_active_runs) from error
+        except QuotaReached as error:
+            raise await self._quota_exhausted(owner.tenant, error) from error
         except (Missed, Duplicate) as error:
             # The same request at the same time, the session deleted, or a run
             # begun by code of revision 0001, which looks at nobody's queue.

@@ -1,6 +1,6 @@
 """The schema, as the code sees it; migrations/ builds it, a test compares both.
 
-Every table carries tenant and owner, also where a parent row has them: each
+Every table but run_quotas carries tenant and owner, also where a parent row has them: each
 statement filters by both, and row level security can later do so too. Times
 are microseconds since 1970 in UTC, the same in both databases and cheap to
 compare; `to_timestamp(create_time_us / 1e6)` shows one in psql.
@@ -130,6 +130,9 @@ runs = Table(
     # How many runs of the team might run when this one began, itself included; 0: any number. On
     # Postgres a trigger holds the run's commit to it (migration 0006), on SQLite begin_run does.
     Column("max_active_runs", Integer, nullable=False, server_default="0"),
+    # How many runs of the tenant might run when this one began, itself included; NULL: any number.
+    # A trigger of migration 0009, on SQLite quota_rows, hold the run to it.
+    Column("max_tenant_runs", Integer),
     # Until when it waits for a person; NULL unless it is WAITING.
     Column("wait_expire_time_us", BigInteger),
     # Until when somebody waits for its events: appends say so then. See news.
@@ -169,6 +172,16 @@ runs = Table(
         postgresql_where=text("state = 1"),
     ),
     sqlite_with_rowid=False,
+)
+
+# How many runs of a tenant may be RUNNING, where somebody has said so. Of a tenant, and nobody's in it.
+run_quotas = Table(
+    "run_quotas",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("max_concurrent_runs", Integer, nullable=False),
+    # Where that is set, in words.
+    Column("source", Text, nullable=False),
 )
 
 # The input of runs that wait. It gets its place in `messages` when the run begins.

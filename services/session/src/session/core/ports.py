@@ -25,11 +25,12 @@ from session.core.model import (
     Session,
 )
 from session.core.pages import Page
+from session.core.quotas import QuotaStore
 from session.core.scores import ScoreStore
 from session.core.user_data import ANY_TIME, MemoryStore, SessionTimes, UserDataStore
 
 
-class SessionStore(UserDataStore, MemoryStore, ScoreStore, Protocol):
+class SessionStore(UserDataStore, MemoryStore, ScoreStore, QuotaStore, Protocol):
     """Sessions, messages, runs and events. Ids are bare, not resource names.
 
     What belongs to another owner is as if it did not exist. Every method
@@ -103,7 +104,8 @@ class SessionStore(UserDataStore, MemoryStore, ScoreStore, Protocol):
             NotFound: SESSION_NOT_FOUND.
             FailedPrecondition: SESSION_BUSY: another run of the session is not finished.
             ResourceExhausted: SESSION_QUEUE_FULL: MAX_WAITING_RUNS wait already;
-                TOO_MANY_RUNS: `new.max_active_runs` of the tenant's runs of the team run already.
+                TOO_MANY_RUNS: `new.max_active_runs` of the tenant's runs of the team run already;
+                QUOTA_EXHAUSTED: as many of the tenant run as it may have.
             InvalidArgument: REQUEST_ID_REUSED, or INVALID_FIELD: the session is
                 another team's.
         """
