@@ -219,6 +219,18 @@ OVERVIEW = Board(
                         Query(expr=rate("agentteams_session_swept_sessions_total"), legend="swept"),
                     ),
                 ),
+                Panel(
+                    title="Runs refused by quota",
+                    description="Questions to namespaces that had as many runs as their quota allows.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_session_quota_refusals_total", by="tenant"),
+                            legend="{{tenant}}",
+                        ),
+                    ),
+                ),
             ),
         ),
     ),

@@ -29,7 +29,7 @@ EVERYTHING: dict[str, Any] = {
     "gateway": {"apiKeysSecret": "keys"},
     "embedding": {"builtin": {"url": "http://m/v1", "model": "m", "apiKeySecret": "key"}},
     "orchestrator": {"maxReplicas": 9, "builtin": {"url": "http://m/v1", "model": "m"}},
-    "operator": {"namespaces": ["a", "b"]},
+    "operator": {"namespaces": ["a", "b"], "quotas": {"teams": 3, "concurrent-runs": 20}},
     "milvus": {"type": "External", "uri": "https://milvus:19530", "tokenSecret": "token"},
     "originals": {"url": "s3://bucket/prefix", "s3Endpoint": "http://s3:9000", "s3Secret": "s3"},
 }

@@ -12,7 +12,7 @@ from agentteams_operator.adapters.endpoints import EndpointProbes
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.adapters.retrieval import RetrievalKnowledge
-from agentteams_operator.adapters.session import SessionScores
+from agentteams_operator.adapters.session import SessionLimits, SessionScores
 from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
@@ -25,6 +25,7 @@ from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
+from agentteams_operator.core.run_quotas import RunQuotas
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.team_quality import WatchedTeams
 from agentteams_operator.core.teams import Teams
@@ -90,9 +91,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         stack.push_async_callback(channel.close)
         return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
 
-    watched = WatchedTeams(
-        look=teams.look, scores=SessionScores(client_of(settings.session_target)), clock=clock
-    )
+    session = client_of(settings.session_target)
+    watched = WatchedTeams(look=teams.look, scores=SessionScores(session), clock=clock)
+    pools = RunQuotas(look=teams.look_at_pool, quotas=quotas, limits=SessionLimits(session), clock=clock)
     retrieval = RetrievalKnowledge(client_of(settings.retrieval_target))
     knowledge = KnowledgeBases(
         cache=cache,
@@ -111,7 +112,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             MODEL: models.look,
             KNOWLEDGE: knowledge.look,
             TEAM: watched.look,
-            POOL: teams.look_at_pool,
+            POOL: pools.look,
             CREDENTIALS: credentials.look,
         },
         workers=settings.workers,

@@ -208,3 +208,19 @@ class Scores(Protocol):
     async def by_revision(self, namespace: str, team: str, *, window: timedelta) -> Mapping[str, RunScores]:
         """Those of a team whose runs were scored within the window. Raises ScoresUnavailable."""
         ...
+
+
+class RunLimitsUnavailable(Exception):
+    """The session service did not take the limit; the text says why."""
+
+
+class RunLimits(Protocol):
+    """The session service."""
+
+    async def tell(self, namespace: str, most: int | None, *, source: str) -> None:
+        """How many runs the namespace may have at a time; None: nothing is said of it.
+
+        Raises:
+            RunLimitsUnavailable: It may be told or not; tell it again.
+        """
+        ...

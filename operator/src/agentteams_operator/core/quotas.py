@@ -14,7 +14,7 @@ from agentteams_operator.core.objects import KNOWLEDGE, NAMESPACE, TEAM, Key, St
 
 log = structlog.get_logger()
 
-Limited = Literal["teams", "knowledge-bases", "own-pools", "own-replicas"]
+Limited = Literal["teams", "knowledge-bases", "own-pools", "own-replicas", "concurrent-runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class _What:
     fix: str
 
 
+# Of runs there are no objects: see run_quotas.
 _LIMITED: Mapping[Limited, _What] = {
     "teams": _What(TEAM, "AgentTeams", "delete one"),
     "knowledge-bases": _What(KNOWLEDGE, "KnowledgeBases", "delete one"),
