@@ -29,9 +29,7 @@ class World:
         self._version = 0
         self.pools = RunQuotas(
             look=self._look,
-            quotas=Quotas(
-                cache=self.cache, defaults={} if default is None else {"concurrent-runs": default}
-            ),
+            quotas=Quotas(cache=self.cache, defaults={} if default is None else {"concurrent-runs": default}),
             limits=self,
             clock=self.clock,
         )

@@ -70,9 +70,7 @@ class QuotaRows:
     async def _quota_of(self, tenant: str) -> Quota | None:
         """As somebody has said it."""
         values = {"b_tenant": tenant}
-        row: Any = await self._database.read(
-            lambda c: c.execute(_QUOTA, values).one_or_none(), Bypass.QUOTAS
-        )
+        row: Any = await self._database.read(lambda c: c.execute(_QUOTA, values).one_or_none(), Bypass.QUOTAS)
         return None if row is None else Quota(most=row[0], source=row[1])
 
     async def _quota_exhausted(self, tenant: str, reached: QuotaReached) -> ResourceExhausted:
