@@ -242,8 +242,8 @@ def quota_exhausted(tenant: str, *, active: int, most: int, source: str) -> Reso
     """The tenant has as many RUNNING runs as its quota allows."""
     where = f" ({source})" if source else ""
     return ResourceExhausted(
-        f'namespace "{tenant}" has {active} runs at a time already, and its quota is {most}{where}: try again '
-        "when one has ended, cancel one, or have the quota raised",
+        f'namespace "{tenant}" has {active} runs at a time already, and its quota is {most}{where}: try '
+        "again when one has ended, cancel one, or have the quota raised",
         reason="QUOTA_EXHAUSTED",
         metadata={"tenant": tenant, "limit": str(most), "active": str(active), "source": source},
         retry_after=timedelta(seconds=2),
