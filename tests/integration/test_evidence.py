@@ -24,7 +24,9 @@ from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
+from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
 from orchestrator.servicer import OrchestratorServicer, orchestrator_service
@@ -185,7 +187,10 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
             clock=SystemClock(),
         )
         await exits.enter_async_context(running(runs))
-        servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY))
+        scores = AwaitedScores(ScoresClient(rpc(sessions)))
+        servicer = OrchestratorServicer(
+            runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY), scores=scores
+        )
         target = await exits.enter_async_context(serve_in_process([orchestrator_service(servicer)]))
         with scope(caller=ADA):
             yield Stack(

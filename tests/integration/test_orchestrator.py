@@ -185,7 +185,7 @@ async def test_teams_are_listed_in_pages_with_what_they_lack(live: Live) -> None
     rest = await live.orchestrator.unary(
         live.stub.ListTeams, pb.ListTeamsRequest(page_size=2, page_token=page.next_page_token)
     )
-    assert [t.name for t in rest.teams] == ["teams/solo"]
+    assert [t.name for t in rest.teams] == ["teams/scored", "teams/solo"]
     assert not rest.next_page_token
     team = await live.orchestrator.unary(live.stub.GetTeam, pb.GetTeamRequest(name="teams/helpdesk"))
     assert list(team.members) == ["analyst", "writer"]

@@ -26,7 +26,9 @@ from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
+from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.runs import Runs
 from orchestrator.core.turn import World
 from orchestrator.servicer import OrchestratorServicer, orchestrator_service
@@ -41,6 +43,7 @@ from servicekit.testing import TEST_KEY, serve_in_process
 from session.adapters.database import PoolLimits, open_database
 from session.adapters.schema import migrate
 from session.adapters.store import SqlSessionStore
+from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from tests.support.model_script import embed_words
 from tests.support.model_server import ModelServer
@@ -87,6 +90,11 @@ spec:
   modelConfigRef: {name: chat}
   members: [{name: agent}]
   limits: {maxConcurrentRuns: 2}
+---
+apiVersion: agentteams.dev/v1alpha1
+kind: AgentTeam
+metadata: {name: scored}
+spec: {modelConfigRef: {name: chat}, members: [{name: agent}], evaluation: {samplePercent: 100}}
 ---
 apiVersion: agentteams.dev/v1alpha1
 kind: AgentTeam
@@ -148,8 +156,12 @@ class SessionProcess:
         self._stack.push_async_callback(database.close)
         await migrate(database)
         store = SqlSessionStore(database=database, clock=SystemClock(), new_id=new_id)
-        servicer = SessionServicer(store=store, tokens=PageTokens(TEST_KEY))
-        server, _ = new_server([session_service(servicer)], key=TEST_KEY)
+        tokens = PageTokens(TEST_KEY)
+        services = [
+            session_service(SessionServicer(store=store, tokens=tokens)),
+            score_service(ScoreServicer(store=store, tokens=tokens)),
+        ]
+        server, _ = new_server(services, key=TEST_KEY)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
@@ -187,9 +199,13 @@ class Live:
         )
         return await self.orchestrator.unary(self.stub.StartRun, request)
 
-    def follow(self, run: run_pb2.Run, *, after: int = 0) -> AsyncIterator[pb.RunItem]:
+    def follow(
+        self, run: run_pb2.Run, *, after: int = 0, wait_scores: float = 0.0
+    ) -> AsyncIterator[pb.RunItem]:
         """Its stream."""
         request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
+        if wait_scores:
+            request.wait_scores.FromTimedelta(timedelta(seconds=wait_scores))
         return self._items(
             self.orchestrator.server_stream(self.stub.StreamRunEvents, request, timeout=timedelta(seconds=30))
         )
@@ -280,7 +296,10 @@ async def live(tmp_path: Path) -> AsyncIterator[Live]:
             clock=SystemClock(),
         )
         await stack.enter_async_context(running(runs))
-        servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY))
+        scores = AwaitedScores(ScoresClient(rpc(f"127.0.0.1:{session.port}", "orchestrator")))
+        servicer = OrchestratorServicer(
+            runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY), scores=scores
+        )
         target = await stack.enter_async_context(serve_in_process([orchestrator_service(servicer)]))
         yield Live(
             orchestrator=rpc(target, "test"),

@@ -21,7 +21,9 @@ from manifests.endpoints import ModelEndpoint, SecretFiles
 from orchestrator.adapters.knowledge_client import EmbeddingClient, KnowledgeClient
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
+from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.runs import Runs
 from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import World
@@ -141,7 +143,10 @@ class Fleet:
             clock=SystemClock(),
             address=address,
         )
-        servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY))
+        scores = AwaitedScores(ScoresClient(store_rpc))
+        servicer = OrchestratorServicer(
+            runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY), scores=scores
+        )
         server, _ = new_server([orchestrator_service(servicer)], key=TEST_KEY)
         server.add_insecure_port(address)
         await server.start()

@@ -13,9 +13,11 @@ from orchestrator.adapters.memory_client import MemoryClient
 from orchestrator.adapters.models import EndpointModels
 from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
+from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
+from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.context.budget import Contexts, NoTokenizers
 from orchestrator.core.pool import Pool
 from orchestrator.core.ports import LeaseTimes
@@ -88,12 +90,18 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         times=times,
         pool=Pool(tenant=key.tenant, team=settings.pool_team, known=catalogue),
     )
-    servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key))
+    scores = AwaitedScores(ScoresClient(rpc(settings.session_target)))
+    servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key), scores=scores)
+
+    async def drain() -> None:
+        scores.stop()
+        await runs.drain(timedelta(seconds=settings.grace_s))
+
     return Assembly(
         services=[orchestrator_service(servicer)],
         ready=manifests.ready,
         tasks=[manifests.watch, mcp.work, runs.work],
-        drain=lambda: runs.drain(timedelta(seconds=settings.grace_s)),
+        drain=drain,
     )
 
 

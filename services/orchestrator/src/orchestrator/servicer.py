@@ -1,6 +1,7 @@
 """OrchestratorService: from the wire to the core and back, nothing else."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -8,9 +9,10 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
 from manifests import AgentTeam, schema_problem
-from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
+from orchestrator.adapters.events_pb import item_to_pb, run_to_pb, scores_to_pb
 from orchestrator.adapters.events_read import message_from_pb, plain
 from orchestrator.adapters.peers import FORWARDED
+from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.model import Message, RunInput
 from orchestrator.core.ports import BusyPolicy, Catalogue, RunRow
 from orchestrator.core.runs import Runs
@@ -34,13 +36,17 @@ _POLICIES: dict[int, BusyPolicy] = {
     run_pb2.BUSY_POLICY_INTERRUPT: "INTERRUPT",
 }
 _DEFAULT_PAGE, _MAX_PAGE = 50, 200
+_MAX_WAIT_SCORES = timedelta(minutes=10)
 
 
 class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     """Serves runs and teams."""
 
-    def __init__(self, *, runs: Runs, catalogue: Catalogue, tokens: PageTokens) -> None:
+    def __init__(
+        self, *, runs: Runs, catalogue: Catalogue, tokens: PageTokens, scores: AwaitedScores
+    ) -> None:
         self._runs = runs
+        self._scores = scores
         self._catalogue = catalogue
         self._tokens = tokens
 
@@ -50,6 +56,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def RunTeam(self, request: pb.RunTeamRequest, context: Any) -> AsyncIterator[pb.RunTeamResponse]:
         """Starts a run and follows it."""
+        wait = _wait_scores(request)
         row = await self._start(request.start)
         run: run_pb2.Run | None = run_to_pb(row)
         if row.state == "PENDING":
@@ -59,6 +66,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         async for items in self._runs.follow(row.name, after=0):
             yield pb.RunTeamResponse(run=run, items=[item_to_pb(item) for item in items])
             run = None
+        if wait:
+            yield pb.RunTeamResponse(items=[await self._scores_item(row.name, wait)])
 
     async def StreamRunEvents(
         self, request: pb.StreamRunEventsRequest, context: Any
@@ -66,10 +75,13 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """Replays and follows a run."""
         if request.after_sequence < 0:
             raise InvalidArgument.field("after_sequence", "must be 0 or more", request.after_sequence)
+        wait = _wait_scores(request)
         async for items in self._runs.follow(
             request.run, after=request.after_sequence, forwarded=_forwarded(context)
         ):
             yield pb.StreamRunEventsResponse(items=[item_to_pb(item) for item in items])
+        if wait:
+            yield pb.StreamRunEventsResponse(items=[await self._scores_item(request.run, wait)])
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Asks a run to stop."""
@@ -122,6 +134,9 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             reason="; ".join(problems),
         )
 
+    async def _scores_item(self, run: str, wait: timedelta) -> pb.RunItem:
+        return pb.RunItem(scores=scores_to_pb(await self._scores.of_run(run, within=wait)))
+
     async def _start(self, request: pb.StartRunRequest) -> RunRow:
         if not request.team.startswith("teams/"):
             raise InvalidArgument.field("team", "must be teams/{team}", request.team)
@@ -143,6 +158,16 @@ def orchestrator_service(servicer: OrchestratorServicer) -> Service:
         name=pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,
         register=lambda server: pb_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
     )
+
+
+def _wait_scores(request: pb.RunTeamRequest | pb.StreamRunEventsRequest) -> timedelta:
+    try:
+        wait = request.wait_scores.ToTimedelta()
+    except (OverflowError, ValueError):
+        wait = timedelta.max
+    if not timedelta(0) <= wait <= _MAX_WAIT_SCORES:
+        raise InvalidArgument.field("wait_scores", "must be 0 to 10 min", str(wait))
+    return wait
 
 
 def _forwarded(context: Any) -> bool:

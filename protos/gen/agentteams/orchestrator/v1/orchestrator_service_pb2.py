@@ -23,45 +23,51 @@ _sym_db = _symbol_database.Default()
 
 
 from agentteams.session.v1 import run_pb2 as agentteams_dot_session_dot_v1_dot_run__pb2
+from agentteams.session.v1 import run_scores_pb2 as agentteams_dot_session_dot_v1_dot_run__scores__pb2
 from agentteams.session.v1 import session_pb2 as agentteams_dot_session_dot_v1_dot_session__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentteams/orchestrator/v1/orchestrator_service.proto\x12\x1a\x61gentteams.orchestrator.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a#agentteams/session/v1/session.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd7\x01\n\x0fStartRunRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12-\n\x05input\x18\x03 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x32\n\x07on_busy\x18\x05 \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12.\n\ranswer_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"L\n\x0eRunTeamRequest\x12:\n\x05start\x18\x01 \x01(\x0b\x32+.agentteams.orchestrator.v1.StartRunRequest\"n\n\x0fRunTeamResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x32\n\x05items\x18\x02 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"m\n\x16\x41pproveToolCallRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x35\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32#.agentteams.session.v1.ToolDecision\"E\n\x15\x41nswerQuestionRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"=\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"M\n\x17StreamRunEventsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"\x80\x01\n\x07RunItem\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12;\n\ntext_delta\x18\x02 \x01(\x0b\x32%.agentteams.orchestrator.v1.TextDeltaH\x00\x42\x06\n\x04item\"J\n\tTextDelta\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x0eGetTeamRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"y\n\x04Team\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"9\n\x10ListTeamsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x11ListTeamsResponse\x12/\n\x05teams\x18\x01 \x03(\x0b\x32 .agentteams.orchestrator.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xac\x06\n\x13OrchestratorService\x12S\n\x08StartRun\x12+.agentteams.orchestrator.v1.StartRunRequest\x1a\x1a.agentteams.session.v1.Run\x12\x64\n\x07RunTeam\x12*.agentteams.orchestrator.v1.RunTeamRequest\x1a+.agentteams.orchestrator.v1.RunTeamResponse0\x01\x12|\n\x0fStreamRunEvents\x12\x32.agentteams.orchestrator.v1.StreamRunEventsRequest\x1a\x33.agentteams.orchestrator.v1.StreamRunEventsResponse0\x01\x12U\n\tCancelRun\x12,.agentteams.orchestrator.v1.CancelRunRequest\x1a\x1a.agentteams.session.v1.Run\x12\x61\n\x0f\x41pproveToolCall\x12\x32.agentteams.orchestrator.v1.ApproveToolCallRequest\x1a\x1a.agentteams.session.v1.Run\x12_\n\x0e\x41nswerQuestion\x12\x31.agentteams.orchestrator.v1.AnswerQuestionRequest\x1a\x1a.agentteams.session.v1.Run\x12W\n\x07GetTeam\x12*.agentteams.orchestrator.v1.GetTeamRequest\x1a .agentteams.orchestrator.v1.Team\x12h\n\tListTeams\x12,.agentteams.orchestrator.v1.ListTeamsRequest\x1a-.agentteams.orchestrator.v1.ListTeamsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentteams/orchestrator/v1/orchestrator_service.proto\x12\x1a\x61gentteams.orchestrator.v1\x1a\x1f\x61gentteams/session/v1/run.proto\x1a&agentteams/session/v1/run_scores.proto\x1a#agentteams/session/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd7\x01\n\x0fStartRunRequest\x12\x0c\n\x04team\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12-\n\x05input\x18\x03 \x03(\x0b\x32\x1e.agentteams.session.v1.Message\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x32\n\x07on_busy\x18\x05 \x01(\x0e\x32!.agentteams.session.v1.BusyPolicy\x12.\n\ranswer_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"|\n\x0eRunTeamRequest\x12:\n\x05start\x18\x01 \x01(\x0b\x32+.agentteams.orchestrator.v1.StartRunRequest\x12.\n\x0bwait_scores\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x0fRunTeamResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.agentteams.session.v1.Run\x12\x32\n\x05items\x18\x02 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"m\n\x16\x41pproveToolCallRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x35\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32#.agentteams.session.v1.ToolDecision\"E\n\x15\x41nswerQuestionRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"m\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12.\n\x0bwait_scores\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x17StreamRunEventsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.agentteams.orchestrator.v1.RunItem\"\xbc\x01\n\x07RunItem\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.agentteams.session.v1.RunEventH\x00\x12;\n\ntext_delta\x18\x02 \x01(\x0b\x32%.agentteams.orchestrator.v1.TextDeltaH\x00\x12:\n\x06scores\x18\x03 \x01(\x0b\x32(.agentteams.orchestrator.v1.ScoresResultH\x00\x42\x06\n\x04item\"\xe2\x01\n\x0cScoresResult\x12\x32\n\x06scores\x18\x01 \x01(\x0b\x32 .agentteams.session.v1.RunScoresH\x00\x12\x43\n\x07missing\x18\x02 \x01(\x0e\x32\x30.agentteams.orchestrator.v1.ScoresResult.MissingH\x00\"O\n\x07Missing\x12\x17\n\x13MISSING_UNSPECIFIED\x10\x00\x12\x16\n\x12MISSING_NOT_CHOSEN\x10\x01\x12\x13\n\x0fMISSING_NOT_YET\x10\x02\x42\x08\n\x06result\"J\n\tTextDelta\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x0eGetTeamRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"y\n\x04Team\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0f\n\x07members\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"9\n\x10ListTeamsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x11ListTeamsResponse\x12/\n\x05teams\x18\x01 \x03(\x0b\x32 .agentteams.orchestrator.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xac\x06\n\x13OrchestratorService\x12S\n\x08StartRun\x12+.agentteams.orchestrator.v1.StartRunRequest\x1a\x1a.agentteams.session.v1.Run\x12\x64\n\x07RunTeam\x12*.agentteams.orchestrator.v1.RunTeamRequest\x1a+.agentteams.orchestrator.v1.RunTeamResponse0\x01\x12|\n\x0fStreamRunEvents\x12\x32.agentteams.orchestrator.v1.StreamRunEventsRequest\x1a\x33.agentteams.orchestrator.v1.StreamRunEventsResponse0\x01\x12U\n\tCancelRun\x12,.agentteams.orchestrator.v1.CancelRunRequest\x1a\x1a.agentteams.session.v1.Run\x12\x61\n\x0f\x41pproveToolCall\x12\x32.agentteams.orchestrator.v1.ApproveToolCallRequest\x1a\x1a.agentteams.session.v1.Run\x12_\n\x0e\x41nswerQuestion\x12\x31.agentteams.orchestrator.v1.AnswerQuestionRequest\x1a\x1a.agentteams.session.v1.Run\x12W\n\x07GetTeam\x12*.agentteams.orchestrator.v1.GetTeamRequest\x1a .agentteams.orchestrator.v1.Team\x12h\n\tListTeams\x12,.agentteams.orchestrator.v1.ListTeamsRequest\x1a-.agentteams.orchestrator.v1.ListTeamsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentteams.orchestrator.v1.orchestrator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTRUNREQUEST']._serialized_start=186
-  _globals['_STARTRUNREQUEST']._serialized_end=401
-  _globals['_RUNTEAMREQUEST']._serialized_start=403
-  _globals['_RUNTEAMREQUEST']._serialized_end=479
-  _globals['_RUNTEAMRESPONSE']._serialized_start=481
-  _globals['_RUNTEAMRESPONSE']._serialized_end=591
-  _globals['_APPROVETOOLCALLREQUEST']._serialized_start=593
-  _globals['_APPROVETOOLCALLREQUEST']._serialized_end=702
-  _globals['_ANSWERQUESTIONREQUEST']._serialized_start=704
-  _globals['_ANSWERQUESTIONREQUEST']._serialized_end=773
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=775
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=836
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=838
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=915
-  _globals['_RUNITEM']._serialized_start=918
-  _globals['_RUNITEM']._serialized_end=1046
-  _globals['_TEXTDELTA']._serialized_start=1048
-  _globals['_TEXTDELTA']._serialized_end=1122
-  _globals['_CANCELRUNREQUEST']._serialized_start=1124
-  _globals['_CANCELRUNREQUEST']._serialized_end=1156
-  _globals['_GETTEAMREQUEST']._serialized_start=1158
-  _globals['_GETTEAMREQUEST']._serialized_end=1188
-  _globals['_TEAM']._serialized_start=1190
-  _globals['_TEAM']._serialized_end=1311
-  _globals['_LISTTEAMSREQUEST']._serialized_start=1313
-  _globals['_LISTTEAMSREQUEST']._serialized_end=1370
-  _globals['_LISTTEAMSRESPONSE']._serialized_start=1372
-  _globals['_LISTTEAMSRESPONSE']._serialized_end=1465
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=1468
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=2280
+  _globals['_STARTRUNREQUEST']._serialized_start=258
+  _globals['_STARTRUNREQUEST']._serialized_end=473
+  _globals['_RUNTEAMREQUEST']._serialized_start=475
+  _globals['_RUNTEAMREQUEST']._serialized_end=599
+  _globals['_RUNTEAMRESPONSE']._serialized_start=601
+  _globals['_RUNTEAMRESPONSE']._serialized_end=711
+  _globals['_APPROVETOOLCALLREQUEST']._serialized_start=713
+  _globals['_APPROVETOOLCALLREQUEST']._serialized_end=822
+  _globals['_ANSWERQUESTIONREQUEST']._serialized_start=824
+  _globals['_ANSWERQUESTIONREQUEST']._serialized_end=893
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=895
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=1004
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=1006
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=1083
+  _globals['_RUNITEM']._serialized_start=1086
+  _globals['_RUNITEM']._serialized_end=1274
+  _globals['_SCORESRESULT']._serialized_start=1277
+  _globals['_SCORESRESULT']._serialized_end=1503
+  _globals['_SCORESRESULT_MISSING']._serialized_start=1414
+  _globals['_SCORESRESULT_MISSING']._serialized_end=1493
+  _globals['_TEXTDELTA']._serialized_start=1505
+  _globals['_TEXTDELTA']._serialized_end=1579
+  _globals['_CANCELRUNREQUEST']._serialized_start=1581
+  _globals['_CANCELRUNREQUEST']._serialized_end=1613
+  _globals['_GETTEAMREQUEST']._serialized_start=1615
+  _globals['_GETTEAMREQUEST']._serialized_end=1645
+  _globals['_TEAM']._serialized_start=1647
+  _globals['_TEAM']._serialized_end=1768
+  _globals['_LISTTEAMSREQUEST']._serialized_start=1770
+  _globals['_LISTTEAMSREQUEST']._serialized_end=1827
+  _globals['_LISTTEAMSRESPONSE']._serialized_start=1829
+  _globals['_LISTTEAMSRESPONSE']._serialized_end=1922
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=1925
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=2737
 # @@protoc_insertion_point(module_scope)

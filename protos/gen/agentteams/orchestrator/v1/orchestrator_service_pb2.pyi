@@ -4,12 +4,15 @@ isort:skip_file
 """
 
 from agentteams.session.v1 import run_pb2 as _run_pb2
+from agentteams.session.v1 import run_scores_pb2 as _run_scores_pb2
 from agentteams.session.v1 import session_pb2 as _session_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -81,18 +84,24 @@ class RunTeamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     START_FIELD_NUMBER: _builtins.int
+    WAIT_SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___StartRunRequest:
         """Required. What to start."""
+
+    @_builtins.property
+    def wait_scores(self) -> _duration_pb2.Duration:
+        """Optional. As in StreamRunEventsRequest."""
 
     def __init__(
         self,
         *,
         start: Global___StartRunRequest | None = ...,
+        wait_scores: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "wait_scores", b"wait_scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "wait_scores", b"wait_scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,19 +207,30 @@ class StreamRunEventsRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    WAIT_SCORES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Required. Format: `runs/{run}`."""
     after_sequence: _builtins.int
     """Optional. Only events after this one. Default 0: all."""
+    @_builtins.property
+    def wait_scores(self) -> _duration_pb2.Duration:
+        """Optional. How long to wait for the run's scores after its last event, at most
+        10 min: the stream then goes on until they are stored, and ends with the item
+        `scores`. A run that was not chosen to be scored is not waited for. To
+        resume, pass the last sequence and what is left of the time. Absent or 0: the stream
+        ends with the run.
+        """
+
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        wait_scores: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_scores", b"wait_scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "run", b"run", "wait_scores", b"wait_scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +268,7 @@ class RunItem(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _run_pb2.RunEvent:
         """A step, stored before it is sent."""
@@ -258,21 +279,79 @@ class RunItem(_message.Message):
         whole message as message_completed.
         """
 
+    @_builtins.property
+    def scores(self) -> Global___ScoresResult:
+        """What came of `wait_scores`: once, and last. Not part of the log."""
+
     def __init__(
         self,
         *,
         event: _run_pb2.RunEvent | None = ...,
         text_delta: Global___TextDelta | None = ...,
+        scores: Global___ScoresResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "text_delta", b"text_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "scores", b"scores", "text_delta", b"text_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "text_delta", b"text_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "scores", b"scores", "text_delta", b"text_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "text_delta"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "text_delta", "scores"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
 Global___RunItem: _TypeAlias = RunItem  # noqa: Y015
+
+@_typing.final
+class ScoresResult(_message.Message):
+    """The scores of a run, or why there are none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Missing:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MissingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ScoresResult._Missing.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MISSING_UNSPECIFIED: ScoresResult._Missing.ValueType  # 0
+        """There are."""
+        MISSING_NOT_CHOSEN: ScoresResult._Missing.ValueType  # 1
+        """The run was not chosen to be scored: there will be none."""
+        MISSING_NOT_YET: ScoresResult._Missing.ValueType  # 2
+        """They were not stored within the time; they may come."""
+
+    class Missing(_Missing, metaclass=_MissingEnumTypeWrapper):
+        """Why there are none."""
+
+    MISSING_UNSPECIFIED: ScoresResult.Missing.ValueType  # 0
+    """There are."""
+    MISSING_NOT_CHOSEN: ScoresResult.Missing.ValueType  # 1
+    """The run was not chosen to be scored: there will be none."""
+    MISSING_NOT_YET: ScoresResult.Missing.ValueType  # 2
+    """They were not stored within the time; they may come."""
+
+    SCORES_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    missing: Global___ScoresResult.Missing.ValueType
+    """There are none."""
+    @_builtins.property
+    def scores(self) -> _run_scores_pb2.RunScores:
+        """As GetRunScores of the session service returns them; see `outcome`."""
+
+    def __init__(
+        self,
+        *,
+        scores: _run_scores_pb2.RunScores | None = ...,
+        missing: Global___ScoresResult.Missing.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "result", b"result", "scores", b"scores"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "result", b"result", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["scores", "missing"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ScoresResult: _TypeAlias = ScoresResult  # noqa: Y015
 
 @_typing.final
 class TextDelta(_message.Message):

@@ -106,7 +106,8 @@ class OrchestratorServiceServicer:
         run has ended. A view: a client that drops neither loses nor stops the
         run, and comes back with the last sequence it has seen. A run that fails
         ends with the event run_finished and status OK; a stream that breaks ends
-        with a gRPC error. Reasons: RUN_NOT_FOUND.
+        with a gRPC error. With `wait_scores` the item `scores` comes after
+        run_finished. Reasons: RUN_NOT_FOUND, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

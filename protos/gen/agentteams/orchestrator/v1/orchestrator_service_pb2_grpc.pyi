@@ -50,7 +50,8 @@ class OrchestratorServiceStub:
     run has ended. A view: a client that drops neither loses nor stops the
     run, and comes back with the last sequence it has seen. A run that fails
     ends with the event run_finished and status OK; a stream that breaks ends
-    with a gRPC error. Reasons: RUN_NOT_FOUND.
+    with a gRPC error. With `wait_scores` the item `scores` comes after
+    run_finished. Reasons: RUN_NOT_FOUND, INVALID_FIELD.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelRunRequest, _run_pb2.Run]
     """Stops a run: the model call and the tools in flight are cancelled, what
@@ -95,7 +96,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     run has ended. A view: a client that drops neither loses nor stops the
     run, and comes back with the last sequence it has seen. A run that fails
     ends with the event run_finished and status OK; a stream that breaks ends
-    with a gRPC error. Reasons: RUN_NOT_FOUND.
+    with a gRPC error. With `wait_scores` the item `scores` comes after
+    run_finished. Reasons: RUN_NOT_FOUND, INVALID_FIELD.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Stops a run: the model call and the tools in flight are cancelled, what
@@ -155,7 +157,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         run has ended. A view: a client that drops neither loses nor stops the
         run, and comes back with the last sequence it has seen. A run that fails
         ends with the event run_finished and status OK; a stream that breaks ends
-        with a gRPC error. Reasons: RUN_NOT_FOUND.
+        with a gRPC error. With `wait_scores` the item `scores` comes after
+        run_finished. Reasons: RUN_NOT_FOUND, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from google.rpc import status_pb2
 
 from orchestrator.adapters.events_read import step_from_pb
 from orchestrator.adapters.events_write import write_step
+from orchestrator.core.awaited import Scored
 from orchestrator.core.log import Item
 from orchestrator.core.model import (
     Event,
@@ -289,6 +290,14 @@ def item_from_pb(item: orchestrator_pb.RunItem) -> StoredEvent | TextDelta:
         return stored_event(item.event)
     delta = item.text_delta
     return TextDelta(message=delta.message, offset=delta.offset, text=delta.text, member=delta.member)
+
+
+def scores_to_pb(found: Scored) -> orchestrator_pb.ScoresResult:
+    """What came of waiting for scores."""
+    if found.payload is not None:
+        return orchestrator_pb.ScoresResult(scores=found.payload)  # type: ignore[arg-type]  # from the client
+    missing = orchestrator_pb.ScoresResult
+    return missing(missing=missing.MISSING_NOT_YET if found.may_come else missing.MISSING_NOT_CHOSEN)
 
 
 def run_to_pb(row: RunRow) -> run_pb2.Run:
