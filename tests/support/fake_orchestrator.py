@@ -123,6 +123,12 @@ def items(*steps: Item | asyncio.Event | ServiceError) -> Stream:
     return stream
 
 
+def _whole(team: str) -> str:
+    """As the real one says it: with the namespace for those who call from another one."""
+    caller = current_caller()
+    return f"{caller.tenant}/{team.removeprefix('teams/')}" if caller.home else team
+
+
 class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
     """Streams are taken from `streams` one after the other; the last one is used again."""
 
@@ -156,7 +162,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         if self.start_error is not None:
             raise self.start_error
         if all(team.name != request.team for team in self.teams):
-            raise NotFound(f"no team {request.team}", reason="TEAM_NOT_FOUND")
+            raise NotFound(f"no team {_whole(request.team)}", reason="TEAM_NOT_FOUND")
         return self._runs.setdefault(
             request.request_id,
             run_pb2.Run(name=f"runs/r{len(self._runs) + 1}", session=request.session or "sessions/new"),
@@ -182,7 +188,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         for team in self.teams:
             if team.name == request.name:
                 return team
-        raise NotFound(f"no team {request.name}", reason="TEAM_NOT_FOUND")
+        raise NotFound(f"no team {_whole(request.name)}", reason="TEAM_NOT_FOUND")
 
     async def ListTeams(self, request: pb.ListTeamsRequest, context: Any) -> pb.ListTeamsResponse:
         """Pages of two at most."""
@@ -216,6 +222,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer):
         service = Service(
             name=NAME,
             register=lambda server: pb_grpc.add_OrchestratorServiceServicer_to_server(self, server),
+            called_across=True,
         )
         server, health = new_server([service], key=key)
         bound = server.add_insecure_port(f"127.0.0.1:{port}")

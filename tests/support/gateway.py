@@ -14,9 +14,9 @@ from gateway.adapters.orchestrators import Orchestrators
 from gateway.app import build_app
 from gateway.auth import Authenticator, LocalUser
 from gateway.chat import Limits, OpenTurns
+from servicekit.calls import issuer_for
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
-from servicekit.identity import TokenIssuer
 from servicekit.testing import TEST_KEY
 
 
@@ -51,15 +51,10 @@ async def serve_gateway(
     """Serves on a free loopback port."""
     stack = AsyncExitStack()
 
-    def connect(target: str) -> OrchestratorClient:
-        channel = open_channel(target)
-        stack.push_async_callback(channel.close)
+    def connect(target: str, *, owner: str = "") -> OrchestratorClient:
+        issuer = issuer_for(TEST_KEY, owner=owner, service="gateway")
         return OrchestratorClient(
-            RpcClient(
-                channel,
-                issuer=TokenIssuer(TEST_KEY, service="gateway"),
-                default_timeout=timedelta(seconds=10),
-            ),
+            RpcClient(open_channel(target), issuer=issuer, default_timeout=timedelta(seconds=10)),
             clock=SystemClock(),
             start_timeout=timedelta(seconds=start_timeout_s),
             follow_timeout=timedelta(seconds=run_timeout_s + 5),
@@ -67,6 +62,7 @@ async def serve_gateway(
         )
 
     orchestrator = Orchestrators(target, connect=connect)
+    stack.push_async_callback(orchestrator.close)
     limits = Limits(
         max_body_bytes=1024 * 1024,
         max_turns=max_turns,

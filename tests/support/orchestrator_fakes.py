@@ -72,6 +72,7 @@ class FakeCatalogue:
     models: list[ModelConfig] = field(default_factory=lambda: [model_config()])
     problems: list[str] = field(default_factory=list)
     known_bases: tuple[str, ...] = ("docs",)
+    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def team(self, namespace: str, name: str) -> AgentTeam | None:
         """See Catalogue."""
@@ -84,6 +85,10 @@ class FakeCatalogue:
     def team_problems(self, namespace: str, name: str) -> list[str]:
         """See Catalogue."""
         return self.problems
+
+    def allowed_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        """See Catalogue."""
+        return self.allowed.get(name, ())
 
     def model(self, namespace: str, name: str) -> ModelConfig | None:
         """See Catalogue."""

@@ -24,13 +24,14 @@ from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.core.awaited import AwaitedScores
+from orchestrator.core.pool import Pool
 from orchestrator.core.runs import Runs
 from orchestrator.core.tools import NoTools, Tools
 from orchestrator.core.turn import World
 from orchestrator.servicer import OrchestratorServicer, orchestrator_service
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
-from servicekit.identity import TokenIssuer
+from servicekit.identity import IdentityKey, Issuer, TokenIssuer
 from servicekit.ids import new_id
 from servicekit.paging import PageTokens
 from servicekit.server import new_server
@@ -54,10 +55,15 @@ class Replica:
     server: Any
     work: "asyncio.Task[None]"
     address: str
+    catalogue: Catalogue
 
     @property
     def stub(self) -> Any:
-        return OrchestratorServiceStub(self.rpc.channel)
+        return self.stub_of(self.rpc)
+
+    @staticmethod
+    def stub_of(rpc: RpcClient) -> Any:
+        return OrchestratorServiceStub(rpc.channel)
 
     async def start(
         self, question: str, *, session: str = "", on_busy: int = 0, team: str = "solo"
@@ -109,27 +115,30 @@ class Fleet:
     manifests: Path
     tools: Tools = field(default_factory=NoTools)
     replicas: list[Replica] = field(default_factory=list)
+    key: IdentityKey = TEST_KEY
 
-    def rpc(self, target: str) -> RpcClient:
+    def rpc(self, target: str, issuer: Issuer | None = None) -> RpcClient:
         channel = open_channel(target)
         self.stack.push_async_callback(channel.close)
-        return RpcClient(
-            channel, issuer=TokenIssuer(TEST_KEY, service="orchestrator"), default_timeout=_TIMEOUT
-        )
+        issuer = issuer or TokenIssuer(TEST_KEY, service="orchestrator")
+        return RpcClient(channel, issuer=issuer, default_timeout=_TIMEOUT)
 
-    async def begin(self) -> Replica:
+    async def begin(self, *, tenant: str = "") -> Replica:
+        """One more; with a tenant it has that tenant's key and no other, as on a cluster."""
+        key = TEST_KEY.of_tenant(tenant) if tenant else TEST_KEY
+        issuer = TokenIssuer(key, service="orchestrator")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         endpoint = ModelEndpoint(url=self.model.base_url, api_key="", model="stand-in")
         models = EndpointModels(built_in=endpoint, secrets=SecretFiles(None))
         self.stack.push_async_callback(models.close)
-        peers = PeerClient(TokenIssuer(TEST_KEY, service="orchestrator"))
+        peers = PeerClient(issuer)
         self.stack.push_async_callback(peers.close)
         catalogue = Catalogue(self.manifests)
         catalogue.load()
-        nowhere = self.rpc("127.0.0.1:9")
-        store_rpc = self.rpc(self.session)
+        nowhere = self.rpc("127.0.0.1:9", issuer)
+        store_rpc = self.rpc(self.session, issuer)
         runs = Runs(
             world=World(
                 catalogue=catalogue,
@@ -142,12 +151,11 @@ class Fleet:
             peers=peers,
             clock=SystemClock(),
             address=address,
+            pool=Pool(tenant=tenant, known=catalogue),
         )
         scores = AwaitedScores(ScoresClient(store_rpc))
-        servicer = OrchestratorServicer(
-            runs=runs, catalogue=catalogue, tokens=PageTokens(TEST_KEY), scores=scores
-        )
-        server, _ = new_server([orchestrator_service(servicer)], key=TEST_KEY)
+        servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key), scores=scores)
+        server, _ = new_server([orchestrator_service(servicer)], key=key)
         server.add_insecure_port(address)
         await server.start()
         self.stack.push_async_callback(server.stop, 0)
@@ -159,6 +167,7 @@ class Fleet:
             server=server,
             work=work,
             address=address,
+            catalogue=catalogue,
         )
         self.stack.push_async_callback(_end, work)
         self.replicas.append(replica)

@@ -166,6 +166,13 @@ KNOWLEDGE = [
     Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
     Wrong("KnowledgeBase", {"allowedNamespaces.from": "Any"}, "allowedNamespaces.from"),
     Wrong("KnowledgeBase", {"allowedNamespaces.from": "Selector"}, "allowedNamespaces.selector"),
+    Wrong("AgentTeam", {"allowedNamespaces.from": "Any"}, "allowedNamespaces.from"),
+    Wrong("AgentTeam", {"allowedNamespaces.from": "Selector"}, "allowedNamespaces.selector"),
+    Wrong(
+        "AgentTeam",
+        {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {}}}},
+        "allowedNamespaces.selector.matchLabels",
+    ),
     Wrong(
         "KnowledgeBase",
         {"allowedNamespaces": {"from": "All", "selector": {"matchLabels": {"a": "b"}}}},

@@ -124,3 +124,32 @@ async def test_the_retrieval_service_is_told_whenever_it_is_another_list() -> No
     namespace(scene, "n")
     await bases.look(base)
     assert (service.allowed, service.calls) == ((), ["ensure", "get", "ensure"])
+
+
+async def test_a_teams_orchestrators_are_told_who_may_ask_it() -> None:
+    scene, told = Scene(), list[Key]()
+    scene.model("m")
+    namespace(scene, "b", rag="yes")
+    namespace(scene, "n", rag="yes")  # its own needs no permission
+    scene.team({"allowedNamespaces": SELECTOR})
+    assert ((await scene.look()).status or {})["allowedTenants"] == ["b"]
+    scene.team({"allowedNamespaces": {"from": "All"}})
+    assert ((await scene.look()).status or {})["allowedTenants"] == ["*"]
+    scene.team({})
+    assert "allowedTenants" not in ((await scene.look()).status or {})
+    scene.cache = Cache(told.append)
+    scene.team({"allowedNamespaces": SELECTOR})
+    told.clear()
+    namespace(scene, "b", rag="yes")
+    assert Key("AgentTeam", "n", "t") in told
+
+
+async def test_more_namespaces_than_a_status_holds_are_none_and_said() -> None:
+    scene = Scene()
+    scene.model("m")
+    for number in range(1001):
+        namespace(scene, f"b{number}", rag="yes")
+    scene.team({"allowedNamespaces": SELECTOR})
+    outcome = await scene.look()
+    assert condition(outcome, "Accepted") == ("False", "TooManyNamespaces")
+    assert "allowedTenants" not in (outcome.status or {})

@@ -1,14 +1,14 @@
 """Which orchestrators the gateway asks."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from gateway.adapters.orchestrators import Orchestrators
 from gateway.core.model import Message, Question, Run, RunItem, Team
 from servicekit.context import Caller, scope
-from servicekit.errors import FailedPrecondition
+from servicekit.errors import FailedPrecondition, NotFound
 
 CLUSTER = "{service}.{namespace}.svc:50054"
 QUESTION = Question(
@@ -28,8 +28,14 @@ class Asked:
 
     elsewhere: dict[str, str] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    teams: list[str] = field(default_factory=list)
+    owners: dict[str, str] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+    refuses: bool = False
 
-    def client(self, target: str) -> "Client":
+    def client(self, target: str, *, owner: str = "") -> "Client":
+        self.owners[target] = owner
+        self.open.add(target)
         return Client(target, self)
 
 
@@ -38,11 +44,17 @@ class Client:
     target: str
     asked: Asked
 
+    async def close(self) -> None:
+        self.asked.open.discard(self.target)
+
     async def check(self) -> None:
         self.asked.calls.append(("check", self.target))
 
     async def ask(self, question: Question, *, request_id: str) -> tuple[Run, AsyncGenerator[RunItem, None]]:
         self.asked.calls.append((request_id, self.target))
+        self.asked.teams.append(question.team)
+        if self.asked.refuses:
+            raise NotFound("no such team", reason="TEAM_NOT_FOUND")
         pool = self.asked.elsewhere.get(self.target)
         if pool is not None:
             raise FailedPrecondition("not here", reason="TEAM_SERVED_ELSEWHERE", metadata={"pool": pool})
@@ -111,3 +123,40 @@ async def test_what_is_served_nowhere_is_an_error_and_no_loop(asked: Asked) -> N
     with scope(caller=Caller("acme", "ada")), pytest.raises(FailedPrecondition):
         await orchestrators.ask(QUESTION, request_id="1")
     assert len(asked.calls) == 2
+
+
+async def test_a_team_of_another_namespace_is_asked_there_as_a_call(asked: Asked) -> None:
+    orchestrators = Orchestrators(CLUSTER, connect=asked.client)
+    front = "agentteams-orchestrator.globex.svc:50054"
+    question = replace(QUESTION, team="globex/own")
+    with scope(caller=Caller("acme", "ada")):
+        asked.elsewhere[front] = "at-own"
+        run, _ = await orchestrators.ask(question, request_id="1")
+        assert run.namespace == "globex"
+        orchestrators.follow(run)
+        await orchestrators.ask(replace(QUESTION, team="acme/own"), request_id="2")
+    assert asked.calls == [
+        ("1", front),
+        ("1", "at-own.globex.svc:50054"),
+        ("runs/r", front),
+        ("2", "agentteams-orchestrator.acme.svc:50054"),
+    ]
+    assert asked.teams == ["own", "own", "own"]
+    assert asked.owners == {
+        front: "globex", "at-own.globex.svc:50054": "globex", "agentteams-orchestrator.acme.svc:50054": ""
+    }  # fmt: skip
+
+
+async def test_namespaces_that_refuse_leave_no_connection_behind(asked: Asked) -> None:
+    orchestrators = Orchestrators(CLUSTER, connect=asked.client)
+    asked.refuses = True
+    with scope(caller=Caller("acme", "ada")):
+        for number in range(3):
+            with pytest.raises(NotFound):
+                await orchestrators.ask(replace(QUESTION, team=f"made-up-{number}/x"), request_id="1")
+        assert asked.open == set()
+        asked.refuses = False
+        await orchestrators.ask(replace(QUESTION, team="globex/x"), request_id="1")
+    assert asked.open == {"agentteams-orchestrator.globex.svc:50054"}
+    await orchestrators.close()
+    assert asked.open == set()

@@ -204,3 +204,27 @@ async def test_many_changes_are_taken_together(feed: FakeFeed) -> None:
         feed.tell("MODIFIED", raw("ModelConfig", "m1", {**CHAT, "model": "n"}))
         await asyncio.sleep(1)
         assert catalogue.models("acme")[0] is first  # what has not changed is not parsed again
+
+
+async def test_who_may_ask_a_team_is_the_specs_word_if_that_is_enough_else_the_operators(
+    feed: FakeFeed,
+) -> None:
+    def allowing(allowed: Any, told: list[str]) -> Raw:
+        return raw(
+            "AgentTeam", "help", team_spec(allowedNamespaces=allowed),
+            status={"currentRevision": "r1", "allowedTenants": told},
+        )  # fmt: skip
+
+    selector = {"from": "Selector", "selector": {"matchLabels": {"rag": "yes"}}}
+    async with following(feed) as catalogue:
+        for allowed, told, wanted in (
+            (selector, ["b", "c"], ("b", "c")),
+            # Taken back, and the operator has not said so yet.
+            ({"from": "Same"}, ["b", "c"], ()),
+            ({"from": "All"}, [], ("*",)),
+            (selector, ["*"], ()),
+        ):
+            feed.tell("MODIFIED", allowing(allowed, told))
+            await asyncio.sleep(1)
+            assert catalogue.allowed_tenants("acme", "help") == wanted
+        assert catalogue.allowed_tenants("acme", "absent") == ()

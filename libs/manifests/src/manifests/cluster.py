@@ -18,14 +18,15 @@ from manifests.base import API_VERSION
 from manifests.loader import FileContent, Key, LoadedObject, load_data
 from manifests.objects import Objects, combine
 from manifests.problems import Problem
+from manifests.sharing import EVERYONE
 
 REVISION = "ControllerRevision"
 ALL_KINDS = ("AgentTeam", "KnowledgeBase", "ModelConfig", REVISION)
 # Many objects are applied at a time: 50 ms of changes are taken together.
 DEBOUNCE_S = 0.05
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
-UNREVISED = ("evaluation", "runtime", "suspend")
-"""What is no part of a revision: how a team's runs are measured, and its pods."""
+UNREVISED = ("allowedNamespaces", "evaluation", "runtime", "suspend")
+"""What is no part of a revision: who may ask a team, how its runs are measured, and its pods."""
 
 log = structlog.get_logger()
 
@@ -76,6 +77,7 @@ class ClusterCatalogue(Objects):
         self._raw: dict[str, dict[tuple[str, str], Raw]] = {kind: {} for kind in kinds}
         self._parsed: dict[Key, _Parsed] = {}
         self._unready: Mapping[tuple[str, str], str] = {}
+        self._allowed: Mapping[tuple[str, str], tuple[str, ...]] = {}
         self._listed: set[str] = set()
         self._changed = asyncio.Event()
         self._synced = asyncio.Event()
@@ -88,6 +90,10 @@ class ClusterCatalogue(Objects):
         """As Objects; also of a team that is there but has no revision to serve."""
         why = self._unready.get((namespace, name))
         return [why] if why else super().team_problems(namespace, name)
+
+    def allowed_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        """As Objects; the operator finds them, since labels of Namespaces are not read here."""
+        return self._allowed.get((namespace, name), ())
 
     async def watch(self) -> None:
         """Follows the cluster for ever; run it as a task."""
@@ -162,6 +168,7 @@ class ClusterCatalogue(Objects):
                 parsed[key] = _parse(key, source, before)
         self._parsed = parsed
         self._unready = unready
+        self._allowed = {name: _allowed(raw) for name, raw in everything.get("AgentTeam", {}).items()}
         self._state = combine(
             (one.good for one in parsed.values() if one.good is not None),
             (problem for one in parsed.values() for problem in one.problems),
@@ -171,6 +178,18 @@ class ClusterCatalogue(Objects):
 def _name(raw: Raw) -> tuple[str, str]:
     metadata = raw["metadata"]
     return str(metadata["namespace"]), str(metadata["name"])
+
+
+def _allowed(raw: Raw) -> tuple[str, ...]:
+    """By the spec where that is enough, so that what is taken back is gone at once; else by the operator."""
+    match (raw["spec"].get("allowedNamespaces") or {}).get("from", "Same"):
+        case "All":
+            return (EVERYONE,)
+        case "Selector":
+            told = (raw.get("status") or {}).get("allowedTenants") or ()
+            return tuple(str(one) for one in told if one != EVERYONE)
+        case _:
+            return ()
 
 
 def _served(raw: Raw, revisions: Mapping[tuple[str, str], Raw]) -> tuple[dict[str, Any] | None, str]:

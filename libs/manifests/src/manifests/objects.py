@@ -12,6 +12,7 @@ from manifests.model import ModelConfig
 from manifests.nesting import nested_teams
 from manifests.problems import Problem
 from manifests.references import check_references
+from manifests.sharing import EVERYONE
 from manifests.team import AgentTeam
 
 
@@ -93,6 +94,12 @@ class Objects:
                 where = problem.field if key == team.key else f"{problem.object} {problem.field}"
                 texts.append(f"{where}: {problem.message}; {problem.fix}")
         return texts
+
+    def allowed_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        """Who in other namespaces may ask a team: their names, EVERYONE for all."""
+        team = self.team(namespace, name)
+        everyone = team is not None and team.spec.allowed_namespaces.from_ == "All"
+        return (EVERYONE,) if everyone else ()
 
     def _get(self, kind: str, namespace: str, name: str) -> AgentTeam | KnowledgeBase | ModelConfig | None:
         found = self._state.objects.get((kind, namespace, name))

@@ -47,6 +47,10 @@ class AllowedNamespaces(Model):
             yield Violation(("selector",), message, "add it, or change from")
 
 
+EVERYONE = "*"
+"""Of a list of tenants: all of them."""
+
+
 def permits(allowed: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether another namespace with these labels may; `allowed` as it is written in a valid spec."""
     match allowed.get("from", "Same"):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from manifests.base import Model
-from manifests.cel import BY_TYPE
+from manifests.cel import BY_TYPE, SET
 
 Time = Annotated[str, StringConstraints(max_length=64)]
 
@@ -193,6 +193,13 @@ class AgentTeamStatus(Status):
     replicas: int | None = Field(default=None, description="Pods of its own; absent: it has none.")
     ready_replicas: int | None = Field(default=None, description="Those that are ready.")
     selector: str | None = Field(default=None, description="Labels of its pods, for autoscalers.")
+    allowed_tenants: tuple[Annotated[str, StringConstraints(max_length=63)], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Namespaces from which the team may be asked besides its own, by spec.allowedNamespaces "
+        "and their labels; * for all. Its orchestrators go by it.",
+        json_schema_extra={**SET},
+    )
     quality: TeamQualityFigures | None = Field(
         default=None, description="How good its answers are; absent: spec.evaluation.thresholds are."
     )

@@ -30,6 +30,7 @@ from manifests.guardrails import Guardrails
 from manifests.knowledge_retrieval import SearchModeName
 from manifests.runtime import Runtime
 from manifests.session import SessionPolicy
+from manifests.sharing import AllowedNamespaces
 from manifests.team_ref import TeamRef, team_member_rules
 from manifests.team_rules import MEMBER_RULES, TEAM_RULES
 from manifests.texts import MAX_TEXT, TextFrom, one_of_instructions
@@ -37,7 +38,7 @@ from manifests.tools import Approvals, ToolSource, tool_violations
 from manifests.workflow import Workflow
 from manifests.workflow_check import workflow_violations
 
-UNREVISED = frozenset({"evaluation", "runtime", "suspend"})
+UNREVISED = frozenset({"allowed_namespaces", "evaluation", "runtime", "suspend"})
 """Fields of the spec that do not shape answers."""
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
@@ -264,6 +265,12 @@ class AgentTeamSpec(Model):
         default=None,
         description="Pods of the team's own. Default: those that all teams of the namespace share. "
         "Local mode has one process for all.",
+    )
+    allowed_namespaces: AllowedNamespaces = Field(
+        default_factory=AllowedNamespaces,
+        description="From which other namespaces the team may be asked, as `<namespace>/<team>`: it works "
+        "with its own models, Secrets, knowledge and limits all the same. Local mode has no labels of "
+        "namespaces: a Selector lets nobody in there.",
     )
     suspend: bool = Field(default=False, description="Begins no runs; those that are active go on.")
 

@@ -15,7 +15,7 @@ import grpc
 from servicekit import span_wire
 from servicekit.context import current_caller, remaining_s
 from servicekit.errors import DeadlineExceeded, error_from_rpc
-from servicekit.identity import TokenIssuer
+from servicekit.identity import Issuer
 from servicekit.spans import current_span
 
 Response = TypeVar("Response")
@@ -74,7 +74,7 @@ class RpcClient:
         default_timeout: For calls that name none.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, issuer: TokenIssuer, default_timeout: timedelta) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, issuer: Issuer, default_timeout: timedelta) -> None:
         self.channel = channel
         self._issuer = issuer
         self._default_s = default_timeout.total_seconds()

@@ -13,6 +13,11 @@ from datetime import timedelta
 
 from servicekit.errors import Unauthenticated
 
+FOREIGN_USER = "tenant:"
+"""How the name of a user begins who calls from another tenant: `tenant:<home>/<user>`."""
+MAX_CALLED_THROUGH = 3
+"""Tenants before the one that is called."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -27,6 +32,27 @@ class Caller:
     tenant: str
     user: str
     service: str = ""
+
+    @classmethod
+    def of_call(cls, tenant: str, *, home: str, user: str) -> "Caller":
+        """A user of another tenant who calls a team of this one."""
+        return cls(tenant, f"{FOREIGN_USER}{home}/{user}")
+
+    @property
+    def home(self) -> str:
+        """The tenant that a user of another one calls from; empty for the tenant's own."""
+        return next(iter(_called_from(self.user)), "")
+
+    @property
+    def called_through(self) -> tuple[str, ...]:
+        """All the tenants that the call has come through, the first one first."""
+        return tuple(_called_from(self.user))[::-1]
+
+
+def _called_from(user: str) -> Iterator[str]:
+    while user.startswith(FOREIGN_USER):
+        home, _, user = user.removeprefix(FOREIGN_USER).partition("/")
+        yield home
 
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)

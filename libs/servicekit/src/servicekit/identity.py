@@ -14,13 +14,14 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import jwt
 
 from servicekit.context import Caller
 from servicekit.errors import PermissionDenied, Unauthenticated
 
-_ALGORITHM = "HS256"
+ALGORITHM = "HS256"
 _AUDIENCE = "agentteams"
 _LIFETIME_S = 600
 _RENEW_S = 120  # a token handed out lives at least this long
@@ -90,6 +91,22 @@ def load_key(path: Path) -> IdentityKey:
     return key
 
 
+class Issuer(Protocol):
+    """Makes the tokens of calls."""
+
+    def token(self, caller: Caller) -> str:
+        """A token for the caller. Raises: ServiceError."""
+        ...
+
+
+class Verifier(Protocol):
+    """Reads the tokens of calls."""
+
+    def verify(self, token: str) -> Caller:
+        """Who the token stands for. Raises: Unauthenticated."""
+        ...
+
+
 class TokenIssuer:
     """Makes tokens; the same caller gets the same token until it is nearly over."""
 
@@ -118,7 +135,7 @@ class TokenIssuer:
         }
         if caller.service:
             claims["service"] = caller.service
-        token = jwt.encode(claims, self._key.of_tenant(caller.tenant).secret, algorithm=_ALGORITHM)
+        token = jwt.encode(claims, self._key.of_tenant(caller.tenant).secret, algorithm=ALGORITHM)
         self._cache[caller] = (expiry, token)
         if len(self._cache) > _CACHE_SIZE:
             self._cache.popitem(last=False)
@@ -147,7 +164,7 @@ class TokenVerifier:
             claims = jwt.decode(
                 token,
                 self._key.of_tenant(str(unverified.get("tenant", ""))).secret,
-                algorithms=[_ALGORITHM],
+                algorithms=[ALGORITHM],
                 audience=_AUDIENCE,
                 options={"require": ["exp", "tenant", "sub"]},
             )

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from servicekit import telemetry
+from servicekit.calls import CallVerifier
 from servicekit.client import MAX_MESSAGE_BYTES
 from servicekit.config import ServerSettings
 from servicekit.errors import ServiceError
@@ -35,10 +36,17 @@ _READY_RETRY_MAX_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One gRPC service: its full name, and how it is added to a server."""
+    """One gRPC service.
+
+    Attributes:
+        name: Its full name.
+        register: Adds it to a server.
+        called_across: Whether callers of other tenants may reach it (servicekit.calls): it checks each call.
+    """
 
     name: str
     register: Callable[[grpc.aio.Server], None]
+    called_across: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +90,11 @@ def new_server(
     services: Sequence[Service], *, key: IdentityKey, name: str = ""
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with the interceptor, health and reflection. Its spans are those of service `name`."""
+    # One for all services of a server: none may be reached that does not look who calls.
+    across = bool(services) and all(service.called_across for service in services)
+    verifier = CallVerifier(key) if across else TokenVerifier(key)
     server = grpc.aio.server(
-        interceptors=[ServerInterceptor(TokenVerifier(key), service=name)],
+        interceptors=[ServerInterceptor(verifier, service=name)],
         options=[
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent second listener
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

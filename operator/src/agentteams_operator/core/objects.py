@@ -15,7 +15,7 @@ CONFIG_MAP = "ConfigMap"
 NAMESPACE = "Namespace"
 REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
-SHARED_KINDS = (KNOWLEDGE,)
+SHARED_KINDS = (KNOWLEDGE, TEAM)
 """The kinds whose `spec.allowedNamespaces` lets other namespaces in."""
 POOL = "Pool"
 """A key that is no object: the orchestrators that the teams of a namespace share."""

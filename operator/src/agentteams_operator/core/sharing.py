@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import NAMESPACE, Key, Stored, allowed_of
 from agentteams_operator.core.references import references
-from manifests.sharing import permits
-
-EVERYONE = "*"
+from manifests.sharing import EVERYONE, permits
 
 
 def allowed_tenants(cache: Cache, one: Stored) -> tuple[str, ...]:

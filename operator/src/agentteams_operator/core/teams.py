@@ -15,7 +15,7 @@ from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.serving import broken, serving
-from agentteams_operator.core.sharing import may_use
+from agentteams_operator.core.sharing import allowed_tenants, may_use
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.pool import Pool, digest, namespace_objects, one_scaler, pool_objects
 from agentteams_operator.specs.scaling import SCALED_OBJECT
@@ -87,6 +87,7 @@ class Teams:
             serving=served[0] if served else None,
             compiled=whole,
             incomplete=whole is None,
+            allowed=allowed_tenants(self._cache, one),
             keda=own and await self._keda(one.spec["runtime"].get("autoscaling") or {}),
         )
         return decide_team(seen, self._settings, self._clock.now())

@@ -14,9 +14,10 @@ from gateway.auth import LocalUser, load_keys
 from gateway.chat import Limits, OpenTurns
 from gateway.server import run
 from gateway.settings import Settings
+from servicekit.calls import issuer_for
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
-from servicekit.identity import TokenIssuer, load_key
+from servicekit.identity import load_key
 
 
 def main() -> None:
@@ -30,13 +31,12 @@ def main() -> None:
     async def build(stack: AsyncExitStack, turns: OpenTurns) -> ASGIApp:
         run_timeout = timedelta(seconds=settings.run_timeout_s)
         start_timeout = timedelta(seconds=settings.start_timeout_s)
-        issuer = TokenIssuer(load_key(settings.identity_key_file), service="gateway")
+        key = load_key(settings.identity_key_file)
 
-        def connect(target: str) -> OrchestratorClient:
-            channel = open_channel(target)
-            stack.push_async_callback(channel.close)
+        def connect(target: str, *, owner: str = "") -> OrchestratorClient:
+            issuer = issuer_for(key, owner=owner, service="gateway")
             return OrchestratorClient(
-                RpcClient(channel, issuer=issuer, default_timeout=start_timeout),
+                RpcClient(open_channel(target), issuer=issuer, default_timeout=start_timeout),
                 clock=SystemClock(),
                 start_timeout=start_timeout,
                 follow_timeout=run_timeout,
@@ -44,11 +44,11 @@ def main() -> None:
             )
 
         orchestrator = Orchestrators(settings.orchestrator_target, connect=connect)
+        stack.push_async_callback(orchestrator.close)
+        keep_alive = timedelta(seconds=settings.keep_alive_s)
+        size, turns_at_once = settings.max_body_bytes, settings.max_turns
         limits = Limits(
-            max_body_bytes=settings.max_body_bytes,
-            max_turns=settings.max_turns,
-            run_timeout=run_timeout,
-            keep_alive=timedelta(seconds=settings.keep_alive_s),
+            max_body_bytes=size, max_turns=turns_at_once, run_timeout=run_timeout, keep_alive=keep_alive
         )
         auth = LocalUser() if settings.api_keys_file is None else load_keys(settings.api_keys_file)
         return build_app(orchestrator=orchestrator, auth=auth, limits=limits, turns=turns)

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 
 from gateway.core.errors import ApiError
 from gateway.settings import is_loopback
-from servicekit.context import Caller
+from servicekit.context import FOREIGN_USER, Caller
 
 LOCAL_CALLER = Caller(tenant="default", user="local")
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:]*)(:\d+)?")
@@ -32,6 +32,13 @@ class _Key(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
     tenant: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
     user: str = Field(min_length=1, max_length=200)
+
+    @field_validator("user")
+    @classmethod
+    def _own(cls, user: str) -> str:
+        if user.startswith(FOREIGN_USER):
+            raise ValueError(f"must not begin with {FOREIGN_USER}, as users who call from other tenants do")
+        return user
 
 
 class _KeyFile(BaseModel):

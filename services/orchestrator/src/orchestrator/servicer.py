@@ -9,9 +9,11 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
 from manifests import AgentTeam, schema_problem
-from orchestrator.adapters.events_pb import item_to_pb, run_to_pb, scores_to_pb
+from orchestrator.adapters.events_pb import scores_to_pb
 from orchestrator.adapters.events_read import message_from_pb, plain
 from orchestrator.adapters.peers import FORWARDED
+from orchestrator.adapters.shown import shown, shown_run
+from orchestrator.core.admission import may_ask, no_team_for
 from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.model import Message, RunInput
 from orchestrator.core.ports import BusyPolicy, Catalogue, RunRow
@@ -52,19 +54,19 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def StartRun(self, request: pb.StartRunRequest, context: Any) -> run_pb2.Run:
         """Starts a run."""
-        return run_to_pb(await self._start(request))
+        return shown_run(await self._start(request))
 
     async def RunTeam(self, request: pb.RunTeamRequest, context: Any) -> AsyncIterator[pb.RunTeamResponse]:
         """Starts a run and follows it."""
         wait = _wait_scores(request)
         row = await self._start(request.start)
-        run: run_pb2.Run | None = run_to_pb(row)
+        run: run_pb2.Run | None = shown_run(row)
         if row.state == "PENDING":
             # It may wait for long; who asked wants to know its name now.
             yield pb.RunTeamResponse(run=run)
             run = None
         async for items in self._runs.follow(row.name, after=0):
-            yield pb.RunTeamResponse(run=run, items=[item_to_pb(item) for item in items])
+            yield pb.RunTeamResponse(run=run, items=shown(items))
             run = None
         if wait:
             yield pb.RunTeamResponse(items=[await self._scores_item(row.name, wait)])
@@ -79,13 +81,15 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         async for items in self._runs.follow(
             request.run, after=request.after_sequence, forwarded=_forwarded(context)
         ):
-            yield pb.StreamRunEventsResponse(items=[item_to_pb(item) for item in items])
+            told = shown(items)
+            if told:
+                yield pb.StreamRunEventsResponse(items=told)
         if wait:
             yield pb.StreamRunEventsResponse(items=[await self._scores_item(request.run, wait)])
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> run_pb2.Run:
         """Asks a run to stop."""
-        return run_to_pb(await self._runs.cancel(request.name, forwarded=_forwarded(context)))
+        return shown_run(await self._runs.cancel(request.name, forwarded=_forwarded(context)))
 
     async def ApproveToolCall(self, request: pb.ApproveToolCallRequest, context: Any) -> run_pb2.Run:
         """Allows or refuses a tool call."""
@@ -93,16 +97,19 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             raise InvalidArgument.field("decision", "is required: yes or no")
         decision = request.decision
         said = RunInput(call_id=request.call_id, approved=decision.approved, reason=decision.reason)
-        return run_to_pb(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
+        return shown_run(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
 
     async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> run_pb2.Run:
         """Answers a question of the team."""
         said = RunInput(call_id=request.call_id, answer=request.answer)
-        return run_to_pb(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
+        return shown_run(await self._runs.provide(request.run, said, forwarded=_forwarded(context)))
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.Team:
         """Returns a team."""
-        namespace, name = current_caller().tenant, request.name.removeprefix("teams/")
+        caller = current_caller()
+        namespace, name = caller.tenant, request.name.removeprefix("teams/")
+        if not may_ask(self._catalogue, caller, name):
+            raise no_team_for(caller, name)
         team = self._catalogue.team(namespace, name)
         if team is None:
             raise NotFound(
@@ -114,24 +121,27 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def ListTeams(self, request: pb.ListTeamsRequest, context: Any) -> pb.ListTeamsResponse:
         """Lists teams by name."""
-        namespace = current_caller().tenant
+        caller = current_caller()
+        namespace = caller.tenant
         size = page_size(request.page_size, default=_DEFAULT_PAGE, maximum=_MAX_PAGE)
-        bound = ("teams", namespace)
+        bound = ("teams", namespace, caller.home)
         after = self._tokens.decode(bound, request.page_token) if request.page_token else ""
         teams = [t for t in self._catalogue.teams(namespace) if t.metadata.name > after]
+        teams = [t for t in teams if may_ask(self._catalogue, caller, t.metadata.name)]
         token = self._tokens.encode(bound, teams[size - 1].metadata.name) if len(teams) > size else ""
         return pb.ListTeamsResponse(teams=[self._team(t) for t in teams[:size]], next_page_token=token)
 
     def _team(self, team: AgentTeam) -> pb.Team:
         problems = self._catalogue.team_problems(team.metadata.namespace, team.metadata.name)
+        own = not current_caller().home  # how it is made is nothing that other tenants are told
         return pb.Team(
             name=f"teams/{team.metadata.name}",
             description=team.spec.description,
             mode=team.spec.mode,
-            members=[member.name for member in team.spec.members],
+            members=[member.name for member in team.spec.members] if own else [],
             revision=team.revision,
             ready=not problems,
-            reason="; ".join(problems),
+            reason="; ".join(problems) if own else "",
         )
 
     async def _scores_item(self, run: str, wait: timedelta) -> pb.RunItem:
@@ -157,6 +167,7 @@ def orchestrator_service(servicer: OrchestratorServicer) -> Service:
     return Service(
         name=pb.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,
         register=lambda server: pb_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
+        called_across=True,
     )
 
 
@@ -167,6 +178,9 @@ def _wait_scores(request: pb.RunTeamRequest | pb.StreamRunEventsRequest) -> time
         wait = timedelta.max
     if not timedelta(0) <= wait <= _MAX_WAIT_SCORES:
         raise InvalidArgument.field("wait_scores", "must be 0 to 10 min", str(wait))
+    if wait and current_caller().home:
+        message = "is for callers of the team's own namespace: leave it out, its scores are its owner's"
+        raise InvalidArgument.field("wait_scores", message, str(wait))
     return wait
 
 

@@ -17,6 +17,7 @@ from agentteams_operator.specs.settings import PoolSettings
 from manifests import AgentTeam
 
 HISTORY = 10
+MAX_ALLOWED = 1000
 _AGAIN_S, _NO_KEDA_S = 600.0, 60.0
 
 
@@ -44,6 +45,7 @@ class ObservedTeam:
         serving: Of the revision that serves, if it is another one.
         compiled: The team with the texts of ConfigMaps, whose spec a revision has; None: as it is written.
         keda: Whether the cluster has KEDA.
+        allowed: Tenants that may ask it, besides its own.
         incomplete: A text is missing, so that nobody can tell the revision.
     """
 
@@ -62,6 +64,7 @@ class ObservedTeam:
     compiled: Stored | None = None
     incomplete: bool = False
     keda: bool = False
+    allowed: Sequence[str] = ()
 
     @property
     def wanted(self) -> AgentTeam | None:
@@ -76,7 +79,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     one, team = seen.one, seen.wanted
     before = one.status
     parts = (
-        seen.read.accepted,
+        _accepted(seen),
         resolved_refs(one.key.namespace, seen.secrets, seen.keys, seen.broken),
         _others_ready("ModelsReady", "ModelNotReady", seen.models),
         _others_ready("KnowledgeReady", "KnowledgeNotReady", seen.knowledge),
@@ -95,6 +98,8 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
     status |= _replicas(seen, team)
+    if seen.allowed and len(seen.allowed) <= MAX_ALLOWED:
+        status["allowedTenants"] = list(seen.allowed)
     verdicts = [*parts, progressing, *_scaled(seen, team, settings), _ready(seen, wanted, current, parts)]
     status["conditions"] = conditions(
         verdicts, before.get("conditions", ()), generation=one.generation, now=now
@@ -107,6 +112,17 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         events=_events(before, status),
         again_s=_NO_KEDA_S if any(v.reason == "KedaNotInstalled" for v in verdicts) else _AGAIN_S,
     )
+
+
+def _accepted(seen: ObservedTeam) -> Verdict:
+    allowed = len(seen.allowed)
+    if not seen.read.accepted.holds or allowed <= MAX_ALLOWED:
+        return seen.read.accepted
+    words = (
+        f"spec.allowedNamespaces.selector lets {allowed} namespaces in, and at most {MAX_ALLOWED} may, so "
+        "that it lets in none; use a label that fewer have, or from: All"
+    )
+    return no("Accepted", "TooManyNamespaces", words)
 
 
 def _others_ready(kind: str, reason: str, others: Sequence[Stored]) -> Verdict:

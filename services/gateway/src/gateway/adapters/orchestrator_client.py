@@ -92,6 +92,10 @@ class OrchestratorClient:
         self._stub = OrchestratorServiceStub(rpc.channel)
         self._health = health_pb2_grpc.HealthStub(rpc.channel)
 
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._rpc.channel.close()
+
     async def check(self) -> None:
         """Returns if it serves. Raises: Unavailable."""
         request = health_pb2.HealthCheckRequest(service=SERVICE)

@@ -21,7 +21,7 @@ class Question:
     """What a request asks, checked.
 
     Attributes:
-        team: Name of the team, without prefix.
+        team: Name of the team, without prefix; `namespace/name` of another namespace's.
         session: Stored conversation to go on with, `sessions/…`; empty: a new one.
         messages: The question last.
         stream: Whether the answer is wanted piece by piece.
@@ -52,10 +52,11 @@ class Team:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that was accepted: `runs/…` of `sessions/…`."""
+    """A run that was accepted: `runs/…` of `sessions/…`; `namespace`: whose team works on it, if not ours."""
 
     name: str
     session: str
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

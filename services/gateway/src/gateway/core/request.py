@@ -14,7 +14,8 @@ from gateway.core.errors import ApiError, invalid, model_not_found
 from gateway.core.model import Message, Question
 
 _SESSION = re.compile(r"sessions/[a-z0-9-]{1,64}")
-_TEAM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+# One of the caller's namespace, or `namespace/team` of another one's.
+_TEAM = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # msgspec's words: "Expected `str`, got `int` - at `$.messages[0].content`".
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")

@@ -308,6 +308,10 @@ class Catalogue(Protocol):
         """Why the team cannot answer; empty if it can."""
         ...
 
+    def allowed_tenants(self, namespace: str, name: str) -> Sequence[str]:
+        """Who in other namespaces may ask the team: names, `*` for all."""
+        ...
+
     def model(self, namespace: str, name: str) -> ModelConfig | None:
         """The ModelConfig, or None."""
         ...

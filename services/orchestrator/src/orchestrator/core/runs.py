@@ -152,7 +152,7 @@ class Runs:
             caller = current_caller()
             asked = Asked(
                 caller=caller,
-                team=ready_team(self._world.catalogue, caller.tenant, team_name),
+                team=ready_team(self._world.catalogue, caller, team_name),
                 session=session,
                 messages=messages,
                 request_id=request_id,
