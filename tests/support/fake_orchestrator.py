@@ -8,7 +8,7 @@ from typing import Any
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
 from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
-from agentteams.session.v1 import run_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, session_pb2
 from grpc_health.v1 import health_pb2
 
 from servicekit.context import Caller, current_caller
@@ -92,6 +92,12 @@ def finished(sequence: int, *, error: ServiceError | None = None, cancelled: boo
     if cancelled:
         end.state = run_pb2.RUN_STATE_CANCELLED
     return Item(event=run_pb2.RunEvent(sequence=sequence, run_finished=end))
+
+
+def scores_item(found: run_scores_pb2.RunScores | None = None, missing: int = 0) -> Item:
+    """What came of waiting for scores."""
+    result = pb.ScoresResult(scores=found) if found is not None else pb.ScoresResult(missing=missing)  # type: ignore[arg-type]
+    return Item(scores=result)
 
 
 def answer(*texts: str, citations: Sequence[session_pb2.Citation] = ()) -> list[Item]:

@@ -7,8 +7,8 @@ Plain ASGI: a streamed answer is a dozen small writes, and each layer around
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth import Authenticator
 from gateway.core.errors import ApiError, refused
-from gateway.core.model import Question, Run
+from gateway.core.model import NoScores, Question, Run, RunEnded, Scores
 from gateway.core.ports import Orchestrator
-from gateway.core.render import Chunks, completion
+from gateway.core.render import Chunks, completion, scores_field
 from gateway.core.request import parse_question
 from gateway.core.turn import Turn
 from gateway.http import ClientGone, json_response, read_body
@@ -32,6 +32,7 @@ from servicekit.ids import is_uuid4
 
 log = structlog.get_logger()
 
+_SCORES_MARGIN = timedelta(seconds=5)  # for the orchestrator to say that they have not come
 _CLIENT_GONE = 499  # nginx's word for it; nobody receives it
 
 
@@ -159,7 +160,11 @@ class ChatCompletions:
                 param="Idempotency-Key",
             )
         body = await read_body(headers, reply.receive, max_bytes=self._limits.max_body_bytes)
-        question = parse_question(body, session_header=headers.get("x-agentteams-session", ""))
+        question = parse_question(
+            body,
+            session_header=headers.get("x-agentteams-session", ""),
+            scores_header=headers.get("x-agentteams-wait-scores", ""),
+        )
         return _Asked(
             caller=caller,
             question=question,
@@ -189,9 +194,7 @@ class ChatCompletions:
             raise refused(error) from error
 
     async def _follow(self, reply: Reply, asked: _Asked, turn: Turn, started: float) -> ServiceError | None:
-        async with asyncio.TaskGroup() as group:
-            # One task a request, for hang-ups and keep-alives; the pieces themselves need none.
-            watcher = group.create_task(reply.watch(self._limits.keep_alive.total_seconds()))
+        async with self._watched(reply):
             try:
                 async with aclosing(turn.pieces(self._orchestrator)) as pieces:
                     if asked.question.stream:
@@ -201,20 +204,54 @@ class ChatCompletions:
                             pass
             except ServiceError as error:
                 return error  # as a value: the group would wrap it
+        return None
+
+    @asynccontextmanager
+    async def _watched(self, reply: Reply) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            # One task a request, for hang-ups and keep-alives; the pieces themselves need none.
+            watcher = group.create_task(reply.watch(self._limits.keep_alive.total_seconds()))
+            try:
+                yield
             finally:
                 watcher.cancel()
-        return None
 
     async def _finish(self, reply: Reply, asked: _Asked, turn: Turn) -> None:
         ended = turn.result()
         question = asked.question
         if question.stream:
-            await reply.end_stream(_chunks(asked, turn).last(turn.extra(streamed=True), ended))
+            chunks = _chunks(asked, turn)
+            end = chunks.finish(turn.extra(streamed=True))
+            if question.wait_scores:
+                await reply.write(end)  # the answer is there; its scores may take long
+                end = chunks.scores(await self._scores(reply, asked, turn, ended))
+            await reply.end_stream(end + chunks.last(ended))
             return
-        body = completion(
-            run=turn.run, team=question.team, text=turn.text, extra=turn.extra(streamed=False), ended=ended
-        )
+        extra = turn.extra(streamed=False)
+        if question.wait_scores:
+            extra["scores"] = await self._scores(reply, asked, turn, ended)
+        body = completion(run=turn.run, team=question.team, text=turn.text, extra=extra, ended=ended)
         await reply.whole(json_response(body, headers=asked.headers(turn.run)))
+
+    async def _scores(self, reply: Reply, asked: _Asked, turn: Turn, ended: RunEnded) -> dict[str, object]:
+        """The field `scores`. The answer is there already, and nothing that goes wrong here costs it."""
+        wait = asked.question.wait_scores
+        found: Scores | NoScores = NoScores(missing="not_yet")
+        try:
+            async with asyncio.timeout((wait + _SCORES_MARGIN).total_seconds()) as deadline:
+                with self._turns.holding(deadline):
+                    async with self._watched(reply):
+                        found = await self._asked_scores(turn, ended, wait)
+        except TimeoutError:
+            log.info("scores_not_awaited", run=turn.run.name, stopping=self._turns.stopping)
+        return scores_field(found, answer=turn.text)
+
+    async def _asked_scores(self, turn: Turn, ended: RunEnded, wait: timedelta) -> Scores | NoScores:
+        try:
+            return await self._orchestrator.scores(turn.run, after=ended.sequence, within=wait)
+        except ServiceError as error:
+            log.warning("scores_unavailable", run=turn.run.name, reason=error.reason, error=error.message)
+            return NoScores(missing="unavailable", reason=error.message)
 
     def _too_late(self, asked: _Asked, turn: Turn | None) -> ApiError:
         run = None if turn is None else turn.run

@@ -14,16 +14,19 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.adapters.scores_read import scores_from_pb
 from gateway.core.model import (
     Answer,
     Citation,
     ModelCallEnded,
+    NoScores,
     PersonAnswered,
     PersonAsked,
     Question,
     Run,
     RunEnded,
     RunItem,
+    Scores,
     Stage,
     Team,
     TextPiece,
@@ -189,6 +192,29 @@ class OrchestratorClient:
             delay = min(2 * delay, _MAX_DELAY_S)
             stream = self._stream(run, after)
 
+    async def scores(self, run: Run, *, after: int, within: timedelta) -> Scores | NoScores:
+        """See Orchestrator. A stream that is cut is begun again while there is time."""
+        ends = self._clock.monotonic() + within.total_seconds()
+        delay = _FIRST_DELAY_S
+        while True:
+            left = max(ends - self._clock.monotonic(), 0.001)  # 0 would not ask for them
+            request = pb.StreamRunEventsRequest(run=run.name, after_sequence=after)
+            request.wait_scores.FromTimedelta(timedelta(seconds=left))
+            timeout = timedelta(seconds=left) + self._start_timeout
+            stream = self._rpc.server_stream(self._stub.StreamRunEvents, request, timeout=timeout)
+            try:
+                async with aclosing(stream):  # type: ignore[type-var]
+                    async for response in stream:
+                        for part in response.items:
+                            if part.HasField("scores"):
+                                return _scores(part.scores)
+                raise Internal("the orchestrator is of a version that knows no scores", reason="INTERNAL")
+            except Unavailable:
+                if self._clock.monotonic() + delay >= ends:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY_S)
+
     async def team(self, name: str) -> Team:
         """One team. Raises: NotFound and other ServiceErrors."""
         request = pb.GetTeamRequest(name=f"teams/{name}")
@@ -230,7 +256,7 @@ def _lost(cause: ServiceError) -> ServiceError:
 def _item(event: run_pb2.RunEvent) -> RunItem | None:
     kind = event.WhichOneof("event")
     if kind == "run_finished":
-        return _ended(event.run_finished)
+        return _ended(event.run_finished, event.sequence)
     if kind == "input_requested":
         return _asked(event.input_requested)
     if kind == "input_provided":
@@ -266,9 +292,17 @@ def _citation(citation: session_pb2.Citation) -> Citation:
     )
 
 
-def _ended(finished: run_pb2.RunFinished) -> RunEnded:
+def _scores(found: pb.ScoresResult) -> Scores | NoScores:
+    if found.HasField("scores"):
+        return scores_from_pb(found.scores)
+    never = found.missing == pb.ScoresResult.MISSING_NOT_CHOSEN
+    return NoScores(missing="not_chosen" if never else "not_yet")
+
+
+def _ended(finished: run_pb2.RunFinished, sequence: int) -> RunEnded:
     used = finished.summary.usage
     return RunEnded(
+        sequence=sequence,
         state=_STATES.get(finished.state, "failed"),
         error=_error(finished),
         usage=Usage(

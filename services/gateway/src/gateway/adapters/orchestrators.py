@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Protocol
 
-from gateway.core.model import Question, Run, RunItem, Team
+from gateway.core.model import NoScores, Question, Run, RunItem, Scores, Team
 from gateway.core.ports import Orchestrator
 from servicekit.context import current_caller
 from servicekit.errors import FailedPrecondition
@@ -81,6 +82,10 @@ class Orchestrators:
     def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
         """All that happens to the run until RunEnded. Raises: ServiceError."""
         return self._client(run.namespace, FRONT).follow(run)
+
+    async def scores(self, run: Run, *, after: int, within: timedelta) -> Scores | NoScores:
+        """See Orchestrator. Raises: ServiceError."""
+        return await self._client(run.namespace, FRONT).scores(run, after=after, within=within)
 
     async def team(self, name: str) -> Team:
         """One team. Raises: NotFound and other ServiceErrors."""

@@ -1,7 +1,7 @@
 """What a question, a run and its answer are to the gateway."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ class Question:
         stream: Whether the answer is wanted piece by piece.
         include_usage: Whether a stream ends with a chunk of token counts.
         answer_schema: JSON schema that the answer must satisfy; None: as the team says.
+        wait_scores: How long the answer's scores are waited for, after the run; zero: not at all.
     """
 
     team: str
@@ -35,6 +36,7 @@ class Question:
     stream: bool
     include_usage: bool
     answer_schema: Mapping[str, Any] | None = None
+    wait_scores: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,52 @@ class RunEnded:
     error: ServiceError | None = None
     usage: Usage = Usage()
     stages: tuple[Stage, ...] = ()
+    sequence: int = 0  # of the event that said so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """A sentence that the evidence does not support.
+
+    Attributes:
+        start: Where it begins in the answer, in characters; `end` is exclusive.
+        faithfulness: Probability that it is supported, as a judge says; None: no judge looked.
+        grounding: How much it resembles the evidence, 0 to 1.
+        evidence: Numbers of the evidence that it was compared with.
+    """
+
+    start: int
+    end: int
+    faithfulness: float | None
+    grounding: float
+    evidence: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What was found out about an answer (docs/evaluation.md).
+
+    Attributes:
+        outcome: scored, nothing_to_score, failed (`reason` says why) or expired.
+        values: Scores by their names, 0 to 1; only those that there are.
+        below: Names of those that are below the team's thresholds.
+    """
+
+    outcome: str
+    evaluator: str
+    version: str
+    reason: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    below: tuple[str, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoScores:
+    """Why there are none: not_chosen (never), not_yet, or unavailable (`reason` says why)."""
+
+    missing: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

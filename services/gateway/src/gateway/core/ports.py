@@ -1,9 +1,10 @@
 """What the gateway needs of others."""
 
 from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
 from typing import Protocol
 
-from gateway.core.model import Question, Run, RunItem, Team
+from gateway.core.model import NoScores, Question, Run, RunItem, Scores, Team
 
 
 class Orchestrator(Protocol):
@@ -32,6 +33,14 @@ class Orchestrator(Protocol):
 
         Raises:
             ServiceError: The run's events cannot be had; it may go on all the same.
+        """
+        ...
+
+    async def scores(self, run: Run, *, after: int, within: timedelta) -> Scores | NoScores:
+        """The scores of a run that has ended with the event `after`, or that there are none in time.
+
+        Raises:
+            ServiceError: It cannot be known.
         """
         ...
 

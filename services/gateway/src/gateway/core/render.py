@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.core.errors import ApiError
-from gateway.core.model import Citation, Run, RunEnded, Team
+from gateway.core.model import Citation, NoScores, Run, RunEnded, Scores, Team
 
 _encode = msgspec.json.encode
 
@@ -38,9 +38,18 @@ class Chunks:
         """A piece of the answer."""
         return self._delta + b'{"content":' + _encode(text) + b'},"finish_reason":null}]}\n\n'
 
-    def last(self, extra: dict[str, object], ended: RunEnded) -> bytes:
-        """The end, what the answer rests on, and (if wanted) the chunk of token counts."""
-        body = self._delta + b'{},"finish_reason":"stop"}],"agentteams":' + _encode(extra) + b"}\n\n"
+    def finish(self, extra: dict[str, object]) -> bytes:
+        """The answer's end, and what it rests on."""
+        return self._delta + b'{},"finish_reason":"stop"}],"agentteams":' + _encode(extra) + b"}\n\n"
+
+    def scores(self, scores: dict[str, object]) -> bytes:
+        """What was found out about the answer since: a chunk without choices, as that of token counts."""
+        head = self._head + self._usage + b',"choices":[],"agentteams":'
+        return head + _encode({"scores": scores}) + b"}\n\n"
+
+    def last(self, ended: RunEnded) -> bytes:
+        """The chunk of token counts, if it is wanted, and the stream's end."""
+        body = b""
         if self._usage:
             body += self._head + b',"choices":[],"usage":' + _encode(usage(ended)) + b"}\n\n"
         return body + DONE
@@ -124,6 +133,32 @@ def extra_field(
                 "count": stage.count,
             }
             for stage in ended.stages
+        ],
+    }
+
+
+def scores_field(found: Scores | NoScores, *, answer: str) -> dict[str, object]:
+    """The field `scores` of an answer."""
+    if isinstance(found, NoScores):
+        return {"missing": found.missing, "reason": found.reason}
+    return {
+        "outcome": found.outcome,
+        "reason": found.reason,
+        "evaluator": found.evaluator,
+        "version": found.version,
+        **found.values,
+        "below_thresholds": list(found.below),
+        "unsupported": [
+            {
+                "start": one.start,
+                "end": one.end,
+                "text": answer[one.start : one.end],
+                "verdict": "unsupported",
+                "faithfulness": one.faithfulness,
+                "grounding": one.grounding,
+                "evidence": list(one.evidence),
+            }
+            for one in found.unsupported
         ],
     }
 

@@ -6,6 +6,7 @@ their ModelConfig (the list is in the README).
 """
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from gateway.core.errors import ApiError, invalid, model_not_found
 from gateway.core.model import Message, Question
 
+MAX_WAIT_SCORES_S = 600
 _SESSION = re.compile(r"sessions/[a-z0-9-]{1,64}")
 # One of the caller's namespace, or `namespace/team` of another one's.
 _TEAM = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -112,8 +114,8 @@ _WHY = {
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-def parse_question(body: bytes, *, session_header: str) -> Question:
-    """Reads and checks a request.
+def parse_question(body: bytes, *, session_header: str, scores_header: str = "") -> Question:
+    """Reads and checks a request, with its headers X-AgentTeams-Session and X-AgentTeams-Wait-Scores.
 
     Raises:
         ApiError: 400 (404 for a model that cannot exist); names the parameter.
@@ -147,6 +149,7 @@ def parse_question(body: bytes, *, session_header: str) -> Question:
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         answer_schema=_answer_schema(request.response_format),
+        wait_scores=_wait_scores(scores_header),
     )
 
 
@@ -232,6 +235,15 @@ def _answer_schema(wanted: _ResponseFormat | None) -> dict[str, Any] | None:
             code="missing_required_parameter",
         )
     return wanted.json_schema.schema
+
+
+def _wait_scores(header: str) -> timedelta:
+    if not header:
+        return timedelta(0)
+    if not (header.isascii() and header.isdigit() and int(header) <= MAX_WAIT_SCORES_S):
+        name, given = "X-AgentTeams-Wait-Scores", header[:80]
+        raise invalid(name, f"{name} is a whole number of seconds, 0 to {MAX_WAIT_SCORES_S} (got {given!r}).")
+    return timedelta(seconds=int(header))
 
 
 def _session(header: str, metadata: str) -> str:
