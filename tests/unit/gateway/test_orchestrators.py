@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import pytest
 
 from gateway.adapters.orchestrators import Orchestrators
-from gateway.core.model import Message, Question, Run, RunItem, Team
+from gateway.core.model import Message, NoScores, Question, Run, RunItem, Team
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, NotFound
 
@@ -63,6 +64,10 @@ class Client:
     def follow(self, run: Run) -> AsyncGenerator[RunItem, None]:
         self.asked.calls.append((run.name, self.target))
         return nothing()
+
+    async def scores(self, run: Run, *, after: int, within: timedelta) -> NoScores:
+        self.asked.calls.append((f"scores of {run.name}", self.target))
+        return NoScores(missing="not_yet")
 
     async def team(self, name: str) -> Team:
         raise NotImplementedError
@@ -134,11 +139,13 @@ async def test_a_team_of_another_namespace_is_asked_there_as_a_call(asked: Asked
         run, _ = await orchestrators.ask(question, request_id="1")
         assert run.namespace == "globex"
         orchestrators.follow(run)
+        await orchestrators.scores(run, after=4, within=timedelta(seconds=9))
         await orchestrators.ask(replace(QUESTION, team="acme/own"), request_id="2")
     assert asked.calls == [
         ("1", front),
         ("1", "at-own.globex.svc:50054"),
         ("runs/r", front),
+        ("scores of runs/r", front),
         ("2", "agentteams-orchestrator.acme.svc:50054"),
     ]
     assert asked.teams == ["own", "own", "own"]

@@ -3,9 +3,13 @@
 from typing import Any
 
 import pytest
+from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
+from agentteams.session.v1 import run_scores_pb2
 
+from orchestrator.adapters.shown import shown_scores
 from orchestrator.core.admission import ready_team
-from servicekit.context import Caller
+from orchestrator.core.awaited import Scored
+from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, NotFound
 from tests.support.orchestrator_fakes import FakeCatalogue, team
 
@@ -48,3 +52,42 @@ def test_what_a_team_lacks_is_told_to_its_owner_alone() -> None:
     suspended = FakeCatalogue(all_teams=[team(name="open", suspend=True)], allowed={"open": ("*",)})
     with pytest.raises(FailedPrecondition):
         ready_team(suspended, FOREIGN, "teams/open")
+
+
+def test_scores_are_shown_without_what_is_the_owners() -> None:
+    wrong = run_scores_pb2.SentenceScore(
+        start=3,
+        end=9,
+        verdict=run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED,
+        faithfulness=0.125,
+        evidence=[4],
+    )
+    whole = run_scores_pb2.RunScores(
+        run="runs/r1",
+        team_revision="r7",
+        evaluator="judge",
+        version="1",
+        outcome=run_scores_pb2.RunScores.OUTCOME_SCORED,
+        reason="the judge said so",
+        faithfulness=0.25,
+        retrieval_relevance=0.5,
+        sentences=[wrong],
+        chunks=[run_scores_pb2.ChunkScore(number=4, knowledge_base="knowledgeBases/secret", chunk="c4")],
+        judge=run_scores_pb2.JudgeUsage(model_config="modelConfigs/judge", cost_micros=9),
+        suspicions=["weak_evidence"],
+        below_thresholds=["faithfulness"],
+    )
+    with scope(caller=OWN):
+        assert shown_scores(Scored(payload=whole)).scores.scores == whole
+    with scope(caller=FOREIGN):
+        told = shown_scores(Scored(payload=whole)).scores.scores
+        assert shown_scores(Scored(may_come=True)).scores.missing == pb.ScoresResult.MISSING_NOT_YET
+    wrong.ClearField("evidence")
+    assert told == run_scores_pb2.RunScores(
+        run="runs/r1",
+        evaluator="judge",
+        version="1",
+        outcome=run_scores_pb2.RunScores.OUTCOME_SCORED,
+        faithfulness=0.25,
+        sentences=[wrong],
+    )

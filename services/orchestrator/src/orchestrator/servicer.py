@@ -9,10 +9,9 @@ from agentteams.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from agentteams.session.v1 import run_pb2, session_pb2
 
 from manifests import AgentTeam, schema_problem
-from orchestrator.adapters.events_pb import scores_to_pb
 from orchestrator.adapters.events_read import message_from_pb, plain
 from orchestrator.adapters.peers import FORWARDED
-from orchestrator.adapters.shown import shown, shown_run
+from orchestrator.adapters.shown import shown, shown_run, shown_scores
 from orchestrator.core.admission import may_ask, no_team_for
 from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.model import Message, RunInput
@@ -145,7 +144,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         )
 
     async def _scores_item(self, run: str, wait: timedelta) -> pb.RunItem:
-        return pb.RunItem(scores=scores_to_pb(await self._scores.of_run(run, within=wait)))
+        return shown_scores(await self._scores.of_run(run, within=wait))
 
     async def _start(self, request: pb.StartRunRequest) -> RunRow:
         if not request.team.startswith("teams/"):

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as pb
-from agentteams.session.v1 import run_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2
 
-from orchestrator.adapters.events_pb import item_to_pb, run_to_pb
+from orchestrator.adapters.events_pb import item_to_pb, run_to_pb, scores_to_pb
+from orchestrator.core.awaited import Scored
 from orchestrator.core.log import Item
 from orchestrator.core.ports import RunRow
 from servicekit.context import current_caller
 
 # What the team itself says, and how it ends.
 _SAID = ("run_started", "message_completed", "run_finished")
+# Not what was found and how relevant that was, what the judge cost, or what the owner wants.
+_SCORED = ("run", "evaluator", "version", "outcome", "faithfulness", "grounding", "answer_relevance")
 _ASKED = ("input_requested", "input_provided")
 
 
@@ -33,6 +36,22 @@ def shown_run(row: RunRow) -> run_pb2.Run:
     if current_caller().home:
         run.ClearField("owner_address")
     return run
+
+
+def shown_scores(found: Scored) -> pb.RunItem:
+    """What came of waiting for scores; callers of other tenants are shown those of the answer alone."""
+    told = scores_to_pb(found)
+    if not current_caller().home or not told.HasField("scores"):
+        return pb.RunItem(scores=told)
+    out = run_scores_pb2.RunScores()
+    for field, value in told.scores.ListFields():
+        if field.name in _SCORED:
+            setattr(out, field.name, value)
+    for one in told.scores.sentences:
+        sentence = out.sentences.add()
+        sentence.CopyFrom(one)
+        sentence.ClearField("evidence")
+    return pb.RunItem(scores=pb.ScoresResult(scores=out))
 
 
 def _outside(item: pb.RunItem) -> pb.RunItem:
