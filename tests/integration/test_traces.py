@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from agentteams_cli.stack import Endpoint
-from tests.support.model_server import Fault, ModelServer
+from tests.support.model_server import Fault, ModelServer, Reply
 from tests.support.otlp import Collector, Received, collector, orphans, path, tree
 from tests.support.stack import MODELS, LiveStack, knowledge_base, running_stack, team, until
 from tests.support.telemetry_schema import load_schema
@@ -53,6 +53,9 @@ spec:
   workflow:
     steps: [{name: draft, member: clerk}]
 """
+CHECKED = (
+    team("checked", "clerk", knowledge="handbook", search="Always") + "  evaluation: {samplePercent: 100}\n"
+)
 
 
 def plain(name: str) -> str:
@@ -96,6 +99,7 @@ async def live(
             team("solo", "clerk", knowledge="handbook"),
             team("newcomer", "clerk", knowledge="nothing", search="Always"),
             WORKFLOW,
+            CHECKED,
         )
         await stack.ingest("handbook", {"leave.md": LEAVE})
         await asyncio.gather(*(ask(stack, "pair", QUESTION, sampled=None) for _ in range(4)))  # imports
@@ -217,6 +221,30 @@ async def test_what_went_well_is_forgotten_and_what_did_not_is_kept_whole(
     assert good.trace not in collected.traces()  # it was over before those that have come
 
 
+async def test_a_run_that_is_scored_keeps_its_trace_and_its_scores_lead_there(
+    live: LiveStack, collected: Collector, model: ModelServer
+) -> None:
+    said = "An employee has thirty days of paid leave a year [1]. Whales are made of purple cheese."
+    model.script(lambda request: Reply(said))
+    answer = await ask(live, "checked", QUESTION, sampled=False, wait_scores_s=60)
+    spans = await whole(collected, answer.trace)
+    run = run_span(spans)
+    assert run.attributes["agentteams.kept"] == "scored", tree(spans)
+    assert run.attributes["agentteams.run"] == answer.run
+    assert len(orphans(spans)) == 1, tree(spans)
+    scores = answer.extra["scores"]
+    assert [one["text"] for one in scores["unsupported"]] == ["Whales are made of purple cheese."]
+
+    def told() -> list[Received]:
+        return [s for s in collected.spans if s.name == "evaluation"]
+
+    (span,) = await until(told, what="the span of the evaluation")
+    assert (span.service, span.links) == ("evaluation", ((run.trace, run.id),))
+    assert span.attributes["agentteams.run"] == answer.run
+    results = {event["gen_ai.evaluation.name"]: event for name, event in span.events}
+    assert results["grounding"]["gen_ai.evaluation.score.value"] == pytest.approx(scores["grounding"])
+
+
 async def test_a_slow_run_is_kept_from_its_beginning(
     live: LiveStack, collected: Collector, model: ModelServer
 ) -> None:
@@ -314,8 +342,7 @@ async def test_services_send_what_the_file_says_and_nothing_else(
         assert len(fitting) == 1, f"{span.service}: {span.name} is missing in docs/telemetry.yaml"
         assert set(span.attributes) - known <= set(fitting[0].attributes), span.name
         seen.add(fitting[0].name)
-    # Nobody has a reranker here, and no run is scored: test_evaluation_service has that span's service.
-    assert {s.name for s in schema.spans} - seen == {"rerank", "evaluation"}
+    assert {s.name for s in schema.spans} - seen == {"rerank"}  # nobody has one here
     assert {a for s in schema.spans for a in s.attributes} == set(schema.attributes)
 
 

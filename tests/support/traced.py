@@ -30,21 +30,27 @@ class Answer:
     run: str
     trace: str
     text: str
+    extra: dict[str, Any]  # the field `agentteams`
 
 
-async def ask(live: LiveStack, team: str, question: str, *, sampled: bool | None) -> Answer:
+async def ask(
+    live: LiveStack, team: str, question: str, *, sampled: bool | None, wait_scores_s: int = 0
+) -> Answer:
     """One question, as part of a trace of the client's (None: the client has none)."""
     trace = secrets.token_hex(16)
     headers = {}
     if sampled is not None:
         headers["traceparent"] = f"00-{trace}-{secrets.token_hex(8)}-0{int(sampled)}"
+    if wait_scores_s:
+        headers["x-agentteams-wait-scores"] = str(wait_scores_s)
     body = {"model": team, "messages": [{"role": "user", "content": question}]}
     # Plain HTTP: to read the certificates of authorities would be most of the work.
-    async with httpx.AsyncClient(timeout=60, trust_env=False, verify=False) as client:
+    async with httpx.AsyncClient(timeout=60 + wait_scores_s, trust_env=False, verify=False) as client:
         response = await client.post(f"{live.url}/chat/completions", json=body, headers=headers)
     text = response.json()["choices"][0]["message"]["content"] if response.is_success else response.text
     run = response.headers.get("x-agentteams-run", "")
-    return Answer(status=response.status_code, run=run, trace=trace, text=text)
+    extra = response.json()["agentteams"] if response.is_success else {}
+    return Answer(status=response.status_code, run=run, trace=trace, text=text, extra=extra)
 
 
 async def whole(
