@@ -161,5 +161,44 @@ FAITHFULNESS = Board(
                 ),
             ),
         ),
+        Row(
+            title="Golden sets by schedule",
+            panels=(
+                Panel(
+                    title="Means",
+                    description="Newest of each team, 0 to 1: sources found, facts said, faithfulness.",
+                    unit="percentunit",
+                    queries=(
+                        Query(
+                            expr=f"max by (team, score) (agentteams_evaluation_golden_score{{{_TEAM}}})",
+                            legend="{{team}} {{score}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="Teams",
+                    description="By what the thresholds of spec.evaluation say of their golden sets.",
+                    unit="short",
+                    queries=(
+                        Query(
+                            expr="max by (state) (agentteams_evaluation_golden_teams)",
+                            legend="{{state}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    title="Evaluations",
+                    description="Golden sets that were asked, or could not be.",
+                    unit="reqps",
+                    kind=Kind.STACKED,
+                    queries=(
+                        Query(
+                            expr=rate("agentteams_evaluation_golden_sets_total", by="outcome"),
+                            legend="{{outcome}}",
+                        ),
+                    ),
+                ),
+            ),
+        ),
     ),
 )

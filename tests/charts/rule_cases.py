@@ -173,6 +173,16 @@ CASES = (
         value="20%",
     ),
     Case(
+        alert="AgentTeamsGoldenSetDegraded",
+        at="20m",
+        fires={'agentteams_evaluation_golden_teams{state="DEGRADED"}': "0 0 0 2x60"},
+        silent={
+            'agentteams_evaluation_golden_teams{state="DEGRADED"}': "1x15 0x60",
+            'agentteams_evaluation_golden_teams{state="UNKNOWN"}': "3x60",
+        },
+        value="2",
+    ),
+    Case(
         alert="AgentTeamsScoringStands",
         at="50m",
         fires={"agentteams_evaluation_waiting_runs": "2000x90"},

@@ -63,14 +63,16 @@ async def test_one_process_gets_what_is_due_and_stores_it_once(engine: AsyncEngi
     await SqlGoldenSets(engine).put_golden_set("default", "kb", SET, now=NOW)
     for turn in range(2):
         one = await only(store)
-        assert one.schedule.turn == turn
+        assert one.schedule.turn == 2 * turn  # one begun, and one ended
         tokens = await asyncio.gather(*(store.claim(one, lease=LEASE, now=NOW) for _ in range(4)))
         (token,) = [token for token in tokens if token]
         assert await store.renew(one, token, lease=LEASE, now=NOW)
+        held = await only(store)
         assert await store.finish(one, token, [SCORES], now=NOW)
         assert not await store.finish(one, token, [SCORES], now=NOW)
         # As it was read before: another process has done it since.
         assert await store.claim(one, lease=LEASE, now=NOW + 2 * LEASE) is None
+        assert await store.claim(held, lease=LEASE, now=NOW + 2 * LEASE) is None
     assert len(await SqlGoldenSets(engine).evaluations("default", "kb", before="", limit=9)) == 2
 
 

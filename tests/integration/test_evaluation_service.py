@@ -34,6 +34,7 @@ from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
 from session.adapters.database import Database, PoolLimits, open_database
 from session.adapters.store import SqlSessionStore
 from session.adapters.tables import run_scores, run_scorings
+from session.golden_servicer import GoldenSetServicer, golden_set_service
 from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from tests.support.live import FakeEmbedding
@@ -79,10 +80,11 @@ class World:
     database: Database
     model: ModelServer
     tenant: str = "acme"
+    orchestrator: str = "127.0.0.1:9"
 
-    async def ask(self, said: str, *, revision: str = "r1", trace: str = "") -> str:
-        """A run of ada's that has ended with that answer and waits to be scored. `trace`: its traceparent."""
-        async with rpc_as(self.session, tenant=self.tenant, user="ada") as rpc:
+    async def ask(self, said: str, *, revision: str = "r1", trace: str = "", user: str = "ada") -> str:
+        """A run that has ended with that answer and waits to be scored. `trace`: its traceparent."""
+        async with rpc_as(self.session, tenant=self.tenant, user=user) as rpc:
             client = Client(rpc)
             new = begin("How long is the warranty?", team_revision=revision)
             run = str((await client.BeginRun(new)).run.name)
@@ -125,7 +127,7 @@ class World:
 
     @asynccontextmanager
     async def serving(
-        self, name: str, port: int = 0, *, otlp: str = ""
+        self, name: str, port: int = 0, *, otlp: str = "", metrics_port: int = 0
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process, until the block ends; its log goes to the test's output."""
         key = self.folder / "identity.key"
@@ -133,12 +135,16 @@ class World:
         settings = {
             "HOST": "127.0.0.1",
             "PORT": str(port),
+            "METRICS_PORT": str(metrics_port),
             "IDENTITY_KEY_FILE": str(key),
             "SESSION_TARGET": self.session,
             "EMBEDDING_TARGET": self.embedding,
+            "ORCHESTRATOR_TARGET": self.orchestrator,
             "MANIFESTS_DIR": str(self.folder / "manifests"),
             "EVALUATION_LEASE_S": "6",
             "EVALUATION_POLL_S": "0.1",
+            "EVALUATION_GOLDEN_POLL_S": "0.2",
+            "EVALUATION_GOLDEN_LEASE_S": "3",
             "EVALUATION_JUDGE_CALLS_PER_MINUTE": "100000",
             "EVALUATION_JUDGE_TOKENS_PER_MINUTE": "100000000",
         }
@@ -184,6 +190,7 @@ async def world_of(tenant: str, tmp_path: Path) -> AsyncIterator[World]:
                 [
                     session_service(SessionServicer(store=store, tokens=tokens)),
                     score_service(ScoreServicer(store=store, tokens=tokens)),
+                    golden_set_service(GoldenSetServicer(store=store, tokens=tokens, new_id=new_id)),
                 ]
             )
         )

@@ -60,6 +60,23 @@ _TEAM: list[tuple[Mapping[str, Any], str]] = [
         "evaluation.judgeModelConfigRef.name",
     ),
     ({"evaluation": {"scoreSuspicious": "often"}}, "evaluation.scoreSuspicious"),
+    ({"evaluation": {"schedule": "@yearly"}}, "evaluation.schedule"),
+    (
+        {"evaluation": {"goldenSetRef": {"configMapKeyRef": {"name": "A b", "key": "a"}}}},
+        "evaluation.goldenSetRef.configMapKeyRef.name",
+    ),
+    (
+        {"evaluation": {"goldenSetRef": {"configMapKeyRef": {"name": "a", "key": "A b"}}}},
+        "evaluation.goldenSetRef.configMapKeyRef.key",
+    ),
+    (
+        {"evaluation": {"thresholds": {"sourcesFound": "2"}}},
+        "evaluation.thresholds.sourcesFound",
+    ),
+    (
+        {"evaluation": {"thresholds": {"factsPresent": "-1"}}},
+        "evaluation.thresholds.factsPresent",
+    ),
     (
         {"evaluation": {"thresholds": {"retrievalRelevance": "2"}}},
         "evaluation.thresholds.retrievalRelevance",

@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from retrieval.core.leases import Claiming, do_while_leased
+from retrieval.core.leases import Claiming
 from servicekit.errors import Unavailable
+from servicekit.leased_work import do_while_leased
 
 pytestmark = pytest.mark.looptime
 

@@ -2,17 +2,16 @@
 
 import uuid
 from pathlib import Path
-from typing import Any
 
-import yaml
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
 from agentteams.session.v1 import scores_pb2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentteams_cli.client import connect
 from agentteams_cli.context import Settings, run_async
 from agentteams_cli.errors import CliError
 from agentteams_cli.render import to_dict
+from manifests.golden import GoldenSetInvalid
+from manifests.golden_questions import FORM, GoldenQuestion, parse_questions
 
 _SHARES = {
     "sources": "sources_found",
@@ -22,47 +21,30 @@ _SHARES = {
 }
 
 
-class _Question(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    id: str = ""
-    question: str = Field(min_length=1, max_length=8_192)
-    sources: list[str] = Field(default_factory=list, max_length=50)
-    facts: list[str] = Field(default_factory=list, max_length=50)
-
-
-class _Questions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    questions: list[_Question] = Field(min_length=1, max_length=500)
-
-
-def read_questions(file: Path) -> list[pb.GoldenQuestion]:
+def read_questions(file: Path) -> list[GoldenQuestion]:
     """The questions of a file.
 
     Raises:
         CliError: It cannot be read, or is of another form.
     """
     try:
-        found: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as exc:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as exc:
         raise CliError(f"{file} cannot be read: {' '.join(str(exc).split())}") from exc
     try:
-        questions = _Questions.model_validate(found).questions
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        return parse_questions(text)
+    except GoldenSetInvalid as exc:
         raise CliError(
-            f"{file}: {where + ': ' if where else ''}{first['msg']}",
-            fix="a team's golden set is `questions: [{question: ..., sources: [PATH], facts: [TEXT]}, ...]`",
+            f"{file}{' ' if str(exc).startswith('cannot be read') else ': '}{exc}", fix=FORM
         ) from exc
-    return [
-        pb.GoldenQuestion(id=one.id or f"q{n}", question=one.question, sources=one.sources, facts=one.facts)
-        for n, one in enumerate(questions, 1)
-    ]
 
 
 def evaluate_team(settings: Settings, team: str, golden: Path) -> None:
     """Asks, scores, and compares with the last evaluation of another revision, else with the last."""
-    questions = read_questions(golden)
+    questions = [
+        pb.GoldenQuestion(id=one.id, question=one.question, sources=one.sources, facts=one.facts)
+        for one in read_questions(golden)
+    ]
     evaluation, before = run_async(_evaluate(settings, team, questions))
     output = settings.output
     output.json({"evaluation": to_dict(evaluation), "before": None if before is None else to_dict(before)})

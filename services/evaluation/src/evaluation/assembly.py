@@ -1,11 +1,13 @@
 """The process, put together: settings, adapters, core, servicer."""
 
+import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from evaluation.adapters.embedding_client import EmbeddingClient
+from evaluation.adapters.golden_sets import SessionGoldenSets
 from evaluation.adapters.judges import EndpointJudges
 from evaluation.adapters.orchestrator_client import OrchestratorAsker
 from evaluation.adapters.session_client import SessionRuns
@@ -13,9 +15,10 @@ from evaluation.adapters.teams import ManifestTeams
 from evaluation.core.budget import MinuteBudget
 from evaluation.core.evaluator import Evaluator
 from evaluation.core.golden import GoldenRuns
+from evaluation.core.golden_worker import GoldenWorker
 from evaluation.core.judge import Memory
 from evaluation.core.worker import SERVICE, Times, Worker
-from evaluation.metrics import WAITING, Telemetry
+from evaluation.metrics import WAITING, Telemetry, golden_set_ended, golden_sets_seen
 from evaluation.servicer import EvaluationServicer, evaluation_service
 from evaluation.settings import Settings
 from manifests import Source, cluster_source, folder_source
@@ -79,24 +82,34 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         ),
         waiting=WAITING.set,
     )
+    asker = OrchestratorAsker(
+        settings.orchestrator_target,
+        connect=lambda target: RpcClient(open_channel(target), issuer=issuer, default_timeout=_CALL),
+        stack=stack,
+    )
+    golden = GoldenRuns(asker=asker, evaluator=evaluator)
+    golden_worker = GoldenWorker(
+        sets=SessionGoldenSets(rpc(settings.session_target)),
+        teams=teams,
+        golden=golden,
+        clock=clock,
+        limits=settings.golden_limits(),
+        seen=golden_sets_seen,
+        ended=golden_set_ended,
+    )
     servicer = EvaluationServicer(
         runs=runs,
         teams=teams,
         evaluator=evaluator,
-        golden=GoldenRuns(
-            asker=OrchestratorAsker(
-                settings.orchestrator_target,
-                connect=lambda target: RpcClient(open_channel(target), issuer=issuer, default_timeout=_CALL),
-                stack=stack,
-            ),
-            evaluator=evaluator,
-        ),
+        golden=golden,
         max_calls=settings.evaluation_max_golden_runs,
     )
 
     async def work() -> None:
         await manifests.ready()  # without them no team would have a judge
-        await worker.work()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.work())
+            group.create_task(golden_worker.work())
 
     return Assembly(
         services=[evaluation_service(servicer)], ready=manifests.ready, tasks=[manifests.watch, work]

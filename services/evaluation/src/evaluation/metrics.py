@@ -1,11 +1,13 @@
 """What the service measures; docs/telemetry.yaml lists it."""
 
 import secrets
+from collections.abc import Sequence
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from prometheus_client import Counter, Gauge, Histogram
 
 from evaluation.core.model import Job, Scores
+from evaluation.core.schedule import GoldenPolicy, GoldenSet
 from servicekit import span_wire, spans
 from servicekit.labels import BoundedLabels
 
@@ -44,8 +46,36 @@ SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )
 
+GOLDEN_SETS = Counter(
+    "agentteams_evaluation_golden_sets_total", "Golden sets of teams that were asked by schedule", ["outcome"]
+)
+GOLDEN_SCORE = Gauge(
+    "agentteams_evaluation_golden_score", "Newest means of golden sets asked by schedule", ["team", "score"]
+)
+GOLDEN_TEAMS = Gauge(
+    "agentteams_evaluation_golden_teams", "Teams with golden sets that are asked by schedule", ["state"]
+)
+
 _TEAMS, _MODELS = BoundedLabels(100), BoundedLabels(200)  # of the process, as the metrics are
+_MAX_GOLDEN = 100
 _EVENT = "gen_ai.evaluation.result"
+
+
+def golden_sets_seen(wanted: Sequence[tuple[GoldenSet, GoldenPolicy]]) -> None:
+    """All that there is now; degraded ones first, as many as the label allows."""
+    found = [(one, one.state(policy)) for one, policy in wanted]
+    for state in ("GOOD", "DEGRADED", "UNKNOWN"):
+        GOLDEN_TEAMS.labels(state).set(sum(known == state for _, known in found))
+    found.sort(key=lambda row: (row[1] != "DEGRADED", row[0].tenant, row[0].team))
+    GOLDEN_SCORE.clear()
+    for one, _ in found[:_MAX_GOLDEN]:
+        for name, value in one.newest.means.items() if one.newest is not None else ():
+            GOLDEN_SCORE.labels(f"{one.tenant}/{one.team}", name).set(value)
+
+
+def golden_set_ended(done: bool) -> None:
+    """An evaluation by schedule."""
+    GOLDEN_SETS.labels("done" if done else "failed").inc()
 
 
 class Telemetry:

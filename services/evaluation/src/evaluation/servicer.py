@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import grpc
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
 from agentteams.evaluation.v1 import evaluation_service_pb2_grpc
-from agentteams.session.v1 import run_scores_pb2, scores_pb2
+from agentteams.session.v1 import run_scores_pb2
 
+from evaluation.adapters.golden_sets import evaluation_to_pb
 from evaluation.adapters.session_client import SessionRuns
 from evaluation.core.evaluator import Evaluator
 from evaluation.core.golden import Evaluation, GoldenRuns, Question, Result, fingerprint
@@ -25,7 +25,6 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EvaluationService"].full_name
 
 _MAX_QUESTIONS, _MAX_EXPECTED = 500, 50
 _MAX_ID, _MAX_QUESTION, _MAX_TEXT = 128, 8_192, 1_024
-_SHARES = ("sources_found", "facts_present", "faithfulness", "grounding")
 
 
 class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
@@ -101,7 +100,7 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
                     team_revision=revision, golden_set_sha256=fingerprint(questions), results=results
                 )
                 stored = await self._runs.put_evaluation(
-                    _evaluation_to_pb(request.request_id.lower(), team, evaluation)
+                    evaluation_to_pb(request.request_id.lower(), team, evaluation)
                 )
                 yield pb.EvaluateTeamResponse(done=len(results), total=len(questions), evaluation=stored)
         finally:
@@ -177,26 +176,3 @@ def _text(field: str, value: str, maximum: int) -> None:
         raise InvalidArgument.field(field, "is required")
     if len(value) > maximum:
         raise InvalidArgument.field(field, f"has {len(value)} characters, at most {maximum} are allowed")
-
-
-def _evaluation_to_pb(id_: str, team: str, evaluation: Evaluation) -> scores_pb2.TeamEvaluation:
-    means: dict[str, Any] = {name: evaluation.mean(name) for name in _SHARES}
-    return scores_pb2.TeamEvaluation(
-        name=f"teamEvaluations/{id_}",
-        team=f"teams/{team}",
-        team_revision=evaluation.team_revision,
-        golden_set_sha256=evaluation.golden_set_sha256,
-        failed=evaluation.failed,
-        questions=[
-            scores_pb2.QuestionScore(
-                id=one.id,
-                run=one.run,
-                error=one.error,
-                missing_sources=one.missing_sources,
-                missing_facts=one.missing_facts,
-                **{name: getattr(one, name) for name in _SHARES},
-            )
-            for one in evaluation.results
-        ],
-        **means,
-    )

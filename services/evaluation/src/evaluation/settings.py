@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from evaluation.core.golden_worker import GoldenLimits
 from servicekit.config import ServerSettings
 
 
@@ -55,6 +56,15 @@ class Settings(ServerSettings):
     evaluation_max_golden_runs: int = Field(
         2, ge=1, le=64, description="Golden set runs at a time; one more is refused."
     )
+    evaluation_scheduled_golden_sets: int = Field(
+        2, ge=1, le=64, description="Golden sets that are asked by schedule at a time."
+    )
+    evaluation_golden_poll_s: float = Field(
+        10.0, gt=0, description="How often golden sets that are due are looked for."
+    )
+    evaluation_golden_lease_s: float = Field(
+        120.0, ge=2, le=600, description="How long one is left to a process that says nothing."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Settings":
@@ -68,3 +78,11 @@ class Settings(ServerSettings):
     def lease(self) -> timedelta:
         """As a duration."""
         return timedelta(seconds=self.evaluation_lease_s)
+
+    def golden_limits(self) -> GoldenLimits:
+        """Of golden sets that are asked by schedule."""
+        return GoldenLimits(
+            poll=timedelta(seconds=self.evaluation_golden_poll_s),
+            lease=timedelta(seconds=self.evaluation_golden_lease_s),
+            parallel=self.evaluation_scheduled_golden_sets,
+        )

@@ -13,6 +13,7 @@ from session.adapters.news import RunNews
 from session.adapters.retention import SqlRetentionStore
 from session.adapters.schema import check_schema, migrate
 from session.adapters.store import SqlSessionStore
+from session.golden_servicer import GoldenSetServicer, golden_set_service
 from session.memory_servicer import MemoryServicer, memory_service
 from session.quota_servicer import QuotaServicer, quota_service
 from session.score_servicer import ScoreServicer, score_service
@@ -49,6 +50,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         memory_service(MemoryServicer(store=store, tokens=tokens)),
         quota_service(QuotaServicer(store=store)),
         score_service(ScoreServicer(store=store, tokens=tokens)),
+        golden_set_service(GoldenSetServicer(store=store, tokens=tokens, new_id=new_id)),
     ]
     tasks = [sweeper.run]
     if isinstance(database, PostgresDatabase):

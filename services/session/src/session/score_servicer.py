@@ -166,12 +166,13 @@ class ScoreServicer(scores_pb2_grpc.ScoreServiceServicer):
         bound = ("evaluations", owner.tenant, owner.user, team)
         limit = page_size(request.page_size, default=20, maximum=100)
         token = request.page_token
-        found = await self._store.list_evaluations(
-            owner,
-            team=team,
-            before=convert.place(self._tokens.decode(bound, token)) if token else None,
-            limit=limit + 1,
-        )
+        before = convert.place(self._tokens.decode(bound, token)) if token else None
+        found = [
+            one
+            for whose in (owner, Owner(tenant=owner.tenant, user=""))  # and those by schedule
+            for one in await self._store.list_evaluations(whose, team=team, before=before, limit=limit + 1)
+        ]
+        found.sort(key=lambda one: (one.create_time, one.id), reverse=True)
         fit = _fitting(found[:limit])
         response = scores_pb2.ListTeamEvaluationsResponse(evaluations=map(evaluation_to_pb, fit))
         if len(found) > len(fit):

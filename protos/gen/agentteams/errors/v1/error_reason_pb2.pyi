@@ -125,7 +125,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TUNING_UNSUPPORTED: _ErrorReason.ValueType  # 69
     """The knowledge base's index cannot be measured; the message says why."""
     ERROR_REASON_GOLDEN_SET_NOT_FOUND: _ErrorReason.ValueType  # 70
-    """The knowledge base has no golden set."""
+    """The knowledge base, or the team, has no golden set."""
+    ERROR_REASON_GOLDEN_SET_TAKEN: _ErrorReason.ValueType  # 71
+    """Another process evaluates the team, or has since; or its golden set is another."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 80
     """No model of that name in the caller's namespace."""
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 81
@@ -250,7 +252,9 @@ ERROR_REASON_DOCUMENT_ALREADY_EXISTS: ErrorReason.ValueType  # 68
 ERROR_REASON_TUNING_UNSUPPORTED: ErrorReason.ValueType  # 69
 """The knowledge base's index cannot be measured; the message says why."""
 ERROR_REASON_GOLDEN_SET_NOT_FOUND: ErrorReason.ValueType  # 70
-"""The knowledge base has no golden set."""
+"""The knowledge base, or the team, has no golden set."""
+ERROR_REASON_GOLDEN_SET_TAKEN: ErrorReason.ValueType  # 71
+"""Another process evaluates the team, or has since; or its golden set is another."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 80
 """No model of that name in the caller's namespace."""
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 81

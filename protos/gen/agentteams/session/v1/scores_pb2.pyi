@@ -383,6 +383,7 @@ class TeamEvaluation(_message.Message):
     FAITHFULNESS_FIELD_NUMBER: _builtins.int
     GROUNDING_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. Format: `teamEvaluations/{id}`, the id a UUID4 of the caller's."""
     team: _builtins.str
@@ -403,6 +404,8 @@ class TeamEvaluation(_message.Message):
     """Mean, as in RunScores."""
     failed: _builtins.int
     """Runs that failed. They count as 0 in `sources_found` and `facts_present`."""
+    scheduled: _builtins.bool
+    """Output only. Nobody started it: it was made by schedule."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was stored."""
@@ -425,10 +428,11 @@ class TeamEvaluation(_message.Message):
         faithfulness: _builtins.float | None = ...,
         grounding: _builtins.float | None = ...,
         failed: _builtins.int = ...,
+        scheduled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_facts_present", b"_facts_present", "_faithfulness", b"_faithfulness", "_grounding", b"_grounding", "_sources_found", b"_sources_found", "create_time", b"create_time", "facts_present", b"facts_present", "faithfulness", b"faithfulness", "grounding", b"grounding", "sources_found", b"sources_found"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_facts_present", b"_facts_present", "_faithfulness", b"_faithfulness", "_grounding", b"_grounding", "_sources_found", b"_sources_found", "create_time", b"create_time", "facts_present", b"facts_present", "failed", b"failed", "faithfulness", b"faithfulness", "golden_set_sha256", b"golden_set_sha256", "grounding", b"grounding", "name", b"name", "questions", b"questions", "sources_found", b"sources_found", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_facts_present", b"_facts_present", "_faithfulness", b"_faithfulness", "_grounding", b"_grounding", "_sources_found", b"_sources_found", "create_time", b"create_time", "facts_present", b"facts_present", "failed", b"failed", "faithfulness", b"faithfulness", "golden_set_sha256", b"golden_set_sha256", "grounding", b"grounding", "name", b"name", "questions", b"questions", "scheduled", b"scheduled", "sources_found", b"sources_found", "team", b"team", "team_revision", b"team_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__facts_present: _TypeAlias = _typing.Literal["facts_present"]  # noqa: Y015
     _WhichOneofArgType__facts_present: _TypeAlias = _typing.Literal["_facts_present", b"_facts_present"]  # noqa: Y015

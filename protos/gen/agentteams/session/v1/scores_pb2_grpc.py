@@ -136,8 +136,8 @@ class ScoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTeamEvaluations(self, request, context):
-        """Lists golden set runs that the caller started, newest first. Reasons:
-        INVALID_FIELD.
+        """Lists golden set runs that the caller started, and those by schedule, newest
+        first. Reasons: INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

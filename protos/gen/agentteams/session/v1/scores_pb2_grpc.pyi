@@ -67,8 +67,8 @@ class ScoreServiceStub:
     evaluation services. Reasons: INVALID_FIELD, PERMISSION_DENIED.
     """
     ListTeamEvaluations: _grpc.UnaryUnaryMultiCallable[_scores_pb2.ListTeamEvaluationsRequest, _scores_pb2.ListTeamEvaluationsResponse]
-    """Lists golden set runs that the caller started, newest first. Reasons:
-    INVALID_FIELD.
+    """Lists golden set runs that the caller started, and those by schedule, newest
+    first. Reasons: INVALID_FIELD.
     """
 
 @_typing.type_check_only
@@ -109,8 +109,8 @@ class ScoreServiceAsyncStub(ScoreServiceStub):
     evaluation services. Reasons: INVALID_FIELD, PERMISSION_DENIED.
     """
     ListTeamEvaluations: _aio.UnaryUnaryMultiCallable[_scores_pb2.ListTeamEvaluationsRequest, _scores_pb2.ListTeamEvaluationsResponse]  # type: ignore[assignment]
-    """Lists golden set runs that the caller started, newest first. Reasons:
-    INVALID_FIELD.
+    """Lists golden set runs that the caller started, and those by schedule, newest
+    first. Reasons: INVALID_FIELD.
     """
 
 class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -190,8 +190,8 @@ class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scores_pb2.ListTeamEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scores_pb2.ListTeamEvaluationsResponse, _abc.Awaitable[_scores_pb2.ListTeamEvaluationsResponse]]:
-        """Lists golden set runs that the caller started, newest first. Reasons:
-        INVALID_FIELD.
+        """Lists golden set runs that the caller started, and those by schedule, newest
+        first. Reasons: INVALID_FIELD.
         """
 
 def add_ScoreServiceServicer_to_server(servicer: ScoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,13 +1,18 @@
 """What teams want, from the manifests."""
 
+from datetime import timedelta
+
 from evaluation.core.ports import Policy
+from evaluation.core.schedule import GoldenPolicy
 from manifests import Objects
+from manifests.knowledge_evaluation import SCHEDULES
 
 _THRESHOLDS = ("faithfulness", "grounding", "retrieval_relevance", "answer_relevance")
+_GOLDEN = ("sources_found", "facts_present")
 
 
 class ManifestTeams:
-    """`Teams` over manifests, which their owner keeps up to date."""
+    """`Teams` and `GoldenTeams` over manifests, which their owner keeps up to date."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -33,6 +38,19 @@ class ManifestTeams:
         """See Teams."""
         found = self._objects.team(tenant, team)
         return None if found is None else found.revision
+
+    def golden(self, tenant: str, team: str) -> GoldenPolicy | None:
+        """See GoldenTeams."""
+        found = self._objects.team(tenant, team)
+        wanted = None if found is None else found.spec.evaluation
+        if found is None or wanted is None or wanted.golden_set_ref is None:
+            return None
+        thresholds = {name: getattr(wanted.thresholds, name) for name in _GOLDEN}
+        return GoldenPolicy(
+            interval=timedelta(seconds=SCHEDULES[wanted.schedule]),
+            revision=found.revision,
+            thresholds={name: float(value) for name, value in thresholds.items() if value is not None},
+        )
 
     def _embedding(self, tenant: str, team: str) -> str:
         """The model of the team's first knowledge base; without one, that of the installation."""

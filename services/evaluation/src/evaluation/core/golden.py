@@ -1,7 +1,5 @@
 """Golden sets of teams: questions whose sources and facts are known."""
 
-import hashlib
-import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -9,10 +7,12 @@ from statistics import fmean
 from evaluation.core.evaluator import Evaluator
 from evaluation.core.model import Job, Record, Scores
 from evaluation.core.ports import Asker
+from servicekit import golden
 from servicekit.context import current_caller
-from servicekit.errors import ServiceError
+from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 
 _SEPARATOR = "|"
+_OUTAGES = (Unavailable, ResourceExhausted, DeadlineExceeded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,7 @@ class Evaluation:
 
 def fingerprint(questions: Iterable[Question]) -> str:
     """The same for the same questions in any order."""
-    rows = sorted([q.id, q.text, sorted(q.sources), sorted(q.facts)] for q in questions)
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    return golden.fingerprint((q.id, q.text, q.sources, q.facts) for q in questions)
 
 
 class GoldenRuns:
@@ -77,12 +76,21 @@ class GoldenRuns:
         self._asker = asker
         self._evaluator = evaluator
 
-    async def run(self, team: str, questions: Sequence[Question]) -> AsyncIterator[Result]:
-        """Yields what came of each; a question that fails costs no other."""
-        for question in questions:
-            yield await self._one(team, question)
+    async def run(
+        self, team: str, questions: Sequence[Question], *, patient: bool = False
+    ) -> AsyncIterator[Result]:
+        """Yields what came of each; a question that fails costs no other.
 
-    async def _one(self, team: str, question: Question) -> Result:
+        Args:
+            patient: An outage is raised, for the whole to be done again, and is no bad answer.
+
+        Raises:
+            ServiceError: An outage, if `patient`.
+        """
+        for question in questions:
+            yield await self._one(team, question, patient)
+
+    async def _one(self, team: str, question: Question, patient: bool) -> Result:
         run = ""
         try:
             async for name in self._asker.ask(team, question.text):
@@ -91,6 +99,8 @@ class GoldenRuns:
             job = Job(run=run, tenant=caller.tenant, user=caller.user, team=team, selection="ASKED")
             record, scores = await self._evaluator.evaluate(job)
         except ServiceError as error:
+            if patient and isinstance(error, _OUTAGES):
+                raise
             return Result(
                 id=question.id,
                 run=run,

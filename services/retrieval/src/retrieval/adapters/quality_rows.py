@@ -17,8 +17,9 @@ from retrieval.adapters.rows import moment, ms
 from retrieval.adapters.spec_rows import evaluation_policy_of
 from retrieval.adapters.tables import knowledge_bases
 from retrieval.core.golden import Evaluation
-from retrieval.core.quality import Schedule, Watched
+from retrieval.core.quality import Watched
 from servicekit.ids import new_id
+from servicekit.schedules import Schedule
 
 _MADE = "made_"  # both tables have columns of the same names
 
@@ -184,7 +185,8 @@ def _is(watched: Watched) -> ColumnElement[bool]:
 
 
 def _ended(now: datetime) -> dict[str, Any]:
-    return {"lease_token": None, "lease_until_ms": ms(now)}
+    # The turn too: who saw it while it was under way must not begin it again.
+    return {"lease_token": None, "lease_until_ms": ms(now), "turn": evaluation_schedules.c.turn + 1}
 
 
 async def _update(connection: AsyncConnection, watched: Watched, token: str, values: dict[str, Any]) -> bool:

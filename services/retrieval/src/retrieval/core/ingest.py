@@ -22,12 +22,13 @@ from retrieval.core.directory import Directory
 from retrieval.core.errors import OutdatedCollection
 from retrieval.core.indexing import Indexer, Saturated
 from retrieval.core.ingest_limits import IngestLimits
-from retrieval.core.leases import Claiming, do_while_leased
+from retrieval.core.leases import Claiming
 from retrieval.core.model import Claim, DocumentError, DocumentState
 from retrieval.core.ports import BlobStore, Catalogue, DocumentUnreadable, Embedder, Parser, VectorStore
 from servicekit.clock import Clock
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, NotFound, ServiceError, Unavailable
+from servicekit.leased_work import do_while_leased
 
 log = structlog.get_logger()
 

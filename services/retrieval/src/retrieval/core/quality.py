@@ -1,19 +1,17 @@
 """The quality of a knowledge base: when it is measured again, and what the newest scores mean. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
 from retrieval.core.golden import Evaluation
 from retrieval.core.model import EvaluationPolicy
+from servicekit.schedules import TOLERATED_FAILURES, Schedule
 
 METRICS = {"ndcg_at_10": "nDCG@10", "recall_at_10": "recall@10", "mrr_at_10": "MRR@10"}
 """Scores that can have a threshold: fields of `Evaluation`, and how people call them."""
-
-# A single failure is mostly an outage that is over by the next try.
-_TOLERATED_FAILURES = 2
 
 
 class QualityState(IntEnum):
@@ -44,25 +42,6 @@ class Shortfall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How the evaluations by schedule of one knowledge base get on.
-
-    Attributes:
-        turn: Grows with each one that is begun.
-        failures: In a row.
-        failure_time: Of the last of them.
-        retry_time: When it is tried again.
-        message: Of the last failure.
-    """
-
-    turn: int = 0
-    failures: int = 0
-    failure_time: datetime | None = None
-    retry_time: datetime | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """A knowledge base whose quality is watched.
 
@@ -76,7 +55,7 @@ class Watched:
     policy: EvaluationPolicy
     golden_set: str | None = None
     golden_set_sha256: str = ""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = field(default_factory=Schedule)
     newest: Evaluation | None = None
 
     @property
@@ -88,20 +67,18 @@ class Watched:
     @property
     def failures(self) -> int:
         """In a row since the newest scores."""
-        failed = self.schedule.failure_time
-        if failed is None or (self.newest is not None and self.newest.finish_time >= failed):
-            return 0
-        return self.schedule.failures
+        return self.schedule.failures_since(self._newest_time)
 
     def due(self, *, at_once: datetime) -> datetime | None:
         """When it is to be evaluated; None: not without another golden set."""
         if not self.has_golden_set:
             return None
-        if self.failures and self.schedule.retry_time is not None:
-            return self.schedule.retry_time
-        if self.newest is None:
-            return at_once
-        return self.newest.finish_time + timedelta(seconds=self.policy.interval_s)
+        interval = timedelta(seconds=self.policy.interval_s)
+        return self.schedule.due(self._newest_time, interval=interval, at_once=at_once)
+
+    @property
+    def _newest_time(self) -> datetime | None:
+        return None if self.newest is None else self.newest.finish_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +132,7 @@ def _judged(watched: Watched) -> tuple[QualityState, QualityReason, str, tuple[S
     newest, failures, policy = watched.newest, watched.failures, watched.policy
     if not watched.has_golden_set:
         return QualityState.UNKNOWN, QualityReason.NO_GOLDEN_SET, _no_golden_set(watched), ()
-    if failures > _TOLERATED_FAILURES or (newest is None and failures):
+    if failures > TOLERATED_FAILURES or (newest is None and failures):
         message = f"it could not be evaluated, {failures} times in a row: {watched.schedule.message}"
         return QualityState.UNKNOWN, QualityReason.EVALUATION_FAILED, message, ()
     if newest is None:

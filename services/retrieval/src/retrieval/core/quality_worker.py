@@ -16,13 +16,14 @@ import structlog
 from retrieval import metrics
 from retrieval.core.evaluation import Evaluations
 from retrieval.core.golden import Evaluation
-from retrieval.core.leases import do_while_leased
 from retrieval.core.model import Counts
 from retrieval.core.ports import Catalogue
 from retrieval.core.quality import QualityStore, Watched
 from servicekit.clock import Clock
 from servicekit.context import Caller, scope
 from servicekit.errors import NotFound, ServiceError
+from servicekit.leased_work import do_while_leased
+from servicekit.schedules import MAX_RETRY, RETRY, retry_delay
 
 log = structlog.get_logger()
 
@@ -44,8 +45,8 @@ class QualityLimits:
     poll: timedelta = timedelta(seconds=5)
     lease: timedelta = timedelta(minutes=2)
     patience: timedelta = timedelta(minutes=15)
-    retry: timedelta = timedelta(seconds=30)
-    max_retry: timedelta = timedelta(hours=1)
+    retry: timedelta = RETRY
+    max_retry: timedelta = MAX_RETRY
 
 
 class QualityWorker:
@@ -171,7 +172,7 @@ class QualityWorker:
         return made
 
     async def _failed(self, one: Watched, token: str, message: str) -> None:
-        delay = min(self._limits.retry * 2 ** min(one.failures, 20), self._limits.max_retry)
+        delay = retry_delay(one.failures, first=self._limits.retry, most=self._limits.max_retry)
         log.warning("evaluation_failed", knowledge_base=one.knowledge_base, error=message)
         metrics.EVALUATIONS.labels("failed").inc()
         now = self._clock.now()

@@ -16,6 +16,7 @@ from session.adapters.access import Bypass
 from session.adapters.begin_run import BeginRun, session_row
 from session.adapters.database import BoundReached, Database, Duplicate, QuotaReached
 from session.adapters.event_rows import EventRows
+from session.adapters.golden_rows import GoldenSetRows
 from session.adapters.inputs import ProvideInput, said
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes, those
 from session.adapters.memories import MemoryRows
@@ -76,7 +77,7 @@ class _Found(Generic[T]):
     body_hash: bytes
 
 
-class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows, QuotaRows):
+class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows, QuotaRows, GoldenSetRows):
     """SessionStore on a Database.
 
     Leases are timed by this process' clock: replicas need clocks that agree

@@ -324,3 +324,31 @@ team_evaluations = Table(
     Column("payload", LargeBinary, nullable=False),
     Index(None, "tenant", "owner", "team", "create_time_us"),
 )
+
+# Golden sets that teams are asked by schedule, and how that gets on.
+team_golden_sets = Table(
+    "team_golden_sets",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("team", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("questions", Integer, nullable=False),
+    # Serialised questions.
+    Column("payload", LargeBinary, nullable=False),
+    Column("set_time_us", BigInteger, nullable=False),
+    Column("turn", BigInteger, nullable=False),
+    # Empty: nobody evaluates it.
+    Column("lease_token", String(64), nullable=False),
+    Column("lease_expire_time_us", BigInteger, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("failure_time_us", BigInteger),
+    Column("retry_time_us", BigInteger),
+    Column("failure", Text, nullable=False),
+    # Serialised TeamEvaluations without their questions; empty: none.
+    Column("newest", LargeBinary, nullable=False),
+    Column("newest_time_us", BigInteger),
+    Column("former", LargeBinary, nullable=False),
+    Column("former_time_us", BigInteger),
+)

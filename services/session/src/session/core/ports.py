@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from session.core.golden_sets import GoldenSetStore
 from session.core.model import (
     EVERY_RUN,
     AcquiredRun,
@@ -30,7 +31,7 @@ from session.core.scores import ScoreStore
 from session.core.user_data import ANY_TIME, MemoryStore, SessionTimes, UserDataStore
 
 
-class SessionStore(UserDataStore, MemoryStore, ScoreStore, QuotaStore, Protocol):
+class SessionStore(UserDataStore, MemoryStore, ScoreStore, QuotaStore, GoldenSetStore, Protocol):
     """Sessions, messages, runs and events. Ids are bare, not resource names.
 
     What belongs to another owner is as if it did not exist. Every method

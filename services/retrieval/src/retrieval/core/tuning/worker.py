@@ -9,7 +9,7 @@ from prometheus_client import Counter, Histogram
 
 from retrieval.core.directory import Directory
 from retrieval.core.index import IndexPolicy
-from retrieval.core.leases import Claiming, do_while_leased
+from retrieval.core.leases import Claiming
 from retrieval.core.model import KnowledgeBase, MetadataField, Place, Tenancy
 from retrieval.core.ports import Catalogue, VectorStore
 from retrieval.core.tuning.model import (
@@ -27,6 +27,7 @@ from retrieval.core.tuning.tuner import Tuner
 from servicekit.clock import Clock
 from servicekit.context import Caller, scope
 from servicekit.errors import FailedPrecondition, ServiceError
+from servicekit.leased_work import do_while_leased
 
 log = structlog.get_logger()
 
