@@ -1,11 +1,14 @@
 """Whether searches find what they should: BEIR SciFact, next to what others have published.
 
-    python bench/retrieval.py [--json FILE] [--data FOLDER] [--state FOLDER] [--rerank-dir FOLDER]
+    python bench/retrieval.py [--json FILE] [--data FOLDER] [--state FOLDER]
+                              [--rerank-dir FOLDER | --rerank-chat 30]
 
 5,183 abstracts are uploaded as one Markdown file each (title, text), go through the whole pipeline
 (parser, chunks, the built-in int8 model, Milvus Lite) and are searched by the 300 test queries over
 gRPC. A document ranks by its best chunk. `hybrid` is reciprocal rank fusion with k = 60, `weighted` the
-same lists with half the weight each, `reranked` the best 100 of `hybrid` once more.
+same lists with half the weight each, `reranked` the best 100 of `hybrid` once more by the cross-encoder
+of --rerank-dir. --rerank-chat reranks the best 10 of so many of the queries (evenly chosen) with the local
+1.5B chat model, which takes seconds a passage, and prints `hybrid` for the same queries beside it.
 
 The data are not part of the project (their licence forbids commercial use): the folder is --data,
 else $BENCH_DATA, else ../shared/data. --state keeps the index, so that the next run only searches.
@@ -20,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +39,7 @@ sys.path[0] = str(ROOT)  # not this folder: this file is named as the package is
 from agentteams_cli.ports import DEFAULT_PORTS  # noqa: E402
 from agentteams_cli.services import plan  # noqa: E402
 from agentteams_cli.stack import Stack, StackConfig  # noqa: E402
+from bench.chat_reranker import chat_reranker  # noqa: E402
 from retrieval.core.scores import ndcg, recall, reciprocal_rank  # noqa: E402
 from servicekit.client import RpcClient, open_channel  # noqa: E402
 from servicekit.context import Caller, scope  # noqa: E402
@@ -49,13 +53,20 @@ UPLOADS, SEARCHES = 8, 2  # at a time
 BLOCK = 256  # documents
 DEPTH = 100
 _WEIGHTED = kb_pb.Ranker(weighted=kb_pb.Weighted(dense_weight=0.5))
+_PATIENT_S = 900.0  # a search, with a chat model that reranks
 _RERANK = kb_pb.Rerank(model="models/builtin", candidates=DEPTH)
+_CHAT_RERANK = kb_pb.Rerank(model="models/chat-rerank", candidates=10)
 WAYS: Mapping[str, Mapping[str, object]] = {
     "dense": {"mode": kb_pb.SEARCH_MODE_DENSE},
     "sparse": {"mode": kb_pb.SEARCH_MODE_SPARSE},
     "hybrid": {"mode": kb_pb.SEARCH_MODE_HYBRID},
     "weighted": {"mode": kb_pb.SEARCH_MODE_HYBRID, "ranker": _WEIGHTED},
     "reranked": {"mode": kb_pb.SEARCH_MODE_HYBRID, "rerank": _RERANK},
+}
+# Of --rerank-chat; the best 10 only, reranked or not.
+SAMPLED: Mapping[str, Mapping[str, object]] = {
+    "hybrid, sampled": {"mode": kb_pb.SEARCH_MODE_HYBRID, "top_k": 10},
+    "reranked, sampled": {"mode": kb_pb.SEARCH_MODE_HYBRID, "top_k": 10, "rerank": _CHAT_RERANK},
 }
 MEASURES = ("nDCG@10", "recall@100", "MRR@10")
 # nDCG@10: all-MiniLM-L6-v2 of MTEB, BM25 of Anserini (flat; multifield 0.6647). Nobody publishes the
@@ -104,8 +115,10 @@ def read(folder: Path) -> DataSet:
 
 
 @asynccontextmanager
-async def services(state: Path, model: Path, rerank: Path | None) -> AsyncIterator[RpcClient]:
+async def services(state: Path, model: Path, rerank: Path | None, manifest: str) -> AsyncIterator[RpcClient]:
     """Milvus Lite, embedding and retrieval as processes; yields a client of retrieval."""
+    (state / "manifests").mkdir(parents=True, exist_ok=True)
+    (state / "manifests" / "rerank.yaml").write_text(manifest)
     config = StackConfig(
         state_dir=state,
         chat="local",
@@ -113,6 +126,7 @@ async def services(state: Path, model: Path, rerank: Path | None) -> AsyncIterat
         ports=dict.fromkeys(DEFAULT_PORTS, 0),
         extra_env={
             "AGENTTEAMS_MILVUS_TIMEOUT_S": "60",  # on a busy machine; a search that fails ends the run
+            "AGENTTEAMS_RERANK_TIMEOUT_S": str(_PATIENT_S),
             **({"AGENTTEAMS_BUILTIN_RERANK_DIR": str(rerank)} if rerank else {}),
         },
     )
@@ -122,7 +136,7 @@ async def services(state: Path, model: Path, rerank: Path | None) -> AsyncIterat
         try:
             issuer = TokenIssuer(load_key(stack.state.identity_key), service="bench")
             with scope(caller=Caller("default", "bench")):
-                yield RpcClient(channel, issuer=issuer, default_timeout=timedelta(seconds=60))
+                yield RpcClient(channel, issuer=issuer, default_timeout=timedelta(seconds=_PATIENT_S))
         finally:
             await channel.close()
 
@@ -155,7 +169,9 @@ async def ingest(rpc: RpcClient, data: DataSet, chunking: kb_pb.Chunking) -> tup
     return time.monotonic() - began, kb.chunk_count
 
 
-async def measure(rpc: RpcClient, data: DataSet, mode: str, fields: Mapping[str, object]) -> Figures:
+async def measure(
+    rpc: RpcClient, data: DataSet, mode: str, fields: Mapping[str, object], *, at_a_time: int = SEARCHES
+) -> Figures:
     """Searches every query in one way."""
     stub = RetrievalServiceStub(rpc.channel)
     ranked: dict[str, list[str]] = {}
@@ -164,13 +180,8 @@ async def measure(rpc: RpcClient, data: DataSet, mode: str, fields: Mapping[str,
 
     async def search(id_: str, text: str) -> None:
         nonlocal degraded
-        request = pb.SearchRequest(
-            knowledge_base=NAME,
-            query=text,
-            top_k=DEPTH,
-            max_per_document=1,  # its best chunk
-            **fields,  # type: ignore[arg-type]
-        )
+        how: dict[str, Any] = {"top_k": DEPTH, "max_per_document": 1, **fields}  # a document's best chunk
+        request = pb.SearchRequest(knowledge_base=NAME, query=text, **how)
         began = time.perf_counter()
         response = await rpc.unary(stub.Search, request)
         took.append(time.perf_counter() - began)
@@ -179,7 +190,7 @@ async def measure(rpc: RpcClient, data: DataSet, mode: str, fields: Mapping[str,
         degraded += response.outcome == pb.SEARCH_OUTCOME_DEGRADED
         ranked[id_] = [chunk.document_title.removesuffix(".md") for chunk in response.chunks]
 
-    await spread((search(id_, text) for id_, text in data.queries.items()), SEARCHES)
+    await spread((search(id_, text) for id_, text in data.queries.items()), at_a_time)
     judged = [(ranked[id_], data.judgments[id_]) for id_ in data.queries]
     return Figures(
         mode=mode,
@@ -207,7 +218,11 @@ async def spread(calls: Iterable[Coroutine[object, object, None]], at_a_time: in
 async def run(arguments: argparse.Namespace, data: DataSet, model: Path) -> dict[str, Any]:
     """Starts everything, measures, stops everything."""
     chunking = kb_pb.Chunking(max_tokens=arguments.max_tokens, overlap_tokens=arguments.overlap_tokens)
-    async with asyncio.timeout(LIMIT_S), services(arguments.state, model, arguments.rerank_dir) as rpc:
+    folder: Path = arguments.state
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(LIMIT_S))
+        manifest = await stack.enter_async_context(chat_reranker()) if arguments.rerank_chat else ""
+        rpc = await stack.enter_async_context(services(folder, model, arguments.rerank_dir, manifest))
         seconds, chunks = await ingest(rpc, data, chunking)
         print(f"{len(data.documents)} documents, {chunks} chunks, indexed in {seconds:.0f} s\n", flush=True)
         few = replace(data, queries=dict(list(data.queries.items())[:4]))
@@ -218,12 +233,16 @@ async def run(arguments: argparse.Namespace, data: DataSet, model: Path) -> dict
         figures: list[Figures] = []
         for mode in arguments.modes:
             if mode == "reranked" and arguments.rerank_dir is None:
-                print(
-                    "reranked            not measured: name the folder of a cross-encoder with --rerank-dir"
-                )
+                print("reranked            not measured: name a cross-encoder's folder with --rerank-dir")
                 continue
             figures.append(await measure(rpc, data, mode, WAYS[mode]))
             print(row(figures[-1]), flush=True)
+        if arguments.rerank_chat:
+            ids = list(data.queries)[:: max(1, len(data.queries) // arguments.rerank_chat)]
+            some = replace(data, queries={id_: data.queries[id_] for id_ in ids[: arguments.rerank_chat]})
+            for mode, fields in SAMPLED.items():
+                figures.append(await measure(rpc, some, mode, fields, at_a_time=1))
+                print(row(figures[-1]), flush=True)
     return {
         "bench": "retrieval",
         "documents": len(data.documents),
@@ -254,7 +273,8 @@ def main() -> None:
     parser.add_argument(
         "--rerank-dir", type=lambda text: Path(text).absolute(), help="folder of an ONNX cross-encoder"
     )
-    parser.add_argument("--modes", default=list(WAYS), type=lambda text: text.split(","))
+    parser.add_argument("--rerank-chat", type=int, default=0, help="queries to rerank with the chat model")
+    parser.add_argument("--modes", default=list(WAYS), type=lambda text: [m for m in text.split(",") if m])
     parser.add_argument("--max-tokens", type=int, default=0, help="of a chunk; 0: the default")
     parser.add_argument("--overlap-tokens", type=int, default=0, help="of two chunks; 0: the default")
     arguments = parser.parse_args()

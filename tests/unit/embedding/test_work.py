@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 
 import pytest
@@ -121,6 +123,19 @@ async def test_while_questions_come_a_thread_is_kept_for_them() -> None:
     go_on.set()
     await asyncio.gather(first, second)
     assert ran == ["question", "batch"]
+    await work.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
+async def test_what_is_not_urgent_runs_at_a_lower_priority() -> None:
+    work = WorkQueue(threads=2)
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = priority()
+    assert await work.run(priority, urgent=True) == own
+    assert await work.run(priority, urgent=False) == max(own, 10)
     await work.aclose()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,8 @@ QUESTIONS_COME_S = 5.0
 # And then what is not urgent rests after each job as long as the job took: the search that asks needs
 # the cores for more than its vector. Half a thread at least is left to an ingest.
 _MAX_REST_S = 1.0
+# Where there are fewer cores than work, what runs beside a question counts a tenth as much as it.
+_NICE = 10
 
 _Waiting = tuple[float, Callable[[], Any], asyncio.Future[Any]]
 
@@ -37,7 +42,10 @@ class WorkQueue:
 
     def __init__(self, *, threads: int) -> None:
         self._threads = threads
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="embed")
+        self._urgent_threads = ThreadPoolExecutor(threads, thread_name_prefix="embed")
+        self._patient_threads = ThreadPoolExecutor(
+            threads, thread_name_prefix="embed-bulk", initializer=_give_way
+        )
         self._urgent: deque[_Waiting] = deque()
         self._patient: deque[_Waiting] = deque()
         self._running = 0
@@ -72,7 +80,8 @@ class WorkQueue:
                 if not future.done():
                     future.set_exception(_stopping())
             waiting.clear()
-        await asyncio.to_thread(self._executor.shutdown, wait=True)
+        for threads in (self._urgent_threads, self._patient_threads):
+            await asyncio.to_thread(threads.shutdown, wait=True)
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._running < self._threads:
@@ -88,7 +97,7 @@ class WorkQueue:
             patient = waiting is self._patient
             self._running += 1
             self._running_patient += patient
-            inner = loop.run_in_executor(self._executor, job)
+            inner = loop.run_in_executor(self._patient_threads if patient else self._urgent_threads, job)
             began_s = now if patient else None
             inner.add_done_callback(partial(self._finished, future, loop, began_s))
 
@@ -132,6 +141,13 @@ class WorkQueue:
             else:
                 outer.set_result(done.result())
         self._pump(loop)
+
+
+def _give_way() -> None:
+    """Of this thread only, which Linux can."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _stopping() -> Unavailable:
