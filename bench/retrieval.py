@@ -115,7 +115,9 @@ def read(folder: Path) -> DataSet:
 
 
 @asynccontextmanager
-async def services(state: Path, model: Path, rerank: Path | None, manifest: str) -> AsyncIterator[RpcClient]:
+async def services(
+    state: Path, model: Path, rerank: Path | None, manifest: str = ""
+) -> AsyncIterator[RpcClient]:
     """Milvus Lite, embedding and retrieval as processes; yields a client of retrieval."""
     (state / "manifests").mkdir(parents=True, exist_ok=True)
     (state / "manifests" / "rerank.yaml").write_text(manifest)
