@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from retrieval.adapters.catalogue import SqlCatalogue
 from retrieval.adapters.golden_sets import SqlGoldenSets
 from retrieval.adapters.quality_rows import SqlQuality
 from retrieval.adapters.specs import SqlSpecs
@@ -13,7 +14,7 @@ from retrieval.core.golden import golden_set
 from retrieval.core.model import EvaluationPolicy, SearchMode
 from retrieval.core.quality import Watched
 from tests.contract.test_golden_sets import MADE, TWO, engine
-from tests.support.golden_sets import NOW, knowledge_base
+from tests.support.golden_sets import NOW, add_documents, knowledge_base
 
 __all__ = ["engine"]
 
@@ -55,6 +56,21 @@ async def test_what_is_watched_is_found_with_its_newest_scores(engine: AsyncEngi
     assert (found.policy, found.golden_set, found.golden_set_sha256) == (POLICY, "golden", SET.sha256)
     assert found.newest == SCORES
     assert await store.of("other", []) == {}
+
+
+async def test_what_was_indexed_since_the_newest_scores_is_counted(engine: AsyncEngine) -> None:
+    store, catalogue = SqlQuality(engine), SqlCatalogue(engine)
+    await watch(engine)
+    sets = SqlGoldenSets(engine)
+    await sets.put_golden_set("default", "kb", SET, now=NOW)
+    await add_documents(catalogue, ready=["a.md", "b.md"])
+    assert (await only(store)).changed == 0  # it has no scores yet
+    await sets.add_evaluations("default", "kb", [SCORES])
+    found = await only(store)
+    assert (found.changed, found.ready) == (0, 0)
+    await add_documents(catalogue, ready=["c.md"], waiting=["d.md"], now=NOW + LEASE)
+    found = await only(store)
+    assert (found.changed, found.ready, found.outdated) == (1, 3, True)
 
 
 async def test_one_process_gets_what_is_due_and_stores_it_once(engine: AsyncEngine) -> None:

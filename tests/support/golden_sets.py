@@ -34,7 +34,7 @@ def knowledge_base(tenant: str = "default") -> KnowledgeBase:
 
 
 async def add_documents(
-    catalogue: SqlCatalogue, *, ready: Sequence[str], waiting: Sequence[str] = ()
+    catalogue: SqlCatalogue, *, ready: Sequence[str], waiting: Sequence[str] = (), now: datetime = NOW
 ) -> None:
     """Of the knowledge base `kb`, as the worker leaves them."""
     for path in (*ready, *waiting):
@@ -49,11 +49,11 @@ async def add_documents(
                 sha256="1" * 64,
                 blob=f"blob-{path}",
                 state=DocumentState.PENDING,
-                create_time=NOW,
-                update_time=NOW,
+                create_time=now,
+                update_time=now,
             )
         )
         if path in ready:
-            claim = await catalogue.claim(lease=timedelta(seconds=60), now=NOW)
+            claim = await catalogue.claim(lease=timedelta(seconds=60), now=now)
             assert claim is not None
-            assert await catalogue.finish(claim, collection="c1", chunk_count=1, warnings=(), now=NOW)
+            assert await catalogue.finish(claim, collection="c1", chunk_count=1, warnings=(), now=now)

@@ -191,6 +191,38 @@ async def test_what_the_policy_and_the_golden_set_are_decides(ready: World) -> N
     assert await ready.later(days=9) == 0
 
 
+async def test_many_new_documents_are_not_left_to_the_schedule(ready: World) -> None:
+    await ready.watch(replace(POLICY, interval_s=86_400))
+    await ready.worker.run_once()
+    assert await ready.later(hours=2) == 0
+    await add_documents(ready.catalogue, ready=["d.md"], waiting=["e.md"], now=ready.clock.now())
+    assert (await ready.quality()).next_time == ready.clock.now()
+    assert await ready.later(minutes=1) == 0  # one of them is in work
+    claim = await ready.catalogue.claim(lease=timedelta(seconds=60), now=ready.clock.now())
+    assert claim is not None
+    assert await ready.catalogue.finish(
+        claim, collection="c1", chunk_count=1, warnings=(), now=ready.clock.now()
+    )
+    assert await ready.worker.run_once() == 1
+    # Those that come one by one are measured together.
+    await add_documents(ready.catalogue, ready=["f.md"], now=ready.clock.now() + timedelta(seconds=1))
+    assert await ready.later(minutes=14) == 0
+    assert await ready.later(minutes=1) == 1
+    assert await ready.later(hours=23) == 0
+
+
+async def test_a_few_new_documents_wait_for_the_schedule(ready: World) -> None:
+    await add_documents(ready.catalogue, ready=[f"more-{n}.md" for n in range(8)])
+    await ready.worker.run_once()
+    await add_documents(ready.catalogue, ready=["late.md"], now=NOW + timedelta(minutes=1))
+    assert await ready.later(minutes=59) == 0
+    (one,) = await ready.store.watched(after=("", ""), limit=9)
+    assert (one.changed, one.ready, one.outdated) == (1, 12, False)
+    assert await ready.later(minutes=1) == 1
+    (one,) = await ready.store.watched(after=("", ""), limit=9)
+    assert (one.changed, one.ready) == (0, 0)
+
+
 async def test_an_evaluation_on_demand_counts_too(ready: World) -> None:
     with scope(caller=Caller("default", "ada")):
         async for _ in ready.evaluations.run("kb", []):

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -15,8 +15,9 @@ from retrieval.adapters.golden_sets import add_evaluations, evaluation_from
 from retrieval.adapters.golden_tables import evaluation_schedules, evaluations, golden_sets
 from retrieval.adapters.rows import moment, ms
 from retrieval.adapters.spec_rows import evaluation_policy_of
-from retrieval.adapters.tables import knowledge_bases
+from retrieval.adapters.tables import documents, knowledge_bases
 from retrieval.core.golden import Evaluation
+from retrieval.core.model import DocumentState
 from retrieval.core.quality import Watched
 from servicekit.ids import new_id
 from servicekit.schedules import Schedule
@@ -125,8 +126,23 @@ def _all() -> Select[Any]:
         .correlate(knowledge_bases, golden_sets)
         .scalar_subquery()
     )
+    ready = and_(
+        _same(documents.c),
+        documents.c.state == DocumentState.READY,
+        documents.c.delete_time_ms.is_(None),
+    )
+    since = and_(ready, documents.c.update_time_ms > evaluations.c.finish_time_ms)
+
+    def counted(which: ColumnElement[bool]) -> ColumnElement[int]:
+        count = select(func.count()).select_from(documents).where(which)
+        return count.correlate(knowledge_bases, evaluations).scalar_subquery()
+
+    changed = exists().where(since).correlate(knowledge_bases, evaluations)
     return (
         select(
+            counted(since).label("changed"),
+            # Of those that have not changed they are not counted every few seconds.
+            case((changed, counted(ready)), else_=0).label("ready"),
             knowledge_bases.c.tenant,
             knowledge_bases.c.id,
             knowledge_bases.c.spec,
@@ -174,6 +190,8 @@ def _watched(row: Row[Any]) -> Watched:
         golden_set_sha256=row.sha256 or "",
         schedule=schedule,
         newest=newest,
+        changed=row.changed,
+        ready=row.ready,
     )
 
 

@@ -13,6 +13,11 @@ from servicekit.schedules import TOLERATED_FAILURES, Schedule
 METRICS = {"ndcg_at_10": "nDCG@10", "recall_at_10": "recall@10", "mrr_at_10": "MRR@10"}
 """Scores that can have a threshold: fields of `Evaluation`, and how people call them."""
 
+# Scores say little of a knowledge base of which so much was indexed since.
+_OUTDATED_PART = 0.1
+# Documents that come one by one are not measured one by one.
+_APART = timedelta(minutes=15)
+
 
 class QualityState(IntEnum):
     """What is known; the numbers are those of the proto file."""
@@ -48,6 +53,8 @@ class Watched:
     Attributes:
         golden_set: Name of the one that it has; None: it has none.
         newest: Newest scores of that golden set in the knowledge base's own search mode, however they came.
+        changed: Documents that are READY and were indexed since then.
+        ready: All documents that are READY; 0 if none was indexed since.
     """
 
     tenant: str
@@ -57,6 +64,13 @@ class Watched:
     golden_set_sha256: str = ""
     schedule: Schedule = field(default_factory=Schedule)
     newest: Evaluation | None = None
+    changed: int = 0
+    ready: int = 0
+
+    @property
+    def outdated(self) -> bool:
+        """Whether much of it was indexed since the newest scores. Deletions alone do not count."""
+        return self.changed > 0 and self.changed >= _OUTDATED_PART * self.ready
 
     @property
     def has_golden_set(self) -> bool:
@@ -74,6 +88,8 @@ class Watched:
         if not self.has_golden_set:
             return None
         interval = timedelta(seconds=self.policy.interval_s)
+        if self.outdated:
+            interval = min(interval, _APART)
         return self.schedule.due(self._newest_time, interval=interval, at_once=at_once)
 
     @property
