@@ -58,9 +58,10 @@ test: $(VENV)/.dev ## All tests, with real services, Postgres, Milvus Lite and S
 test-unit: $(VENV)/.dev ## Only the tests that start no server process
 	@$(BIN)/python -m pytest tests/unit
 
-conformance: $(VENV)/.dev ## The vector store on memory, Milvus Lite, Standalone and Distributed, and a table of it
+conformance: $(VENV)/.dev ## The vector store on every Milvus, and what holds while its roles are killed; 20 min
 	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters.py \
 	  tests/integration/test_milvus_outages.py
+	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/integration/test_milvus_roles.py
 
 golden: $(VENV)/.dev ## Write the golden histories of the examples anew (tests/golden/); read the diff
 	@GOLDEN=write $(BIN)/python -m pytest -q tests/unit/orchestrator/test_golden.py -k golden_history_says

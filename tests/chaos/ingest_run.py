@@ -238,7 +238,7 @@ class Chaos:
         store = MilvusStore(uri=self._cluster.milvus.uri)
         try:
             catalogue = SqlCatalogue(engine)
-            found, right = [await _chunks(catalogue, store, name) for name in (DIRTY, CLEAN)]
+            found, right = [await chunks_of(catalogue, store, name) for name in (DIRTY, CLEAN)]
             rows = await catalogue.list_documents("default", DIRTY, state=None, after="", limit=100_000)
         finally:
             await store.close()
@@ -257,7 +257,8 @@ def _name(knowledge_base: str, path: str) -> str:
     return f"knowledgeBases/{knowledge_base}/documents/{document_id(path)}"
 
 
-async def _chunks(catalogue: SqlCatalogue, store: MilvusStore, knowledge_base: str) -> Counter[Chunk]:
+async def chunks_of(catalogue: SqlCatalogue, store: MilvusStore, knowledge_base: str) -> Counter[Chunk]:
+    """All that Milvus has of it."""
     snapshot = await catalogue.snapshot("default", knowledge_base)
     assert snapshot is not None
     return Counter(

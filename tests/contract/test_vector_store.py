@@ -106,7 +106,7 @@ async def test_upsert_replaces_by_id(store: VectorStore, place: Place) -> None:
     await put(store, place, [record(0, text="before")], axis(0))
     await store.flush(place)
     await put(store, place, [record(0, text="after", version="v2")], axis(1))
-    assert await store.count(place) == 1
+    assert await store.count(place) == await store.findable(place) == 1
     hits = await dense(store, place, axis(1), limit=5)
     assert [(hit.text, round(hit.score, 3)) for hit in hits] == [("after", 1.0)]
 

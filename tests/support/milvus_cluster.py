@@ -25,6 +25,8 @@ _WORKERS = {
     "querynode2": "queryNode",
     "proxy": "proxy",
 }
+ROLES = (*_COORDINATORS, *_WORKERS)
+"""All that can be killed apart; two of them are query nodes."""
 _WEED_PARTS = ("master", "volume", "filer", "s3")
 _KEY, _SECRET = "milvus", "milvussecret"
 
@@ -37,6 +39,7 @@ class MilvusCluster:
         self._parts = parts
         self._folder = folder
         self._processes: list[ServerProcess] = []
+        self._roles: dict[str, ServerProcess] = {}
         self._ports: dict[str, int] = {}
 
     @property
@@ -46,17 +49,32 @@ class MilvusCluster:
 
     def start(self) -> None:
         """Returns when every role is healthy."""
-        roles = [*_COORDINATORS, *_WORKERS]
         infra = ["etcd", "etcd_peer", "s3", "master", "volume", "filer", "broker", "shim", "internal"]
         grpc = ["master_grpc", "volume_grpc", "filer_grpc", "s3_grpc"]
-        names = [*infra, *grpc, *roles, *(f"{role}_metrics" for role in roles)]
+        names = [*infra, *grpc, *ROLES, *(f"{role}_metrics" for role in ROLES)]
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._start_infrastructure()
         for roles_at_once in (_COORDINATORS, _WORKERS):
-            started = [(role, self._start_role(role, section)) for role, section in roles_at_once.items()]
-            for role, process in started:
-                metrics = self._ports[f"{role}_metrics"]
-                process.wait(lambda port=metrics: healthy(port), timeout_s=_START_TIMEOUT_S)  # type: ignore[misc]
+            for role, section in roles_at_once.items():
+                self._roles[role] = self._start_role(role, section)
+            for role in roles_at_once:
+                self._roles[role].wait(lambda role=role: self.healthy(role), timeout_s=_START_TIMEOUT_S)  # type: ignore[misc]
+
+    def kill_role(self, role: str) -> None:
+        """As a crash would end it."""
+        self._roles[role].kill()
+
+    def start_role(self, role: str) -> None:
+        """After a kill, at the same port; returns at once."""
+        self._roles[role].start()
+
+    def healthy(self, role: str) -> bool:
+        """Whether the role says so."""
+        return healthy(self._ports[f"{role}_metrics"])
+
+    def dead_roles(self) -> list[str]:
+        """Those that have ended, by whatever cause."""
+        return [role for role, process in self._roles.items() if not process.alive]
 
     def kill(self) -> None:
         """All of it; the roles first."""
@@ -167,6 +185,8 @@ class MilvusCluster:
         config.pop("pulsar", None)
         # Each is a topic.
         config["rootCoord"]["dmlChannelNum"] = 4
+        # How long the others take a role that was killed for one that lives; its own default is 30 s.
+        config["common"]["session"]["ttl"] = 10
         write_config(self._binaries, folder / "configs", config)
         process = ServerProcess(
             [self._binaries / "bin" / "milvus", "run", role.rstrip("2")],

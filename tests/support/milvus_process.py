@@ -41,6 +41,11 @@ class ServerProcess:
                 env=self._env,
             )
 
+    @property
+    def alive(self) -> bool:
+        """It was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def wait(self, answers: Callable[[], bool], *, timeout_s: float) -> None:
         """Until it answers.
 

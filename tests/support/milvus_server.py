@@ -42,6 +42,11 @@ class MilvusStandalone:
             else:
                 return
 
+    @property
+    def alive(self) -> bool:
+        """It was started and has not ended."""
+        return self._process is not None and self._process.alive
+
     def kill(self) -> None:
         """As a crash would end it; nothing that was acknowledged is lost."""
         if self._process is not None:

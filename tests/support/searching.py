@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from retrieval.adapters.memory import MemoryStore
+from retrieval.core.coverage import Coverage
 from retrieval.core.directory import Directory
 from retrieval.core.index import CollectionSpec
 from retrieval.core.lookup import Lookup
@@ -141,15 +142,19 @@ class WordReranker:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, store: FlakyStore | None = None) -> None:
         self.catalogue = OneKnowledgeBase()
         self.clock = FakeClock()
-        self.store = FlakyStore()
+        self.store = store or FlakyStore()
         self.embedder = HashEmbedder()
         self.reranker = WordReranker(self.clock)
         self.reranking = Reranking(reranker=self.reranker, clock=self.clock, timeout=timedelta(seconds=10))
         self.directory = Directory(
             catalogue=cast(Catalogue, self.catalogue), clock=self.clock, time_to_live=timedelta(seconds=2)
+        )
+
+        self.coverage = Coverage(
+            store=self.store, catalogue=cast(Catalogue, self.catalogue), clock=self.clock
         )
 
     async def search(self, text: str = "red foxes", *, embedder: Any = None, **fields: Any) -> SearchResult:
@@ -163,6 +168,7 @@ class World:
                 embedding_timeout=timedelta(seconds=10),
             ),
             reranking=self.reranking,
+            coverage=self.coverage,
         )
         return await search.run(SearchQuery(**({"knowledge_base": "kb", "text": text} | fields)))
 

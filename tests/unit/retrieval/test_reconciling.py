@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.core.ingest_model import Reconciled
-from retrieval.core.model import Document, DocumentError, DocumentState, StoredChunk
+from retrieval.core.model import Capabilities, Document, DocumentError, DocumentState, Place, StoredChunk
 from servicekit.errors import Unavailable
 from tests.support.ingest_upkeep import all_chunks, reconciler
 from tests.unit.retrieval.test_ingest import FIRST, LIMITS, SECOND, Fuse, Fused, Killed, World, world  # noqa: F401
@@ -214,6 +214,43 @@ async def test_when_comparisons_are_due(world: World) -> None:  # noqa: F811
     assert not await compare.run_once()
     await world.catalogue.reconcile_by(now)
     assert await compare.run_once()
+
+
+async def test_what_the_store_is_loading_again_is_not_taken_for_lost(world: World) -> None:  # noqa: F811
+    documents = await filled(world)
+    place = (await world.knowledge_bases.get("kb")).knowledge_base.place
+
+    class Loading:
+        missing = 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def capabilities(self) -> Capabilities:
+            return replace(await world.store.capabilities(), may_miss=True)
+
+        async def findable(self, place: Place) -> int:
+            return await world.store.findable(place) - self.missing
+
+    store = Loading()
+    compare = reconciler(world, store=store)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="3 chunks cannot be found now"):
+            await compare.run_once()
+        world.clock.advance(timedelta(minutes=4))
+        await world.catalogue.reconcile_by(world.clock.now())
+    store.missing = 0
+    assert await compare.run_once()
+    assert await world.worker().run_until_idle() == 0
+    # What stays away is lost.
+    await world.store.delete_document(place, documents[0].id)
+    world.clock.advance(timedelta(hours=6))
+    with pytest.raises(Unavailable):
+        await compare.run_once()
+    world.clock.advance(timedelta(minutes=5))
+    await world.catalogue.reconcile_by(world.clock.now())
+    assert await compare.run_once()
+    assert await world.worker().run_until_idle() == 1
 
 
 async def test_an_outage_of_the_store_makes_one_due(world: World) -> None:  # noqa: F811

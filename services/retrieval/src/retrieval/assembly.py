@@ -23,6 +23,7 @@ from retrieval.adapters.rerank_client import RerankClient
 from retrieval.adapters.sources import SqlSources
 from retrieval.adapters.specs import SqlSpecs
 from retrieval.assembly_tuning import assemble_tuning
+from retrieval.core.coverage import Coverage
 from retrieval.core.directory import Directory
 from retrieval.core.documents import Documents
 from retrieval.core.evaluation import Evaluations
@@ -143,6 +144,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack, *, serve: bool = T
         reranking=Reranking(
             reranker=RerankClient(rpc), clock=clock, timeout=timedelta(seconds=settings.rerank_timeout_s)
         ),
+        coverage=Coverage(store=store, catalogue=catalogue, clock=clock),
     )
     search = new_search(asked=tuning.sampler.offer)
     quality = SqlQuality(engine)

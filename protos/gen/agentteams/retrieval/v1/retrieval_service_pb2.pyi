@@ -746,7 +746,7 @@ class SearchReason(_message.Message):
         CODE_EMBEDDING_UNAVAILABLE: SearchReason._Code.ValueType  # 2
         """The embedding service did not answer; only words were compared."""
         CODE_STORE_UNAVAILABLE: SearchReason._Code.ValueType  # 3
-        """Milvus did not answer."""
+        """Milvus did not answer, or a part of it failed and cannot be searched now."""
         CODE_DEADLINE: SearchReason._Code.ValueType  # 4
         """The deadline came first."""
         CODE_INDEXING: SearchReason._Code.ValueType  # 5
@@ -766,7 +766,7 @@ class SearchReason(_message.Message):
     CODE_EMBEDDING_UNAVAILABLE: SearchReason.Code.ValueType  # 2
     """The embedding service did not answer; only words were compared."""
     CODE_STORE_UNAVAILABLE: SearchReason.Code.ValueType  # 3
-    """Milvus did not answer."""
+    """Milvus did not answer, or a part of it failed and cannot be searched now."""
     CODE_DEADLINE: SearchReason.Code.ValueType  # 4
     """The deadline came first."""
     CODE_INDEXING: SearchReason.Code.ValueType  # 5

@@ -197,6 +197,10 @@ class MemoryStore:
         """Exact."""
         return sum(1 for _ in self._rows(place))
 
+    async def findable(self, place: Place) -> int:
+        """All of them."""
+        return await self.count(place)
+
     async def chunk_ids(self, place: Place, document: str) -> list[str]:
         """By ordinal."""
         records = [row.record for row in self._rows(place) if row.record.document == document]

@@ -288,6 +288,13 @@ class MilvusStore:
         rows = await self._query(place, place.collection, within(place), ["count(*)"], limit=None)
         return int(rows[0]["count(*)"])
 
+    async def findable(self, place: Place) -> int:
+        """As the same part of Milvus counts that searches."""
+        rows = await self._query(
+            place, place.searched, within(place), ["count(*)"], limit=None, consistency_level="Bounded"
+        )
+        return int(rows[0]["count(*)"])
+
     async def chunk_ids(self, place: Place, document: str) -> list[str]:
         """The first 16,384 at most."""
         chosen = within(place, f"document == {literal(document)}")

@@ -21,6 +21,8 @@ from retrieval.core.model import Capabilities, IndexType
 
 _NOWHERE = "agentteams_probe_of_a_collection_that_is_not_there"
 
+_STANDALONE = "Standalone"
+
 # Trying these would mean to make a collection at every connect.
 _BM25_SINCE = (2, 5)  # 2.4 has hybrid search, but no function that makes sparse vectors of texts
 _HNSW_SQ_SINCE = (2, 6)
@@ -77,6 +79,8 @@ def probe(client: MilvusClient, *, timeout_s: float) -> Server:
             index_types=frozenset(IndexType)
             - (frozenset() if number >= _HNSW_SQ_SINCE else {IndexType.HNSW_SQ}),
             databases=databases,
+            # It has one query node, and answers nothing until that has loaded all.
+            may_miss=kind != _STANDALONE,
         ),
         lags=True,
         upserts_by_partition_key=number >= _UPSERT_KEEPS_PARTITION_SINCE,
@@ -88,7 +92,7 @@ def probe(client: MilvusClient, *, timeout_s: float) -> Server:
 def _kind(client: MilvusClient, timeout_s: float) -> str:
     """Only a label; a server that does not say is called Server."""
     mode = client.get_server_version(timeout=timeout_s, detail=True).get("deploy_mode", "")
-    return {"STANDALONE": "Standalone", "CLUSTER": "Distributed", "DISTRIBUTED": "Distributed"}.get(
+    return {"STANDALONE": _STANDALONE, "CLUSTER": "Distributed", "DISTRIBUTED": "Distributed"}.get(
         mode, "Server"
     )
 

@@ -477,6 +477,7 @@ class Capabilities:
         flush_after_ingest: Whether rows are slow to search until flushed.
         index_types: Kinds of index it can build.
         databases: Whether it has databases, for tenants of their own.
+        may_miss: Whether searches may leave out what a part of it that failed had held, and not say so.
     """
 
     deployment: str
@@ -484,3 +485,4 @@ class Capabilities:
     flush_after_ingest: bool
     index_types: frozenset[IndexType]
     databases: bool
+    may_miss: bool = False

@@ -152,6 +152,13 @@ class VectorStore(Protocol):
         """Chunks, exactly."""
         ...
 
+    async def findable(self, place: Place) -> int:
+        """Chunks that a search would look at: not fewer than `count`, unless some of them are not loaded.
+
+        As a search sees it: a moment ago.
+        """
+        ...
+
     async def chunk_ids(self, place: Place, document: str) -> list[str]:
         """Ids of the document's chunks, in their order."""
         ...

@@ -7,6 +7,7 @@ that a worker has just written is taken for a stray.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from retrieval.core.ingest_model import Catalogued, Reconciled
 from retrieval.core.model import DocumentState, KnowledgeBase, StoredChunk
 from retrieval.core.ports import Catalogue, VectorStore
 from servicekit.clock import Clock
-from servicekit.errors import NotFound, ServiceError
+from servicekit.errors import NotFound, ServiceError, Unavailable
 
 log = structlog.get_logger()
 
@@ -32,6 +33,9 @@ _MAX_REST_S = 1.0
 _LEASE = timedelta(minutes=30)
 # Workers that start often need not compare each time.
 _FRESH = timedelta(minutes=10)
+# What a query node held is loaded elsewhere within a minute or two; what is missing longer is lost.
+_LOADED_WITHIN_S = 300.0
+_MAX_GAPS = 10_000
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class Reconciler:
         self._clock = clock
         self._interval = interval
         self._poll_s = poll.total_seconds()
+        self._gaps: dict[tuple[str, str], float] = {}
 
     async def run(self) -> None:
         """Compares at the start, after an outage of the store, and at every interval, until cancelled."""
@@ -90,13 +95,46 @@ class Reconciler:
             await asyncio.sleep(self._poll_s)
 
     async def run_once(self) -> bool:
-        """Makes one comparison that is due, taking its time; False if none is."""
+        """Makes one comparison that is due, taking its time; False if none is.
+
+        Raises:
+            Unavailable: The store or the catalogue does not answer, or the store is loading again.
+        """
         now = self._clock.now()
         due = await self._catalogue.reconcile_next(lease=_LEASE, now=now)
         if due is None:
             return False
+        await self._loaded(*due)
         await self.reconcile(*due, gently=True)
         return True
+
+    async def _loaded(self, tenant: str, knowledge_base: str) -> None:
+        """What the store is only loading again would be indexed anew, for nothing.
+
+        Raises:
+            Unavailable: Chunks are missing, and have not been for long.
+        """
+        if not (await self._store.capabilities()).may_miss:
+            return
+        key = tenant, knowledge_base
+        now = self._clock.monotonic()
+        snapshot = await self._catalogue.snapshot(*key)
+        missing = 0
+        if snapshot is not None:
+            with contextlib.suppress(NotFound):  # the whole collection is lost
+                missing = snapshot.counts.chunks - await self._store.findable(snapshot.knowledge_base.place)
+        if missing <= 0:
+            self._gaps.pop(key, None)
+            return
+        if len(self._gaps) >= _MAX_GAPS:
+            self._gaps.clear()
+        if now - self._gaps.setdefault(key, now) < _LOADED_WITHIN_S:
+            raise Unavailable(
+                f"{missing} chunks cannot be found now; the store may be loading them again",
+                reason="DEPENDENCY_UNAVAILABLE",
+                metadata={"dependency": "milvus"},
+            )
+        del self._gaps[key]
 
     async def reconcile(self, tenant: str, knowledge_base: str, *, gently: bool = False) -> Reconciled:
         """Compares now.

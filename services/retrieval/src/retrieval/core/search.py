@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from retrieval.core.candidates import SPARE, Candidate, Found, cut, differing, ranked, shortlist, whole
+from retrieval.core.coverage import Coverage
 from retrieval.core.directory import Directory
 from retrieval.core.lookup import Lookup
 from retrieval.core.model import Hit, KnowledgeBase, Outcome, ReasonCode, SearchMode, Snapshot, Vectors
@@ -38,12 +39,14 @@ class Search:
         store: VectorStore,
         lookup: Lookup,
         reranking: Reranking,
+        coverage: Coverage,
         asked: Callable[[KnowledgeBase, Vectors], None] = lambda *_: None,
     ) -> None:
         self._directory = directory
         self._store = store
         self._lookup = lookup
         self._reranking = reranking
+        self._coverage = coverage
         self._asked = asked
 
     async def run(self, query: SearchQuery) -> SearchResult:
@@ -62,7 +65,7 @@ class Search:
         plan = Plan.of(snapshot, query)
         progress = Progress()
         try:
-            hits = await self._hits(plan, progress)
+            hits = await self._hits(snapshot, plan, progress)
         except CouldNotLookError:
             return _result(snapshot, Outcome.FAILED, progress)
         neighbours = await self._neighbours(plan, hits, progress) if query.neighbours and hits else {}
@@ -78,11 +81,12 @@ class Search:
             snapshot, Outcome.DEGRADED if progress.degraded else outcome, progress, hits, neighbours
         )
 
-    async def _hits(self, plan: Plan, progress: Progress) -> list[Hit]:
+    async def _hits(self, snapshot: Snapshot, plan: Plan, progress: Progress) -> list[Hit]:
         query = plan.query
         mode, queries = await self._lookup.prepare(plan, progress)
         if queries is not None:
             self._asked(plan.knowledge_base, queries[0])
+        await self._coverage.look(snapshot, progress)
         candidates = await self._candidates(plan, mode, queries, progress)
         if plan.rerank is not None:
             best = shortlist(candidates, plan.rerank.candidates, max_per_document=query.max_per_document)

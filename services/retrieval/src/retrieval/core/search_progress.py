@@ -52,10 +52,11 @@ class Progress:
 
     def reasons(self, *, failed: bool) -> tuple[Reason, ...]:
         """All of them, in the order of events."""
-        return tuple(
+        said = (
             Reason(code=code, message=f"{what}; {instead}" if instead and not failed else what)
             for code, what, instead in self._given_up
         )
+        return tuple(dict.fromkeys(said))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
