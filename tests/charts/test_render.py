@@ -152,8 +152,9 @@ def test_the_calls_that_are_allowed_are_those_of_the_architecture() -> None:
         spec = named(objects, f"NetworkPolicy/agentteams-{component}")["spec"]
         return peers(spec["ingress"], "from"), peers(spec["egress"], "to")
 
-    assert of("gateway")[1] == {"orchestrators"}
-    assert of("session") == ({"orchestrators", "agentteams-evaluation", "agentteams-operator"}, set())
+    assert of("gateway")[1] == {"orchestrators", "agentteams-session"}
+    callers = {"orchestrators", "agentteams-evaluation", "agentteams-operator", "agentteams-gateway"}
+    assert of("session") == (callers, set())
     assert of("retrieval") == ({"orchestrators", "agentteams-operator"}, {"agentteams-embedding"})
     assert of("ingest") == (set(), {"agentteams-embedding"})
     callers = {"orchestrators", "agentteams-retrieval", "agentteams-ingest", "agentteams-evaluation"}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -234,6 +235,9 @@ async def test_a_run_that_is_scored_keeps_its_trace_and_its_scores_lead_there(
     assert len(orphans(spans)) == 1, tree(spans)
     scores = answer.extra["scores"]
     assert [one["text"] for one in scores["unsupported"]] == ["Whales are made of purple cheese."]
+    async with httpx.AsyncClient(base_url=live.url, timeout=20, trust_env=False) as client:
+        stored = (await client.get(f"/{answer.extra['session']}/messages")).json()["messages"]
+    assert stored[-1]["scores"]["unsupported"] == scores["unsupported"]
 
     def told() -> list[Received]:
         return [s for s in collected.spans if s.name == "evaluation"]

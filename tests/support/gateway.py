@@ -11,6 +11,7 @@ import uvicorn
 
 from gateway.adapters.orchestrator_client import OrchestratorClient
 from gateway.adapters.orchestrators import Orchestrators
+from gateway.adapters.session_client import SessionClient
 from gateway.app import build_app
 from gateway.auth import Authenticator, LocalUser
 from gateway.chat import Limits, OpenTurns
@@ -47,6 +48,7 @@ async def serve_gateway(
     run_timeout_s: float = 60.0,
     keep_alive_s: float = 15.0,
     reconnect_s: float = 10.0,
+    session: str = "127.0.0.1:9",
 ) -> AsyncIterator[Gateway]:
     """Serves on a free loopback port."""
     stack = AsyncExitStack()
@@ -70,7 +72,19 @@ async def serve_gateway(
         keep_alive=timedelta(seconds=keep_alive_s),
     )
     turns = OpenTurns()
-    app = build_app(orchestrator=orchestrator, auth=auth or LocalUser(), limits=limits, turns=turns)
+    stored = RpcClient(
+        open_channel(session),
+        issuer=issuer_for(TEST_KEY, owner="", service="gateway"),
+        default_timeout=timedelta(seconds=10),
+    )
+    stack.push_async_callback(stored.channel.close)
+    app = build_app(
+        orchestrator=orchestrator,
+        conversations=SessionClient(stored),
+        auth=auth or LocalUser(),
+        limits=limits,
+        turns=turns,
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     config = uvicorn.Config(

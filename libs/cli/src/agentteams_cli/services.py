@@ -115,6 +115,7 @@ def plan(config: StackConfig, ports: Mapping[str, Port]) -> list[ServiceSpec]:
         | _judge_env(config, targets),
         "gateway": {
             "ORCHESTRATOR_TARGET": targets["orchestrator"],
+            "SESSION_TARGET": targets["session"],
         },
     }
     for name, own in settings.items():

@@ -14,10 +14,11 @@ from starlette.types import ASGIApp
 from gateway.auth import Authenticator
 from gateway.chat import ChatCompletions, Limits, OpenTurns
 from gateway.core.errors import ApiError, model_not_found, refused
-from gateway.core.ports import Orchestrator
+from gateway.core.ports import Conversations, Orchestrator
 from gateway.core.render import model_object
 from gateway.core.request import is_team_name
 from gateway.http import error_response, json_response
+from gateway.stored import stored_routes
 from servicekit import context
 from servicekit.errors import NotFound, ServiceError
 
@@ -27,7 +28,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(
-    *, orchestrator: Orchestrator, auth: Authenticator, limits: Limits, turns: OpenTurns
+    *,
+    orchestrator: Orchestrator,
+    conversations: Conversations,
+    auth: Authenticator,
+    limits: Limits,
+    turns: OpenTurns,
 ) -> Starlette:
     """The application; it owns nothing that needs closing."""
 
@@ -65,6 +71,7 @@ def build_app(
             Route("/v1/models", list_models, methods=["GET"]),
             # A path, so that a name with a slash is an unknown model and not an unknown path.
             Route("/v1/models/{model:path}", get_model, methods=["GET"]),
+            *stored_routes(conversations=conversations, auth=auth),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
         ],
@@ -99,7 +106,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         response.headers["allow"] = allowed
         return response
     if error.status_code == 404:
-        message = f"Unknown path: {path}. There are /v1/models and /v1/chat/completions."
+        there = "/v1/models, /v1/chat/completions, /v1/runs/{run} and /v1/sessions/{session}/messages"
+        message = f"Unknown path: {path}. There are {there}."
         return error_response(ApiError(404, message, code="unknown_url"))
     return error_response(ApiError(error.status_code, str(error.detail), code="http_error"))
 

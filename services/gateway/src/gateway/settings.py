@@ -18,6 +18,9 @@ class Settings(ServerSettings):
         description="`host:port` of the orchestrator; on a cluster `{service}.{namespace}.svc:50054`, "
         "which is filled in with the caller's.",
     )
+    session_target: str = Field(
+        "127.0.0.1:50053", description="`host:port` of the session service, for what is stored."
+    )
     api_keys_file: Path | None = Field(
         None, description="YAML or JSON file of API keys; without one only loopback is served."
     )

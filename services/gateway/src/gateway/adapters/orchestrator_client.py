@@ -14,10 +14,9 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.adapters.scores_read import scores_from_pb
+from gateway.adapters.read import citation_from_pb, scores_from_pb, stages_from_pb, usage_from_pb
 from gateway.core.model import (
     Answer,
-    Citation,
     ModelCallEnded,
     NoScores,
     PersonAnswered,
@@ -27,10 +26,8 @@ from gateway.core.model import (
     RunEnded,
     RunItem,
     Scores,
-    Stage,
     Team,
     TextPiece,
-    Usage,
 )
 from servicekit.client import RpcClient
 from servicekit.clock import Clock
@@ -57,7 +54,6 @@ _ROLES = {
     "user": session_pb2.ROLE_USER,
     "assistant": session_pb2.ROLE_ASSISTANT,
 }
-_ORIGINS = {session_pb2.Citation.ORIGIN_MODEL: "model", session_pb2.Citation.ORIGIN_ATTRIBUTED: "attributed"}
 _STATES = {
     run_pb2.RUN_STATE_SUCCEEDED: "succeeded",
     run_pb2.RUN_STATE_FAILED: "failed",
@@ -271,7 +267,9 @@ def _own_item(event: run_pb2.RunEvent, kind: str | None) -> RunItem | None:
     if kind == "message_completed":
         message = event.message_completed.message
         if message.role == session_pb2.ROLE_ASSISTANT:
-            return Answer(text=message.content, citations=tuple(_citation(c) for c in message.citations))
+            return Answer(
+                text=message.content, citations=tuple(citation_from_pb(c) for c in message.citations)
+            )
     return None
 
 
@@ -279,17 +277,6 @@ def _asked(asked: run_pb2.InputRequested) -> PersonAsked:
     if asked.WhichOneof("request") == "question":
         return PersonAsked(asked.call_id, f"an answer to: {asked.question.text}")
     return PersonAsked(asked.call_id, f"approval of {asked.approval.tool}")
-
-
-def _citation(citation: session_pb2.Citation) -> Citation:
-    return Citation(
-        number=citation.number,
-        document=citation.document,
-        document_title=citation.document_title,
-        chunk=citation.chunk,
-        text=citation.text,
-        origin=_ORIGINS.get(citation.origin, ""),
-    )
 
 
 def _scores(found: pb.ScoresResult) -> Scores | NoScores:
@@ -300,27 +287,12 @@ def _scores(found: pb.ScoresResult) -> Scores | NoScores:
 
 
 def _ended(finished: run_pb2.RunFinished, sequence: int) -> RunEnded:
-    used = finished.summary.usage
     return RunEnded(
         sequence=sequence,
         state=_STATES.get(finished.state, "failed"),
         error=_error(finished),
-        usage=Usage(
-            input_tokens=used.input_tokens,
-            output_tokens=used.output_tokens,
-            model_calls=used.model_calls,
-            tool_calls=used.tool_calls,
-            searches=used.searches,
-            searches_saved=used.searches_saved,
-        ),
-        stages=tuple(
-            Stage(
-                name=stage.stage,
-                duration=timedelta(seconds=stage.duration.seconds, microseconds=stage.duration.nanos // 1000),
-                count=stage.count,
-            )
-            for stage in finished.summary.stages
-        ),
+        usage=usage_from_pb(finished.summary.usage),
+        stages=stages_from_pb(finished.summary),
     )
 
 

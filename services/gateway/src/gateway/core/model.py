@@ -172,6 +172,35 @@ class NoScores:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run as it is stored. Times as RFC 3339 writes them; empty: not yet."""
+
+    name: str
+    session: str
+    team: str
+    state: str
+    create_time: str
+    end_time: str
+    error: ServiceError | None
+    usage: Usage
+    stages: tuple[Stage, ...]
+    scores: Scores | NoScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message of a stored conversation; `scores` of an answer that was scored."""
+
+    name: str
+    role: str
+    content: str
+    run: str
+    create_time: str
+    citations: tuple[Citation, ...]
+    scores: Scores | None
+
+
 @dataclass(frozen=True, slots=True)
 class PersonAsked:
     """The run needs a person; `what` says for what."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from gateway.core.model import NoScores, Question, Run, RunItem, Scores, Team
+from gateway.core.model import NoScores, Question, Run, RunItem, Scores, StoredMessage, StoredRun, Team
 
 
 class Orchestrator(Protocol):
@@ -50,4 +50,22 @@ class Orchestrator(Protocol):
 
     async def teams(self) -> Sequence[Team]:
         """All teams of the caller, by name. Raises: ServiceError."""
+        ...
+
+
+class Conversations(Protocol):
+    """What is stored of the current caller's runs and sessions."""
+
+    async def run(self, name: str) -> StoredRun:
+        """A run, with what was found out about its answer. Raises: NotFound and other ServiceErrors."""
+        ...
+
+    async def messages(
+        self, session: str, *, page_size: int, page_token: str
+    ) -> tuple[Sequence[StoredMessage], str]:
+        """A page of a session's messages, oldest first, and the token of the next one; empty: the last.
+
+        Raises:
+            ServiceError: There is no such session, or the token is none.
+        """
         ...

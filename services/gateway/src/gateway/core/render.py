@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.core.errors import ApiError
-from gateway.core.model import Citation, NoScores, Run, RunEnded, Scores, Team
+from gateway.core.model import Citation, NoScores, Run, RunEnded, Scores, Stage, Team, Usage
 
 _encode = msgspec.json.encode
 
@@ -107,38 +107,53 @@ def extra_field(
         "session": run.session,
         "status": ended.state,
         "answer_offset": answer_offset,
-        "citations": [
-            {
-                "number": c.number,
-                "document": c.document,
-                "document_title": c.document_title,
-                "chunk": c.chunk,
-                "text": c.text,
-                "origin": c.origin,
-            }
-            for c in citations
-        ],
-        "usage": {
-            "input_tokens": used.input_tokens,
-            "output_tokens": used.output_tokens,
-            "model_calls": used.model_calls,
-            "tool_calls": used.tool_calls,
-            "searches": used.searches,
-            "searches_saved": used.searches_saved,
-        },
-        "stages": [
-            {
-                "stage": stage.name,
-                "duration_ms": round(stage.duration.total_seconds() * 1000, 3),
-                "count": stage.count,
-            }
-            for stage in ended.stages
-        ],
+        "citations": citations_field(citations),
+        "usage": usage_field(used),
+        "stages": stages_field(ended.stages),
     }
 
 
-def scores_field(found: Scores | NoScores, *, answer: str) -> dict[str, object]:
-    """The field `scores` of an answer."""
+def citations_field(citations: Sequence[Citation]) -> list[dict[str, object]]:
+    """What an answer rests on."""
+    return [
+        {
+            "number": c.number,
+            "document": c.document,
+            "document_title": c.document_title,
+            "chunk": c.chunk,
+            "text": c.text,
+            "origin": c.origin,
+        }
+        for c in citations
+    ]
+
+
+def usage_field(used: Usage) -> dict[str, int]:
+    """What a run used."""
+    return {
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "model_calls": used.model_calls,
+        "tool_calls": used.tool_calls,
+        "searches": used.searches,
+        "searches_saved": used.searches_saved,
+    }
+
+
+def stages_field(stages: Sequence[Stage]) -> list[dict[str, object]]:
+    """Where its time went."""
+    return [
+        {
+            "stage": stage.name,
+            "duration_ms": round(stage.duration.total_seconds() * 1000, 3),
+            "count": stage.count,
+        }
+        for stage in stages
+    ]
+
+
+def scores_field(found: Scores | NoScores, *, answer: str | None = None) -> dict[str, object]:
+    """The field `scores`; with the texts of the unsupported sentences where the answer is known."""
     if isinstance(found, NoScores):
         return {"missing": found.missing, "reason": found.reason}
     return {
@@ -152,7 +167,7 @@ def scores_field(found: Scores | NoScores, *, answer: str) -> dict[str, object]:
             {
                 "start": one.start,
                 "end": one.end,
-                "text": answer[one.start : one.end],
+                "text": None if answer is None else answer[one.start : one.end],
                 "verdict": "unsupported",
                 "faithfulness": one.faithfulness,
                 "grounding": one.grounding,
