@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from retrieval.adapters.database import new_engine
 from retrieval.adapters.migrate import migrate
 from retrieval.core.index import BuiltIndex
-from retrieval.core.model import IndexType
+from retrieval.core.model import Capabilities, IndexType, Place
 from retrieval.core.names import document_id
 from retrieval.core.tuning.model import TuningState
 from servicekit.errors import Unavailable
@@ -240,6 +241,34 @@ async def test_an_outage_leaves_no_shadow_behind(world: World) -> None:
     await world.worker(store=Failing(), **SMALL).run_until_idle()
     assert len(await found(world, collections=1)) == ROWS
     assert await world.catalogue.claim(lease=LEASE, now=world.clock.now()) is None  # nothing waits
+    tuning = (await world.tunings.get("default", ["kb"]))["kb"]
+    assert tuning.state == TuningState.PENDING
+    world.clock.advance(timedelta(minutes=1))
+    await world.worker(**SMALL).run_until_idle()
+    await settled(world)
+
+
+async def test_a_copy_of_what_is_only_half_loaded_does_not_serve(world: World) -> None:
+    """A query node has died: neither walks nor counts say so."""
+
+    class HalfLoaded:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def capabilities(self) -> Capabilities:
+            return replace(await world.store.capabilities(), may_miss=True)
+
+        async def iterate(self, place: Place, **options: Any) -> AsyncIterator[Any]:
+            async for batch in world.store.iterate(place, **options):
+                yield batch[: len(batch) // 2] if place.collection == "c1" else batch
+
+        async def count(self, place: Place) -> int:
+            return await world.store.count(place) // (2 if place.collection == "c1" else 1)
+
+        findable = count
+
+    await world.worker(store=HalfLoaded(), **SMALL).run_until_idle()
+    assert len(await found(world, collections=1)) == ROWS
     tuning = (await world.tunings.get("default", ["kb"]))["kb"]
     assert tuning.state == TuningState.PENDING
     world.clock.advance(timedelta(minutes=1))

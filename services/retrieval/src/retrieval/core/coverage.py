@@ -15,7 +15,7 @@ from retrieval.core.ports import Catalogue, VectorStore
 from retrieval.core.search_progress import Progress
 from servicekit.clock import Clock
 from servicekit.context import remaining_s
-from servicekit.errors import ServiceError
+from servicekit.errors import ServiceError, Unavailable
 
 log = structlog.get_logger()
 
@@ -27,6 +27,34 @@ _MAX_ENTRIES = 10_000
 _NOT_KNOWN = "it is not known whether all chunks were searched"
 
 _Key = tuple[str, str]
+
+
+async def missing(store: VectorStore, snapshot: Snapshot) -> int:
+    """Chunks that a search or a walk that begins now would leave out without a word.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+    if not (await store.capabilities()).may_miss:
+        return 0
+    there = await store.findable(snapshot.knowledge_base.place)
+    return max(0, snapshot.counts.chunks - there)
+
+
+async def check_all_there(store: VectorStore, snapshot: Snapshot) -> None:
+    """Before and after what must not miss anything: nothing is left out without errors before.
+
+    Raises:
+        Unavailable: Some chunks are missing, or the store does not answer.
+    """
+    count = await missing(store, snapshot)
+    if count:
+        raise Unavailable(
+            f"{count} chunks cannot be found now: the store is loading them again, or has lost them; try "
+            "again in a minute",
+            reason="DEPENDENCY_UNAVAILABLE",
+            metadata={"dependency": "milvus", "knowledge_base": snapshot.knowledge_base.name},
+        )
 
 
 class Coverage:
@@ -47,20 +75,20 @@ class Coverage:
             if not (await self._store.capabilities()).may_miss:
                 return
             key = kb.tenant, kb.id
-            missing = self._known(key)
-            if missing is None:
+            count = self._known(key)
+            if count is None:
                 with progress.stage("vector_search"):
-                    missing = await self._missing(key, snapshot)
+                    count = await self._missing(key, snapshot)
         except ServiceError as error:
             progress.store_failed(error, instead=_NOT_KNOWN)
         except TimeoutError:
             what = "Milvus did not say in time how many chunks it can find"
             progress.give_up(ReasonCode.STORE_UNAVAILABLE, what, instead=_NOT_KNOWN)
         else:
-            if missing:
+            if count:
                 progress.give_up(
                     ReasonCode.STORE_UNAVAILABLE,
-                    f"{missing} chunks cannot be found now: Milvus is loading them again after a failure of "
+                    f"{count} chunks cannot be found now: Milvus is loading them again after a failure of "
                     "a part of it, or has lost them; ask again in a moment",
                     instead="the others were searched",
                 )
@@ -76,24 +104,22 @@ class Coverage:
                 self._looking.pop(key, None)
 
     def _known(self, key: _Key) -> int | None:
-        missing, until = self._seen.get(key, (0, 0.0))
-        return missing if self._clock.monotonic() < until else None
+        count, until = self._seen.get(key, (0, 0.0))
+        return count if self._clock.monotonic() < until else None
 
     async def _look(self, key: _Key, snapshot: Snapshot) -> int:
         began = self._clock.monotonic()
         left_s = remaining_s()
         async with asyncio.timeout(None if left_s is None else left_s * _SHARE):
-            missing = snapshot.counts.chunks - await self._store.findable(snapshot.knowledge_base.place)
-            if missing > 0:  # or what is known of it is old
-                fresh = await self._catalogue.snapshot(*key) or snapshot
-                missing = fresh.counts.chunks - await self._store.findable(fresh.knowledge_base.place)
-        missing = max(0, missing)
+            count = await missing(self._store, snapshot)
+            if count:  # or what is known of it is old
+                count = await missing(self._store, await self._catalogue.snapshot(*key) or snapshot)
         before, _ = self._seen.pop(key, (0, 0.0))
-        self._seen[key] = missing, began + (_DOUBTED_S if missing else _TRUSTED_S)
+        self._seen[key] = count, began + (_DOUBTED_S if count else _TRUSTED_S)
         if len(self._seen) > _MAX_ENTRIES:
             self._seen.popitem(last=False)
-        if bool(missing) != bool(before):
+        if bool(count) != bool(before):
             tenant, knowledge_base = key
-            event = "chunks_cannot_be_found" if missing else "all_chunks_can_be_found"
-            log.warning(event, tenant=tenant, knowledge_base=knowledge_base, chunks=missing)
-        return missing
+            event = "chunks_cannot_be_found" if count else "all_chunks_can_be_found"
+            log.warning(event, tenant=tenant, knowledge_base=knowledge_base, chunks=count)
+        return count

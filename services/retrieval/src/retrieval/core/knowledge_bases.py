@@ -7,6 +7,7 @@ from datetime import timedelta
 import structlog
 
 from retrieval.core.collections import Collections, new_collection
+from retrieval.core.coverage import check_all_there
 from retrieval.core.directory import Directory
 from retrieval.core.errors import knowledge_base_not_found
 from retrieval.core.exports import chunks_of
@@ -139,12 +140,15 @@ class KnowledgeBases:
 
         Raises:
             NotFound: It is not there.
+            Unavailable: As `chunks_of`, or some of the chunks could not be read now.
         """
-        found = (await self.get(id_)).knowledge_base
-        walk = chunks_of(found, self._store, filter_=filter_, with_vectors=with_vectors)
+        found = await self.get(id_)
+        await check_all_there(self._store, found)
+        walk = chunks_of(found.knowledge_base, self._store, filter_=filter_, with_vectors=with_vectors)
         async with aclosing(walk):  # type: ignore[type-var]
             async for batch in walk:
                 yield batch
+        await check_all_there(self._store, await self.get(id_))
 
     async def delete(self, id_: str) -> None:
         """Deletes it with all that it holds; a call that failed half way may be repeated.

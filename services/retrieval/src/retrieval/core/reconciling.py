@@ -7,7 +7,6 @@ that a worker has just written is taken for a stray.
 """
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from datetime import timedelta
 import structlog
 
 from retrieval import metrics
+from retrieval.core.coverage import check_all_there
 from retrieval.core.directory import Directory
 from retrieval.core.filters import DOCUMENT, Compare, Operator
 from retrieval.core.ingest_model import Catalogued, Reconciled
@@ -114,27 +114,20 @@ class Reconciler:
         Raises:
             Unavailable: Chunks are missing, and have not been for long.
         """
-        if not (await self._store.capabilities()).may_miss:
-            return
         key = tenant, knowledge_base
-        now = self._clock.monotonic()
         snapshot = await self._catalogue.snapshot(*key)
-        missing = 0
-        if snapshot is not None:
-            with contextlib.suppress(NotFound):  # the whole collection is lost
-                missing = snapshot.counts.chunks - await self._store.findable(snapshot.knowledge_base.place)
-        if missing <= 0:
-            self._gaps.pop(key, None)
-            return
-        if len(self._gaps) >= _MAX_GAPS:
-            self._gaps.clear()
-        if now - self._gaps.setdefault(key, now) < _LOADED_WITHIN_S:
-            raise Unavailable(
-                f"{missing} chunks cannot be found now; the store may be loading them again",
-                reason="DEPENDENCY_UNAVAILABLE",
-                metadata={"dependency": "milvus"},
-            )
-        del self._gaps[key]
+        try:
+            if snapshot is not None:
+                await check_all_there(self._store, snapshot)
+        except NotFound:
+            pass  # the whole collection is lost
+        except Unavailable:
+            if len(self._gaps) >= _MAX_GAPS:
+                self._gaps.clear()
+            now = self._clock.monotonic()
+            if now - self._gaps.setdefault(key, now) < _LOADED_WITHIN_S:
+                raise
+        self._gaps.pop(key, None)
 
     async def reconcile(self, tenant: str, knowledge_base: str, *, gently: bool = False) -> Reconciled:
         """Compares now.

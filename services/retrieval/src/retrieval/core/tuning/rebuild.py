@@ -6,6 +6,7 @@ from datetime import datetime
 import numpy as np
 import structlog
 
+from retrieval.core.coverage import check_all_there
 from retrieval.core.directory import Directory
 from retrieval.core.index import BuiltIndex, CollectionSpec
 from retrieval.core.model import KnowledgeBase, MetadataField, Place, Vectors
@@ -76,6 +77,7 @@ class Rebuild:
 
         Raises:
             FailedPrecondition: The store has built another index, or other rows came out.
+            Unavailable: The store does not answer, or not with all rows.
         """
         place = knowledge_base.place
         limits = self._limits
@@ -161,6 +163,9 @@ class Rebuild:
             await self._remove_gone(job, shadow)
             there, here = await self._store.count(place), await self._store.count(shadow)
             if there == here:
+                # What a node that died had held is neither copied nor counted.
+                self._directory.forget(job.tenant, job.knowledge_base)
+                await check_all_there(self._store, await self._directory.get(job.tenant, job.knowledge_base))
                 return
             await asyncio.sleep(_POLL_S)
         raise FailedPrecondition(
