@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.core.grounding import content_words
 from evaluation.core.model import Chunk, Job, Record, Scores, Search
-from evaluation.core.ports import Answer, JudgeModel, Policy, Vectors
+from evaluation.core.ports import Answer, JudgeModel, Policy, Question, Vectors
 
 _DIMENSION = 512
 
@@ -34,12 +34,12 @@ class FakeJudge:
     asked: list[str] = field(default_factory=list)
     error: Exception | None = None
 
-    async def ask(self, system: str, user: str) -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """See JudgeModel."""
-        self.asked.append(user)
+        self.asked.append(question.user)
         if self.error is not None:
             raise self.error
-        return Answer(p_yes=self.says(user), input_tokens=100, output_tokens=1)
+        return Answer(p_yes=self.says(question.user), input_tokens=100, output_tokens=1)
 
     def cost(self, answer: Answer) -> tuple[int, str]:
         """See JudgeModel."""

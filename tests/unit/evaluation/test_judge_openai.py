@@ -6,6 +6,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from evaluation.adapters.judge_openai import OpenAIJudge
+from evaluation.core.ports import Question
 from manifests import ModelConfig
 from servicekit.errors import FailedPrecondition, Internal, Unavailable
 from tests.support.model_server import Fault, ModelServer, Reply
@@ -41,7 +42,7 @@ async def test_the_score_is_the_share_of_yes_in_all_that_says_yes_or_no(
     model: ModelServer, judge: OpenAIJudge
 ) -> None:
     model.queue(Reply("Yes", top_logprobs={"Yes": 0.5, " yes": 0.1, "No": 0.2, "Maybe": 0.2}))
-    answer = await judge.ask("Be strict.", "Is it so?")
+    answer = await judge.ask(Question(system="Be strict.", user="Is it so?"))
     assert answer.p_yes == pytest.approx(0.6 / 0.8)
     body = model.requests[-1].body
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
@@ -57,9 +58,33 @@ async def test_without_log_probabilities_a_verdict_is_asked_for_from_then_on(
 ) -> None:
     model.queue(Reply("Yes"), Reply(said), Reply(said))
     for _ in range(2):
-        assert (await judge.ask("s", "u")).p_yes == p_yes
+        assert (await judge.ask(Question(user="u"))).p_yes == p_yes
     forms = [one.body["response_format"]["type"] for one in model.requests if "response_format" in one.body]
     assert (len(model.requests), forms) == (3, ["json_schema"] * 2)
+
+
+async def test_examples_come_first_answered_as_the_question_shall_be(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    model.queue(
+        Reply("False", top_logprobs={"True": 0.2, "False": 0.6}), Reply("Hm"), Reply('{"verdict": "false"}')
+    )
+    question = Question(
+        system="s", user="u", examples=(("one", True), ("two", False)), words=("true", "false")
+    )
+    assert (await judge.ask(question)).p_yes == pytest.approx(0.25)
+    assert (await judge.ask(question)).p_yes == 0.0
+    by_token, _, by_form = (one.body for one in model.requests)
+    for body, yes, no in (
+        (by_token, "true", "false"),
+        (by_form, '{"verdict": "true"}', '{"verdict": "false"}'),
+    ):
+        assert [(m["role"], m["content"]) for m in body["messages"]] == [
+            ("system", "s"), ("user", "one"), ("assistant", yes), ("user", "two"), ("assistant", no),
+            ("user", "u"),
+        ]  # fmt: skip
+    schema = by_form["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["verdict"]["enum"] == ["true", "false"]
 
 
 async def test_an_answer_that_says_neither_is_an_error_and_no_score(
@@ -67,7 +92,7 @@ async def test_an_answer_that_says_neither_is_an_error_and_no_score(
 ) -> None:
     model.queue(Reply("Hm"), Reply("It depends."))
     with pytest.raises(Internal) as caught:
-        await judge.ask("s", "u")
+        await judge.ask(Question(user="u"))
     assert caught.value.reason == "MODEL_BAD_RESPONSE"
 
 
@@ -79,5 +104,5 @@ async def test_errors_are_typed_and_what_may_pass_is_tried_again(
     for _ in range(tries):
         model.fail(Fault(kind="status", status=status))
     with pytest.raises(error):
-        await judge.ask("s", "u")
+        await judge.ask(Question(user="u"))
     assert len(model.requests) == tries

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.core.judge import Judge, Memory
+from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory, support_questions
 from evaluation.core.model import Scores
 from evaluation.core.scoring import score
 from servicekit.errors import Unavailable
@@ -78,14 +78,35 @@ async def test_a_number_that_no_chunk_has_is_as_if_nothing_was_cited() -> None:
 
 async def test_calls_are_bounded_and_what_is_left_says_so() -> None:
     claims = " ".join(f"The warranty of lamp {n} is two years." for n in range(6))
-    model = FakeJudge()
-    scores = await score(record(claims, WARRANTY), embed=embed, judge=judge(model, calls=4))
-    assert len(model.asked) == 4
+    model, calls = FakeJudge(), 4 * CALLS_PER_CLAIM
+    scores = await score(record(claims, WARRANTY), embed=embed, judge=judge(model, calls=calls))
+    assert len(model.asked) == calls
     assert sorted(verdicts(scores)) == ["SUPPORTED"] * 4 + ["UNCHECKED"] * 2
     assert scores.faithfulness == 1.0
-    assert (scores.usage.calls, scores.usage.input_tokens, scores.usage.cost_micros) == (4, 400, 8)
+    usage = scores.usage
+    assert (usage.calls, usage.input_tokens, usage.cost_micros) == (calls, 100 * calls, 2 * calls)
     # No call was left for chunks: similarity, and not a mean of both.
     assert [one.judged for one in scores.chunks] == [False]
+
+
+async def test_a_claim_is_asked_about_in_all_ways_or_in_none() -> None:
+    model = FakeJudge()
+    one = judge(model, calls=2 * CALLS_PER_CLAIM - 1)
+    assert await one.supports("Two years.", "It is two years.") == pytest.approx(1.0, abs=0.001)
+    assert await one.supports("Two years.", "It is three years.") is None
+    assert (len(model.asked), one.usage.calls, one.skipped) == (CALLS_PER_CLAIM, CALLS_PER_CLAIM, 1)
+    assert await one.supports("Two years.", "It is two years.") is not None
+    assert (len(model.asked), one.usage.cached) == (CALLS_PER_CLAIM, CALLS_PER_CLAIM)
+
+
+async def test_the_ways_of_asking_count_by_their_log_odds() -> None:
+    first, second = (question.user for question in support_questions("e", "c"))
+    one = judge(FakeJudge(says={first: 0.9, second: 0.5}.__getitem__))
+    assert await one.supports("e", "c") == pytest.approx(0.75)  # odds of 9 and 1: their mean is 3
+    sure = judge(FakeJudge(says={first: 0.0, second: 0.9}.__getitem__))
+    p_yes = await sure.supports("e", "c")
+    assert p_yes is not None
+    assert 0.0 < p_yes < 0.5
 
 
 async def test_answers_are_remembered_by_model_and_text() -> None:

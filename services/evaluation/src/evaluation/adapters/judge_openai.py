@@ -11,27 +11,13 @@ import httpx2
 import openai
 from openai import AsyncOpenAI
 
-from evaluation.core.ports import Answer
+from evaluation.core.ports import Answer, Question
 from manifests import ModelConfig
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
 
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
 _TOP = 20
 _MILLION = 1_000_000
-# For endpoints without log-probabilities: a whole verdict, as a form.
-_FORM: dict[str, Any] = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "verdict",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {"verdict": {"type": "string", "enum": ["yes", "no"]}},
-            "required": ["verdict"],
-            "additionalProperties": False,
-        },
-    },
-}
 _VERDICT_TOKENS = 20
 _ATTEMPTS, _BACKOFF_S, _LONGEST_WAIT_S = 3, 0.5, 10.0
 
@@ -56,15 +42,14 @@ class OpenAIJudge:
         self._slots = asyncio.Semaphore(config.spec.limits.max_concurrent)
         self._has_logprobs = True
 
-    async def ask(self, system: str, user: str) -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """See JudgeModel."""
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         if self._has_logprobs:
-            answer = await self._by_token(messages)
+            answer = await self._by_token(question)
             if answer is not None:
                 return answer
             self._has_logprobs = False
-        return await self._by_form(messages)
+        return await self._by_form(question)
 
     def cost(self, answer: Answer) -> tuple[int, str]:
         """See JudgeModel."""
@@ -75,8 +60,9 @@ class OpenAIJudge:
         paid += answer.output_tokens * float(prices.output_per_million_tokens)
         return round(paid), prices.currency
 
-    async def _by_token(self, messages: list[dict[str, str]]) -> Answer | None:
+    async def _by_token(self, question: Question) -> Answer | None:
         """None: the endpoint has no log-probabilities, or they say neither yes nor no."""
+        messages = _messages(question, question.words)
         try:
             body = await self._post(messages, max_tokens=1, logprobs=True, top_logprobs=_TOP)
         except FailedPrecondition as error:
@@ -93,8 +79,11 @@ class OpenAIJudge:
             return None
         return self._answer(body, yes / (yes + no))
 
-    async def _by_form(self, messages: list[dict[str, str]]) -> Answer:
-        body = await self._post(messages, max_tokens=_VERDICT_TOKENS, response_format=_FORM)
+    async def _by_form(self, question: Question) -> Answer:
+        yes, no = (json.dumps({"verdict": word}) for word in question.words)
+        body = await self._post(
+            _messages(question, (yes, no)), max_tokens=_VERDICT_TOKENS, response_format=_form(question.words)
+        )
         try:
             text = body["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError) as error:
@@ -158,6 +147,26 @@ class OpenAIJudge:
         return Internal(
             f"judge {self.name}: {what}", reason="MODEL_BAD_RESPONSE", metadata={"model": self.name}
         )
+
+
+def _messages(question: Question, words: tuple[str, str]) -> list[dict[str, str]]:
+    """The examples are answered as the question shall be."""
+    messages = [{"role": "system", "content": question.system}] if question.system else []
+    for user, verdict in question.examples:
+        messages.append({"role": "user", "content": user})
+        messages.append({"role": "assistant", "content": words[0] if verdict else words[1]})
+    return [*messages, {"role": "user", "content": question.user}]
+
+
+def _form(words: tuple[str, str]) -> dict[str, Any]:
+    """For endpoints without log-probabilities: a whole verdict, as a form."""
+    schema = {
+        "type": "object",
+        "properties": {"verdict": {"type": "string", "enum": list(words)}},
+        "required": ["verdict"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
 
 def _shares(top: list[dict[str, Any]]) -> tuple[float, float]:

@@ -2,22 +2,63 @@
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from evaluation.core.model import Usage
-from evaluation.core.ports import Answer, JudgeModel
+from evaluation.core.ports import Answer, JudgeModel, Question
 
-PROMPTS = "1"
+PROMPTS = "2"
 """Version of the prompts below: change it with any of them."""
 
-SUPPORTED_SYSTEM = (
+STRICT_SYSTEM = (
     "You are a strict fact checker. You are given a passage and a claim. Answer yes only if the passage says "
     "that the claim is true; answer no if the passage contradicts it or says nothing about it. Answer with "
     "one word."
 )
-SUPPORTED = (
+STRICT = (
     "Passage:\n{evidence}\n\nClaim: {claim}\n\nIs the claim true according to the passage? Answer yes or no."
+)
+TAUGHT_SYSTEM = "You check claims against passages."
+TAUGHT = (
+    "Passage:\n{evidence}\n\nClaim: {claim}\n\n"
+    "According to the passage, is the claim true or false? Answer true or false."
+)
+# What small models get wrong: the opposite direction, negations, numbers, swapped subjects.
+TAUGHT_BY = (
+    (
+        "In a randomised trial of 412 adults with hypertension, a daily glass of beetroot juice lowered "
+        "systolic pressure by 6 mmHg compared with placebo.",
+        "Beetroot juice reduces blood pressure in people with hypertension.",
+        True,
+    ),
+    (
+        "Mice that lacked the receptor showed a marked decrease in bone density.",
+        "Loss of the receptor increases bone density in mice.",
+        False,
+    ),
+    (
+        "Vitamin K supplements had no effect on the number of fractures.",
+        "Vitamin K supplements prevent fractures.",
+        False,
+    ),
+    (
+        "When the gene was deleted, T cells no longer released the cytokine.",
+        "T cells need the gene to release the cytokine.",
+        True,
+    ),
+    (
+        "Sleep apnoea was found in 31% of lorry drivers and in 12% of office workers.",
+        "Office workers have sleep apnoea more often than lorry drivers.",
+        False,
+    ),
+    (
+        "Of all measures, only the number of steps a day failed to predict the outcome.",
+        "The number of steps a day is not associated with the outcome.",
+        True,
+    ),
 )
 RELEVANT_SYSTEM = "You judge search results. Answer with one word: yes or no."
 RELEVANT = (
@@ -77,30 +118,47 @@ class Judge:
         self.skipped = 0
 
     async def supports(self, evidence: str, claim: str) -> float | None:
-        """P(yes) that the evidence supports the claim; None: no call is left for it."""
-        return await self._ask(SUPPORTED_SYSTEM, SUPPORTED.format(evidence=evidence, claim=claim))
+        """P(yes) that the evidence supports the claim; None: fewer calls are left than it takes.
+
+        It is asked in CALLS_PER_CLAIM ways; the mean of their log-odds counts.
+        """
+        found = await self._ask(support_questions(evidence, claim))
+        return None if found is None else _together(found)
 
     async def relevant(self, query: str, passage: str) -> float | None:
         """P(yes) that the passage helps to answer the query; None as above."""
-        return await self._ask(RELEVANT_SYSTEM, RELEVANT.format(query=query, passage=passage))
+        user = RELEVANT.format(query=query, passage=passage)
+        found = await self._ask([Question(system=RELEVANT_SYSTEM, user=user)])
+        return None if found is None else found[0]
 
     async def answers(self, question: str, answer: str) -> float | None:
         """P(yes) that the answer is about the question; None as above."""
-        return await self._ask(ANSWERS_SYSTEM, ANSWERS.format(question=question, answer=answer))
+        user = ANSWERS.format(question=question, answer=answer)
+        found = await self._ask([Question(system=ANSWERS_SYSTEM, user=user)])
+        return None if found is None else found[0]
 
-    async def _ask(self, system: str, user: str) -> float | None:
-        text = "\0".join((self._model.fingerprint, PROMPTS, system, user))
-        key = hashlib.sha256(text.encode()).digest()
-        known = self._memory.get(key)
-        if known is not None:
-            self.usage.cached += 1
-            return known
-        if self._left <= 0:
+    async def _ask(self, questions: Sequence[Question]) -> list[float] | None:
+        """P(yes) of each; None if a call is missing for any: then none is made."""
+        keys = [self._key(question) for question in questions]
+        known = [self._memory.get(key) for key in keys]
+        calls = known.count(None)
+        if calls > self._left:
             self.skipped += 1
             return None
-        self._left -= 1
+        self._left -= calls
+        self.usage.cached += len(known) - calls
+        return [
+            await self._send(question, key) if p_yes is None else p_yes
+            for question, key, p_yes in zip(questions, keys, known, strict=True)
+        ]
+
+    def _key(self, question: Question) -> bytes:
+        text = "\0".join((self._model.fingerprint, PROMPTS, question.system, question.user))
+        return hashlib.sha256(text.encode()).digest()
+
+    async def _send(self, question: Question, key: bytes) -> float:
         async with self._slots:
-            answer = await self._model.ask(system, user)
+            answer = await self._model.ask(question)
         self._memory.put(key, answer.p_yes)
         self._asked(answer)
         cost, currency = self._model.cost(answer)
@@ -111,3 +169,28 @@ class Judge:
         usage.cost_micros += cost
         usage.currency = currency or usage.currency
         return answer.p_yes
+
+
+def support_questions(evidence: str, claim: str) -> tuple[Question, ...]:
+    """Whether the evidence supports the claim, asked in several ways: CALLS_PER_CLAIM."""
+    examples = tuple(
+        (TAUGHT.format(evidence=passage, claim=said), verdict) for passage, said, verdict in TAUGHT_BY
+    )
+    return (
+        Question(system=STRICT_SYSTEM, user=STRICT.format(evidence=evidence, claim=claim)),
+        Question(
+            system=TAUGHT_SYSTEM,
+            user=TAUGHT.format(evidence=evidence, claim=claim),
+            examples=examples,
+            words=("true", "false"),
+        ),
+    )
+
+
+CALLS_PER_CLAIM = len(support_questions("", ""))
+_SURE = 1e-4  # so that one certain answer does not outvote all others
+
+
+def _together(shares: Sequence[float]) -> float:
+    log_odds = fmean(math.log(p / (1 - p)) for p in (min(max(p, _SURE), 1 - _SURE) for p in shares))
+    return 1 / (1 + math.exp(-log_odds))

@@ -30,6 +30,23 @@ class Answer:
     output_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a judge model is asked.
+
+    Attributes:
+        system: The instruction; empty: none.
+        user: The question.
+        examples: Questions of the same form with their answers, shown before it.
+        words: What says yes, and what says no.
+    """
+
+    system: str = ""
+    user: str
+    examples: tuple[tuple[str, bool], ...] = ()
+    words: tuple[str, str] = ("yes", "no")
+
+
 class JudgeModel(Protocol):
     """A model that answers yes or no. Safe for concurrent calls."""
 
@@ -38,7 +55,7 @@ class JudgeModel(Protocol):
     fingerprint: str
     """Changes when equal questions may get other answers."""
 
-    async def ask(self, system: str, user: str) -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """Raises ServiceError."""
         ...
 
