@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory, support_questions
+from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory
 from evaluation.core.model import Scores
 from evaluation.core.scoring import score
 from servicekit.errors import Unavailable
@@ -100,10 +100,11 @@ async def test_a_claim_is_asked_about_in_all_ways_or_in_none() -> None:
 
 
 async def test_the_ways_of_asking_count_by_their_log_odds() -> None:
-    first, second = (question.user for question in support_questions("e", "c"))
-    one = judge(FakeJudge(says={first: 0.9, second: 0.5}.__getitem__))
+    shares = iter((0.9, 0.5))
+    one = judge(FakeJudge(says=lambda _: next(shares)))
     assert await one.supports("e", "c") == pytest.approx(0.75)  # odds of 9 and 1: their mean is 3
-    sure = judge(FakeJudge(says={first: 0.0, second: 0.9}.__getitem__))
+    shares = iter((0.0, 0.9))
+    sure = judge(FakeJudge(says=lambda _: next(shares)))
     p_yes = await sure.supports("e", "c")
     assert p_yes is not None
     assert 0.0 < p_yes < 0.5

@@ -13,19 +13,11 @@ from evaluation.core.ports import Answer, JudgeModel, Question
 PROMPTS = "2"
 """Version of the prompts below: change it with any of them."""
 
-STRICT_SYSTEM = (
-    "You are a strict fact checker. You are given a passage and a claim. Answer yes only if the passage says "
-    "that the claim is true; answer no if the passage contradicts it or says nothing about it. Answer with "
-    "one word."
-)
-STRICT = (
-    "Passage:\n{evidence}\n\nClaim: {claim}\n\nIs the claim true according to the passage? Answer yes or no."
-)
-TAUGHT_SYSTEM = "You check claims against passages."
-TAUGHT = (
+SUPPORTED = (
     "Passage:\n{evidence}\n\nClaim: {claim}\n\n"
     "According to the passage, is the claim true or false? Answer true or false."
 )
+TAUGHT_SYSTEM = "You check claims against passages."
 # What small models get wrong: the opposite direction, negations, numbers, swapped subjects.
 TAUGHT_BY = (
     (
@@ -153,7 +145,7 @@ class Judge:
         ]
 
     def _key(self, question: Question) -> bytes:
-        text = "\0".join((self._model.fingerprint, PROMPTS, question.system, question.user))
+        text = "\0".join((self._model.fingerprint, PROMPTS, repr(question)))
         return hashlib.sha256(text.encode()).digest()
 
     async def _send(self, question: Question, key: bytes) -> float:
@@ -173,17 +165,13 @@ class Judge:
 
 def support_questions(evidence: str, claim: str) -> tuple[Question, ...]:
     """Whether the evidence supports the claim, asked in several ways: CALLS_PER_CLAIM."""
+    user, words = SUPPORTED.format(evidence=evidence, claim=claim), ("true", "false")
     examples = tuple(
-        (TAUGHT.format(evidence=passage, claim=said), verdict) for passage, said, verdict in TAUGHT_BY
+        (SUPPORTED.format(evidence=passage, claim=said), verdict) for passage, said, verdict in TAUGHT_BY
     )
     return (
-        Question(system=STRICT_SYSTEM, user=STRICT.format(evidence=evidence, claim=claim)),
-        Question(
-            system=TAUGHT_SYSTEM,
-            user=TAUGHT.format(evidence=evidence, claim=claim),
-            examples=examples,
-            words=("true", "false"),
-        ),
+        Question(user=user, words=words),
+        Question(system=TAUGHT_SYSTEM, user=user, words=words, examples=examples),
     )
 
 
