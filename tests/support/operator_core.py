@@ -143,7 +143,8 @@ class Core:
         teams = Teams(
             cache=self.cache, reader=reader, quotas=quotas, settings=PoolSettings(image="orchestrator:1"),
             texts=Texts(cache=self.cache, api=api), served=Served(api=api, clock=clock),
-            tenant_key=lambda tenant: f"agentteams-tenant-key {tenant} 00".encode(), clock=clock,
+            tenant_key=lambda tenant, *, calls_of="": f"agentteams-tenant-key {tenant} 00".encode(),
+            clock=clock,
         )  # fmt: skip
         golden_sets = GoldenSets(find=self.cache.get, config_maps=api, knowledge=knowledge)
         bases = KnowledgeBases(

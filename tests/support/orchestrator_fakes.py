@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from orchestrator.core.calls import Calls, NoCalls
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, RunLog
 from orchestrator.core.model import Message, RunInput
@@ -113,6 +114,7 @@ class Bench:
     catalogue: FakeCatalogue = field(default_factory=FakeCatalogue)
     clock: LoopClock = field(default_factory=LoopClock)
     tools: Tools = field(default_factory=NoTools)
+    calls: Calls = field(default_factory=NoCalls)
 
     @property
     def world(self) -> World:
@@ -123,6 +125,7 @@ class Bench:
             knowledge=self.knowledge,
             embedder=self.embedder,
             tools=self.tools,
+            calls=self.calls,
         )
 
     def run_log(self) -> RunLog:

@@ -24,6 +24,7 @@ from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
 from orchestrator.core.awaited import AwaitedScores
+from orchestrator.core.calls import Calls, NoCalls
 from orchestrator.core.pool import Pool
 from orchestrator.core.runs import Runs
 from orchestrator.core.tools import NoTools, Tools
@@ -43,6 +44,13 @@ from session.servicer import SessionServicer, session_service
 from tests.support.model_server import ModelServer
 
 _TIMEOUT = timedelta(seconds=10)
+
+
+def free_address() -> str:
+    """Where nobody listens just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @dataclass
@@ -123,13 +131,11 @@ class Fleet:
         issuer = issuer or TokenIssuer(TEST_KEY, service="orchestrator")
         return RpcClient(channel, issuer=issuer, default_timeout=_TIMEOUT)
 
-    async def begin(self, *, tenant: str = "") -> Replica:
+    async def begin(self, *, tenant: str = "", calls: Calls | None = None, address: str = "") -> Replica:
         """One more; with a tenant it has that tenant's key and no other, as on a cluster."""
         key = TEST_KEY.of_tenant(tenant) if tenant else TEST_KEY
         issuer = TokenIssuer(key, service="orchestrator")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = address or free_address()
         endpoint = ModelEndpoint(url=self.model.base_url, api_key="", model="stand-in")
         models = EndpointModels(built_in=endpoint, secrets=SecretFiles(None))
         self.stack.push_async_callback(models.close)
@@ -146,6 +152,7 @@ class Fleet:
                 knowledge=KnowledgeClient(nowhere),
                 embedder=EmbeddingClient(nowhere),
                 tools=self.tools,
+                calls=calls or NoCalls(),
             ),
             store=SessionClient(store_rpc, owner=new_id(), address=address, lease=timedelta(seconds=3)),
             peers=peers,

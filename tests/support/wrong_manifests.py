@@ -167,6 +167,11 @@ KNOWLEDGE = [
     Wrong("KnowledgeBase", {"allowedNamespaces.from": "Any"}, "allowedNamespaces.from"),
     Wrong("KnowledgeBase", {"allowedNamespaces.from": "Selector"}, "allowedNamespaces.selector"),
     Wrong("AgentTeam", {"allowedNamespaces.from": "Any"}, "allowedNamespaces.from"),
+    Wrong(
+        "AgentTeam",
+        {"members[1]": {"name": "b", "teamRef": {"name": "x", "namespace": "No_Name"}}},
+        "members[1].teamRef.namespace",
+    ),
     Wrong("AgentTeam", {"allowedNamespaces.from": "Selector"}, "allowedNamespaces.selector"),
     Wrong(
         "AgentTeam",

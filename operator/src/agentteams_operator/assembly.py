@@ -33,6 +33,7 @@ from agentteams_operator.core.texts import Texts
 from agentteams_operator.handlers.watches import Watches
 from agentteams_operator.settings import Settings
 from agentteams_operator.specs.settings import PoolSettings
+from servicekit.calls import CallKey
 from servicekit.client import RpcClient, open_channel
 from servicekit.clock import SystemClock
 from servicekit.identity import TokenIssuer, load_key
@@ -81,7 +82,11 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             prometheus_url=settings.prometheus_url,
         ),
         served=Served(api=api, clock=clock),
-        tenant_key=lambda tenant: key.of_tenant(tenant).to_file(),
+        tenant_key=lambda tenant, *, calls_of="": (
+            CallKey.of(key, owner=calls_of, home=tenant).to_file()
+            if calls_of
+            else key.of_tenant(tenant).to_file()
+        ),
         clock=clock,
     )
     issuer = TokenIssuer(key, service="operator")

@@ -77,6 +77,18 @@ DONE = event(9, run_finished={"state": "RUN_STATE_SUCCEEDED"})
         ),
         (
             event(
+                team_called={
+                    "namespace": "team-a",
+                    "team": "teams/desk",
+                    "run": "runs/r9",
+                    "state": "RUN_STATE_SUCCEEDED",
+                    "usage": {"model_calls": 2},
+                }
+            ),
+            "leader: team team-a/desk succeeded (runs/r9, 2 model calls there)",
+        ),
+        (
+            event(
                 guardrail_triggered={
                     "guardrail": "PII",
                     "place": "PLACE_TOOL_RESULT",

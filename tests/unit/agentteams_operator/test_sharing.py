@@ -6,6 +6,7 @@ from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored
+from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.sharing import allowed_tenants
@@ -153,3 +154,97 @@ async def test_more_namespaces_than_a_status_holds_are_none_and_said() -> None:
     outcome = await scene.look()
     assert condition(outcome, "Accepted") == ("False", "TooManyNamespaces")
     assert "allowedTenants" not in (outcome.status or {})
+
+
+def nests(scene: Scene, *refs: tuple[str, str], name: str = "t", at: str = "n", **spec: Any) -> None:
+    members: list[Any] = [{"name": "a"}]
+    members += [{"name": f"m{i}", "teamRef": {"name": t, "namespace": ns}} for i, (t, ns) in enumerate(refs)]
+    body = {"modelConfigRef": {"name": "m"}, "members": members} | spec
+    scene.put("AgentTeam", name, at, spec=body)
+
+
+async def test_a_team_of_another_namespace_is_a_member_only_where_its_owner_allows_it() -> None:
+    scene = Scene()
+    scene.put("Deployment", "agentteams-pool", status={"availableReplicas": 1})
+    scene.model("m")
+    namespace(scene, "n", rag="yes")
+    nests(scene, ("desk", "owner"))
+    words = set()
+    for there in (None, {}, {"allowedNamespaces": {"from": "Same"}}):
+        if there is not None:
+            nests(scene, name="desk", at="owner", **there)
+        outcome = await scene.look()
+        assert condition(outcome, "ResolvedRefs") == ("False", "RefNotPermitted")
+        words |= {c["message"] for c in (outcome.status or {})["conditions"] if c["type"] == "ResolvedRefs"}
+        assert called_by_pool(await scene.look_at_pool()) == ({"key"}, {})
+    assert words == {
+        'AgentTeam "desk" of namespace "owner" is not there, or does not allow namespace "n"; its owner '
+        "allows it by spec.allowedNamespaces, such as {from: All}"
+    }
+    # Its models and what it lacks are nothing that this namespace is told.
+    nests(scene, name="desk", at="owner", allowedNamespaces=SELECTOR, modelConfigRef={"name": "absent"})
+    outcome = await scene.look()
+    assert condition(outcome, "Ready")[0] == "True"
+    in_owner = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["owner"]}
+    pods = {"matchLabels": {"app.kubernetes.io/name": "agentteams-orchestrator"}}
+    out = {
+        "podSelector": pods, "policyTypes": ["Egress"],
+        "egress": [{
+            "to": [{"namespaceSelector": {"matchExpressions": [in_owner]}, "podSelector": pods}],
+            "ports": [{"port": 50054, "protocol": "TCP"}],
+        }],
+    }  # fmt: skip
+    assert called_by_pool(await scene.look_at_pool()) == ({"key", "call-owner"}, out)
+
+
+async def test_the_owners_pods_may_be_reached_from_where_calls_may_come() -> None:
+    scene = Scene()
+    namespace(scene, "b", rag="yes")
+    for allowed, wanted in (
+        (SELECTOR, {"matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["b"]}
+        ]}),
+        ({"from": "All"}, {}),
+    ):  # fmt: skip
+        scene.team({"allowedNamespaces": allowed})
+        keys, policy = called_by_pool(await scene.look_at_pool())
+        assert (keys, policy["policyTypes"]) == ({"key"}, ["Ingress"])
+        assert policy["ingress"][0]["from"][0]["namespaceSelector"] == wanted
+    scene.team({})
+    assert called_by_pool(await scene.look_at_pool()) == ({"key"}, {})
+
+
+async def test_calls_that_would_come_back_are_named_without_those_between() -> None:
+    scene = Scene()
+    scene.model("m")
+    everyone: dict[str, Any] = {"allowedNamespaces": {"from": "All"}}
+    nests(scene, ("desk", "owner"), **everyone)
+    nests(scene, ("between", "secret"), name="desk", at="owner", **everyone)
+    nests(scene, ("other", "n"), name="between", at="secret", **everyone)
+    assert condition(await scene.look(), "ResolvedRefs")[0] == "True"
+    nests(scene, name="other", **everyone)
+    outcome = await scene.look()
+    assert condition(outcome, "ResolvedRefs") == ("False", "Circle")
+    message = next(c["message"] for c in (outcome.status or {})["conditions"] if c["type"] == "ResolvedRefs")
+    assert message.startswith('AgentTeam "desk" of namespace "owner" leads back to namespace "n"')
+    assert "between" not in message
+
+
+def test_pools_look_again_when_those_who_may_call_change() -> None:
+    scene, told = Scene(), list[Key]()
+    scene.cache = Cache(told.append)
+    nests(scene, name="desk", at="owner", allowedNamespaces=SELECTOR)
+    nests(scene, ("desk", "owner"))
+    told.clear()
+    namespace(scene, "n", rag="yes")
+    assert {Key("Pool", "owner", ""), Key("Pool", "n", ""), Key("AgentTeam", "n", "t")} <= set(told)
+    told.clear()
+    nests(scene, name="desk", at="owner")
+    assert {Key("Pool", "owner", ""), Key("Pool", "n", ""), Key("AgentTeam", "n", "t")} <= set(told)
+
+
+def called_by_pool(outcome: Outcome) -> tuple[set[str], dict[str, Any]]:
+    """Keys of the identity, and the policy of calls."""
+    by_name = {(o["kind"], o["metadata"]["name"]): o for o in outcome.objects}
+    policy = by_name.get(("NetworkPolicy", "agentteams-calls"), {})
+    return set(by_name["Secret", "agentteams-identity"]["data"]), policy.get("spec", {})

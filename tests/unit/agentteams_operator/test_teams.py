@@ -38,7 +38,7 @@ class Scene:
             texts=Texts(cache=self.cache, api=self),
             settings=PoolSettings(image="i", max_replicas=2, scaler="KEDA"),
             served=Served(api=self, clock=self.clock),
-            tenant_key=lambda tenant: b"k",
+            tenant_key=lambda tenant, *, calls_of="": b"k",
             clock=self.clock,
         )
         self.maps: dict[str, dict[str, str]] = {}

@@ -129,6 +129,14 @@ def _context_trimmed(trimmed: run_pb2.ContextTrimmed) -> str:
     )
 
 
+def _team_called(called: run_pb2.TeamCalled) -> str:
+    name = f"{called.namespace}/{called.team.removeprefix('teams/')}"
+    if not called.state:
+        return f"asks team {name} ({called.run})"
+    state = run_pb2.RunState.Name(called.state).removeprefix("RUN_STATE_").lower()
+    return f"team {name} {state} ({called.run}, {called.usage.model_calls} model calls there)"
+
+
 def _history_summarized(summary: run_pb2.HistorySummarized) -> str:
     return f"summed up the conversation up to message {summary.through_message_sequence}"
 
@@ -151,6 +159,7 @@ _TEXTS: Mapping[str, Callable[[Any], str]] = {
     "step_started": _step_started,
     "step_finished": _step_finished,
     "tasks_changed": _tasks_changed,
+    "team_called": _team_called,
     "guardrail_triggered": _guardrail_triggered,
     "context_trimmed": _context_trimmed,
     "history_summarized": _history_summarized,

@@ -52,7 +52,8 @@ def _longest(objects: Mapping[Key, LoadedObject], namespace: str, chain: tuple[s
 
 def _nested_in(team: AgentTeam | None) -> Iterator[tuple[Place, str]]:
     for index, member in enumerate(team.spec.members if team else ()):
-        if member.team_ref is not None:
+        # One of another namespace works in a run of its own there: its call is refused if it comes back.
+        if team and member.team_ref is not None and not member.team_ref.foreign_to(team.metadata.namespace):
             yield ("spec", "members", index, "teamRef", "name"), member.team_ref.name
 
 

@@ -40,9 +40,10 @@ def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]
             if member.model_config_ref is not None:
                 at_member = ("spec", "members", index, "modelConfigRef", "name")
                 yield from check.model(member.model_config_ref.name, "Chat", *at_member)
-            if member.team_ref is not None:
+            team_ref = member.team_ref
+            if team_ref is not None and not team_ref.foreign_to(resource.metadata.namespace):
                 yield from check.exists(
-                    "AgentTeam", member.team_ref.name, "spec", "members", index, "teamRef", "name"
+                    "AgentTeam", team_ref.name, "spec", "members", index, "teamRef", "name"
                 )
         if spec.evaluation is not None and spec.evaluation.judge_model_config_ref is not None:
             at_judge = ("spec", "evaluation", "judgeModelConfigRef", "name")

@@ -76,7 +76,8 @@ class Member(Model):
     team_ref: TeamRef | None = Field(
         default=None,
         description="The member is another team, which does its tasks in its own mode, within the same run "
-        "and its limits. Instead of instructions, modelConfigRef, knowledge and tools.",
+        "and its limits; one of another namespace in a run of its own. Instead of instructions, "
+        "modelConfigRef, knowledge and tools.",
     )
 
     @model_validator(mode="after")
@@ -329,5 +330,8 @@ class AgentTeam(Model):
         for use in spec["knowledge"]:
             if use["knowledgeBaseRef"]["namespace"] is None:  # as before there was the field
                 del use["knowledgeBaseRef"]["namespace"]
+        for ref in [member["teamRef"] for member in spec["members"] if member["teamRef"]]:
+            if ref["namespace"] is None:
+                del ref["namespace"]
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -18,9 +18,18 @@ _AGENT_FIELDS = {
 
 
 class TeamRef(Model):
-    """Refers to an AgentTeam of the same namespace."""
+    """Refers to an AgentTeam."""
 
-    name: Name = Field(description="Name of an AgentTeam in the same namespace.")
+    name: Name = Field(description="Name of an AgentTeam.")
+    namespace: Name | None = Field(
+        default=None,
+        description="Its namespace, if that is another one: its spec.allowedNamespaces must allow this one. "
+        "It is then asked for a run of its own there, under its own limits. Default: the team's.",
+    )
+
+    def foreign_to(self, namespace: str) -> bool:
+        """Whether it is in another namespace."""
+        return self.namespace is not None and self.namespace != namespace
 
 
 class _Member(Protocol):

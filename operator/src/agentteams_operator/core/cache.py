@@ -182,6 +182,8 @@ class Cache:
         for key in self.keys(*SHARED_KINDS):
             if selects(self._objects[key]):
                 self._changed(key)
+                if key.kind == TEAM:  # whose pods may be reached
+                    self._changed(Key(POOL, key.namespace, ""))
                 self._tell_users(key)
 
     def _tell_over_quota(self, key: Key) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agentteams_operator.core.across import leads_back
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.credentials import too_long
 from agentteams_operator.core.decide.model_config import (
@@ -97,7 +98,7 @@ def broken_references(cache: Cache, reader: Reader, one: Stored) -> list[tuple[s
     if resource is None:
         return []
     objects = Objects(reader, one.key.namespace, lambda: cache.keys(*_NAMED))
-    found, invalid = list(refused(cache, one)), set()
+    found, invalid = [*refused(cache, one), *leads_back(cache, one)], set()
     for key in sorted(references(one.key.namespace, one.spec)):
         if key.namespace != one.key.namespace:
             continue

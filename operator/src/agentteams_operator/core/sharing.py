@@ -10,6 +10,8 @@ from agentteams_operator.core.objects import NAMESPACE, Key, Stored, allowed_of
 from agentteams_operator.core.references import references
 from manifests.sharing import EVERYONE, permits
 
+__all__ = ["EVERYONE", "allowed_tenants", "may_use", "refused"]
+
 
 def allowed_tenants(cache: Cache, one: Stored) -> tuple[str, ...]:
     """Who besides its own namespace may use an object; EVERYONE for all."""

@@ -1,9 +1,10 @@
 """Observes AgentTeams, and the pool that those of a namespace share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
+from agentteams_operator.core.across import called_owners, callers
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.model_config import secret_hash, secrets_of
 from agentteams_operator.core.decide.team import ObservedServing, ObservedTeam, decide_team
@@ -17,7 +18,17 @@ from agentteams_operator.core.served import Served
 from agentteams_operator.core.serving import broken, serving
 from agentteams_operator.core.sharing import allowed_tenants, may_use
 from agentteams_operator.core.texts import Texts
-from agentteams_operator.specs.pool import Pool, digest, namespace_objects, one_scaler, pool_objects
+from agentteams_operator.specs.calls import calls_policy
+from agentteams_operator.specs.pool import (
+    APP,
+    NAME_LABEL,
+    PORT,
+    Pool,
+    digest,
+    namespace_objects,
+    one_scaler,
+    pool_objects,
+)
 from agentteams_operator.specs.scaling import SCALED_OBJECT
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import SHARED_POOL, AgentTeam, pool_name
@@ -26,11 +37,19 @@ from servicekit.clock import Clock
 _AGAIN_S = 600.0
 
 
+class TenantKey(Protocol):
+    """Makes the keys of tenants."""
+
+    def __call__(self, tenant: str, *, calls_of: str = "") -> bytes:
+        """A tenant's own key, or its key for calls of another one's teams, as a file."""
+        ...
+
+
 class Teams:
     """Looks at one AgentTeam, or at one namespace's pool, at a time.
 
     Args:
-        tenant_key: What the Secret of a tenant's key holds.
+        tenant_key: What the Secret of a tenant's keys holds.
     """
 
     def __init__(
@@ -42,7 +61,7 @@ class Teams:
         quotas: Quotas,
         settings: PoolSettings,
         served: Served,
-        tenant_key: Callable[[str], bytes],
+        tenant_key: TenantKey,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -103,7 +122,12 @@ class Teams:
             and (found.status.get("currentRevision") or not self._quotas.over(found))
         ]
         identity = self._tenant_key(namespace)
-        objects = list(namespace_objects(namespace, identity)) if teams else []
+        owners = called_owners(self._cache, self._with_served(teams))
+        calls = {owner: self._tenant_key(namespace, calls_of=owner) for owner in owners}
+        objects = list(namespace_objects(namespace, identity, calls)) if teams else []
+        objects += calls_policy(
+            namespace, pods={NAME_LABEL: APP}, port=PORT, callers=callers(self._cache, teams), owners=owners
+        )
         shared = [team for team in teams if team.spec.get("runtime") is None]
         if shared:
             keys = {key for team in shared for key in secret_keys(team.spec)}
@@ -122,6 +146,10 @@ class Teams:
         made = {(o["kind"], o["metadata"]["name"]) for o in objects}
         gone = [o.key for o in self._cache.owned(one.key) if (o.key.kind, o.key.name) not in made]
         return Outcome(objects=tuple(objects), gone=tuple(gone), again_s=_AGAIN_S)
+
+    def _with_served(self, teams: Sequence[Stored]) -> list[Stored]:
+        """They, and the revisions of them that serve."""
+        return [*teams, *(found for team in teams if (found := serving(self._cache, team)) is not None)]
 
     async def _keda(self, autoscaling: Mapping[str, Any]) -> bool:
         """Whether KEDA is asked for and there."""
@@ -156,7 +184,8 @@ class Teams:
                 other = self._cache.get(key)
                 if key in seen or other is None or other.deleted_at is not None:
                     continue
-                if not may_use(self._cache, current.key.namespace, key):
+                foreign_team = key.kind == TEAM and key.namespace != current.key.namespace
+                if foreign_team or not may_use(self._cache, current.key.namespace, key):
                     continue  # how it is doing is nothing that this namespace is told
                 seen.add(key)
                 if key.kind in (MODEL, KNOWLEDGE):
@@ -180,7 +209,8 @@ class Teams:
         while ahead:
             current = ahead.pop()
             for key in references(current.key.namespace, current.spec):
-                other = self._cache.get(key) if key.kind == TEAM and key not in seen else None
+                within = key.kind == TEAM and key.namespace == current.key.namespace
+                other = self._cache.get(key) if within and key not in seen else None
                 if other is not None:
                     seen.add(key)
                     found.append(other)

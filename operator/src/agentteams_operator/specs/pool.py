@@ -31,7 +31,7 @@ APP = "agentteams-orchestrator"
 IDENTITY = "agentteams-identity"
 IDENTITY_KEY = "key"
 PORT, METRICS_PORT = 50054, 9090
-_NAME = "app.kubernetes.io/name"
+NAME_LABEL = _NAME = "app.kubernetes.io/name"
 PART_OF = {"app.kubernetes.io/part-of": "agentteams"}  # what the chart's PodMonitor looks for
 _SERVICES = {"session": 50053, "retrieval": 50052, "embedding": 50051}  # what orchestrators call
 _SECRETS, _IDENTITY_DIR = "/run/agentteams/secrets", "/run/agentteams/identity"
@@ -107,11 +107,17 @@ def one_scaler(objects: Iterable[Spec], owned: Sequence[Stored]) -> list[Spec]:
     return [o for o in objects if o["kind"] not in SCALERS or there <= {o["kind"]}]
 
 
-def namespace_objects(namespace: str, identity: bytes) -> Iterator[Spec]:
-    """What all pools of a namespace share: the tenant's key, the account of the pods, the front Service."""
+def namespace_objects(
+    namespace: str, identity: bytes, calls: Mapping[str, bytes] | None = None
+) -> Iterator[Spec]:
+    """What all pools of a namespace share: the tenant's keys, the account of the pods, the front Service.
+
+    `calls`: by namespace, the key for calls of its teams.
+    """
     pool = Pool(namespace=namespace)
+    keys = {IDENTITY_KEY: identity, **{f"call-{owner}": key for owner, key in (calls or {}).items()}}
     # Not stringData: nobody would own it, and drift would stay.
-    data = {IDENTITY_KEY: base64.b64encode(identity).decode()}
+    data = {name: base64.b64encode(key).decode() for name, key in keys.items()}
     yield _object(pool, "v1", "Secret", IDENTITY, type="Opaque", data=data)
     yield _object(pool, "v1", "ServiceAccount", SHARED_POOL, automountServiceAccountToken=False)
     read = ["get", "list", "watch"]
@@ -219,6 +225,7 @@ def _container(pool: Pool, settings: PoolSettings, grace_s: int) -> Spec:
         "AGENTTEAMS_MANIFESTS_CLUSTER": "true",
         "AGENTTEAMS_IDENTITY_KEY_FILE": f"{_IDENTITY_DIR}/{IDENTITY_KEY}",
         "AGENTTEAMS_SECRETS_DIR": _SECRETS,
+        "AGENTTEAMS_TEAMS_TARGET": f"{{service}}.{{namespace}}.svc:{PORT}",
         "AGENTTEAMS_DRAIN_DELAY_S": "5",
         "AGENTTEAMS_GRACE_S": str(max(1, grace_s - _LAST_S)),
     }

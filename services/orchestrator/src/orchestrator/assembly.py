@@ -15,6 +15,7 @@ from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
+from orchestrator.adapters.team_calls import TeamCalls, call_keys
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.awaited import AwaitedScores
@@ -58,6 +59,12 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     stack.callback(python.close)
     manifests = _manifests(settings, key, stack)
     catalogue = manifests.objects
+    calls = TeamCalls(
+        settings.teams_target or settings.address,
+        keys=call_keys(key, settings.identity_key_file.parent),
+        clock=SystemClock(),
+    )
+    stack.push_async_callback(calls.close)
     world = World(
         catalogue=catalogue,
         models=models,
@@ -69,6 +76,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         ),
         tools=ToolSources(mcp=mcp, python=python),
         memories=MemoryClient(rpc(settings.session_target)),
+        calls=calls,
     )
     times = LeaseTimes(
         lease=timedelta(seconds=settings.lease_s), renew_every=timedelta(seconds=settings.renew_s)

@@ -13,6 +13,11 @@ class Settings(ServerSettings):
     session_target: str = Field("127.0.0.1:50053", description="host:port of the session service.")
     retrieval_target: str = Field("127.0.0.1:50052", description="host:port of the retrieval service.")
     embedding_target: str = Field("127.0.0.1:50051", description="host:port of the embedding service.")
+    teams_target: str = Field(
+        "",
+        description="host:port of other namespaces' orchestrators; {service} and {namespace} in it are "
+        "filled in. Default: this process, which serves all namespaces in local mode.",
+    )
     advertise_address: str = Field(
         "", description="host:port where other orchestrators can call this one. Default: where it listens."
     )

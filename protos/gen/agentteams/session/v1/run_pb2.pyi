@@ -239,6 +239,7 @@ class RunSummary(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     SCORING_FIELD_NUMBER: _builtins.int
+    CALLED_USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Tokens, calls and searches."""
@@ -257,6 +258,12 @@ class RunSummary(_message.Message):
     def scoring(self) -> _run_scores_pb2.ScoringRequest:
         """How the run was chosen to be scored; absent: it was not."""
 
+    @_builtins.property
+    def called_usage(self) -> Global___Usage:
+        """What the runs used that teams of other namespaces made for this one, by their
+        owners' models and limits; no part of `usage`. Absent: none was asked.
+        """
+
     def __init__(
         self,
         *,
@@ -264,10 +271,11 @@ class RunSummary(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         stages: _abc.Iterable[Global___StageDuration] | None = ...,
         scoring: _run_scores_pb2.ScoringRequest | None = ...,
+        called_usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "scoring", b"scoring", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["called_usage", b"called_usage", "duration", b"duration", "scoring", b"scoring", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "scoring", b"scoring", "stages", b"stages", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_usage", b"called_usage", "duration", b"duration", "scoring", b"scoring", "stages", b"stages", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +396,7 @@ class RunEvent(_message.Message):
     GUARDRAIL_TRIGGERED_FIELD_NUMBER: _builtins.int
     CONTEXT_TRIMMED_FIELD_NUMBER: _builtins.int
     HISTORY_SUMMARIZED_FIELD_NUMBER: _builtins.int
+    TEAM_CALLED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1-based and gapless within a run."""
     member: _builtins.str
@@ -475,6 +484,10 @@ class RunEvent(_message.Message):
         keeps the newest summary.
         """
 
+    @_builtins.property
+    def team_called(self) -> Global___TeamCalled:
+        """A team of another namespace was asked, or has ended. Ignorable."""
+
     def __init__(
         self,
         *,
@@ -500,12 +513,13 @@ class RunEvent(_message.Message):
         guardrail_triggered: Global___GuardrailTriggered | None = ...,
         context_trimmed: Global___ContextTrimmed | None = ...,
         history_summarized: Global___HistorySummarized | None = ...,
+        team_called: Global___TeamCalled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "input_provided", b"input_provided", "input_requested", b"input_requested", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "input_provided", b"input_provided", "input_requested", b"input_requested", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "team_called", b"team_called", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "ignorable", b"ignorable", "input_provided", b"input_provided", "input_requested", b"input_requested", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "sequence", b"sequence", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_trimmed", b"context_trimmed", "create_time", b"create_time", "event", b"event", "evidence_retrieved", b"evidence_retrieved", "guardrail_triggered", b"guardrail_triggered", "history_summarized", b"history_summarized", "ignorable", b"ignorable", "input_provided", b"input_provided", "input_requested", b"input_requested", "member", b"member", "member_finished", b"member_finished", "member_started", b"member_started", "message_completed", b"message_completed", "model_call_finished", b"model_call_finished", "run_finished", b"run_finished", "run_resumed", b"run_resumed", "run_started", b"run_started", "sequence", b"sequence", "step_finished", b"step_finished", "step_started", b"step_started", "tasks_changed", b"tasks_changed", "team_called", b"team_called", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished", "run_resumed", "input_requested", "input_provided", "step_started", "step_finished", "tasks_changed", "guardrail_triggered", "context_trimmed", "history_summarized"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "member_started", "member_finished", "model_call_finished", "tool_call_started", "tool_call_finished", "evidence_retrieved", "message_completed", "run_finished", "run_resumed", "input_requested", "input_provided", "step_started", "step_finished", "tasks_changed", "guardrail_triggered", "context_trimmed", "history_summarized", "team_called"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -677,6 +691,52 @@ class MemberFinished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemberFinished: _TypeAlias = MemberFinished  # noqa: Y015
+
+@_typing.final
+class TeamCalled(_message.Message):
+    """A team of another namespace works for a member that is this team, in a run of
+    its own there. Told twice: when that run has begun, and when it has ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The path of the member's work."""
+    namespace: _builtins.str
+    """The owner of the team."""
+    team: _builtins.str
+    """Format: `teams/{team}`."""
+    run: _builtins.str
+    """The run there. Format: `runs/{run}`."""
+    state: Global___RunState.ValueType
+    """How it has ended; unspecified: it has begun."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What it used, when it has ended."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        team: _builtins.str = ...,
+        run: _builtins.str = ...,
+        state: Global___RunState.ValueType = ...,
+        usage: Global___Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "namespace", b"namespace", "run", b"run", "state", b"state", "team", b"team", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TeamCalled: _TypeAlias = TeamCalled  # noqa: Y015
 
 @_typing.final
 class ModelCallFinished(_message.Message):

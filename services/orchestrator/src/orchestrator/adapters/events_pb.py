@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from orchestrator.adapters.events_read import step_from_pb
-from orchestrator.adapters.events_write import write_step
+from orchestrator.adapters.events_write import usage_to_pb, write_step
 from orchestrator.core.awaited import Scored
 from orchestrator.core.log import Item
 from orchestrator.core.model import (
@@ -86,24 +86,15 @@ def evidence_to_pb(evidence: Evidence) -> run_pb2.Evidence:
 
 def summary_to_pb(summary: Summary) -> run_pb2.RunSummary:
     """What a run used and how long it took."""
-    usage = summary.usage
     return run_pb2.RunSummary(
-        usage=run_pb2.Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            model_calls=usage.model_calls,
-            tool_calls=usage.tool_calls,
-            searches=usage.searches,
-            searches_saved=usage.searches_saved,
-            cost_micros=usage.cost_micros,
-            currency=usage.currency,
-        ),
+        usage=usage_to_pb(summary.usage),
         duration=duration(summary.seconds),
         stages=[
             run_pb2.StageDuration(stage=s.stage, duration=duration(s.seconds), count=s.count)
             for s in summary.stages
         ],
         scoring=None if summary.scoring is None else _scoring_to_pb(summary.scoring),
+        called_usage=None if summary.called is None else usage_to_pb(summary.called),
     )
 
 

@@ -43,6 +43,7 @@ from orchestrator.core.model import (
     StepStarted,
     TasksChanged,
     TaskState,
+    TeamCalled,
     TeamTask,
     ToolApproval,
     ToolCallFinished,
@@ -266,8 +267,18 @@ def _history_summarized(event: run_pb2.HistorySummarized) -> HistorySummarized:
 
 
 def _run_finished(end: run_pb2.RunFinished) -> RunFinished:
-    used = end.summary.usage
-    usage = Usage(
+    return RunFinished(
+        state=state_from_pb(end.state),
+        summary=Summary(
+            usage=usage_from_pb(end.summary.usage), seconds=_seconds(end.summary.duration), stages=()
+        ),
+        error=error_from_status(end.status) if end.HasField("status") else None,
+    )
+
+
+def usage_from_pb(used: run_pb2.Usage) -> Usage:
+    """What a run used."""
+    return Usage(
         input_tokens=used.input_tokens,
         output_tokens=used.output_tokens,
         model_calls=used.model_calls,
@@ -277,10 +288,21 @@ def _run_finished(end: run_pb2.RunFinished) -> RunFinished:
         cost_micros=used.cost_micros,
         currency=used.currency,
     )
-    return RunFinished(
-        state=cast(State, run_pb2.RunState.Name(end.state).removeprefix("RUN_STATE_")),
-        summary=Summary(usage=usage, seconds=_seconds(end.summary.duration), stages=()),
-        error=error_from_status(end.status) if end.HasField("status") else None,
+
+
+def state_from_pb(value: "run_pb2.RunState.ValueType") -> State:
+    """How a run has ended."""
+    return cast(State, run_pb2.RunState.Name(value).removeprefix("RUN_STATE_"))
+
+
+def _team_called(called: run_pb2.TeamCalled) -> TeamCalled:
+    return TeamCalled(
+        call_id=called.call_id,
+        namespace=called.namespace,
+        team=called.team.removeprefix("teams/"),
+        run=called.run,
+        state=state_from_pb(called.state) if called.state else None,
+        usage=usage_from_pb(called.usage) if called.HasField("usage") else None,
     )
 
 
@@ -298,6 +320,7 @@ _READERS: dict[str, Callable[..., Step]] = {
     "tool_call_finished": _tool_call_finished,
     "evidence_retrieved": _evidence_retrieved,
     "tasks_changed": _tasks_changed,
+    "team_called": _team_called,
     "step_started": _step_started,
     "step_finished": _step_finished,
     "guardrail_triggered": _guardrail_triggered,

@@ -14,8 +14,10 @@ from orchestrator.core.model import (
     InputRequested,
     RunInput,
     Step,
+    TeamCalled,
     ToolApproval,
 )
+from orchestrator.core.totals import Usage
 
 
 def write_step(out: run_pb2.RunEvent, step: Step) -> None:
@@ -59,6 +61,31 @@ def _history_summarized(out: run_pb2.RunEvent, step: HistorySummarized) -> None:
     out.history_summarized.through_message_sequence = step.through_sequence
 
 
+def _team_called(out: run_pb2.RunEvent, step: TeamCalled) -> None:
+    out.ignorable = True
+    called = out.team_called
+    called.call_id, called.namespace = step.call_id, step.namespace
+    called.team, called.run = f"teams/{step.team}", step.run
+    if step.state is not None:
+        called.state = run_pb2.RunState.Value(f"RUN_STATE_{step.state}")
+    if step.usage is not None:
+        called.usage.CopyFrom(usage_to_pb(step.usage))
+
+
+def usage_to_pb(usage: Usage) -> run_pb2.Usage:
+    """What a run used."""
+    return run_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        model_calls=usage.model_calls,
+        tool_calls=usage.tool_calls,
+        searches=usage.searches,
+        searches_saved=usage.searches_saved,
+        cost_micros=usage.cost_micros,
+        currency=usage.currency,
+    )
+
+
 def _input_requested(out: run_pb2.RunEvent, step: InputRequested) -> None:
     asked, request = step.asked, out.input_requested
     request.call_id = step.call_id
@@ -92,4 +119,5 @@ _WRITERS: dict[type[Any], Callable[[run_pb2.RunEvent, Any], None]] = {
     InputProvided: _input_provided,
     GuardrailTriggered: _guardrail_triggered,
     HistorySummarized: _history_summarized,
+    TeamCalled: _team_called,
 }

@@ -7,6 +7,7 @@ from manifests import MAX_TEAM_DEPTH, AgentTeam, Knowledge, Member
 from orchestrator.core import prompts
 from orchestrator.core.agent import Agent
 from orchestrator.core.arguments import BadArguments
+from orchestrator.core.calls import call_team
 from orchestrator.core.chat import Prompt
 from orchestrator.core.context.background import Background
 from orchestrator.core.guardrails.turns import screen_answer
@@ -157,7 +158,12 @@ class Members:
         history: Sequence[Prompt],
         needs: Sequence[str],
     ) -> str:
-        if member.team_ref is not None:
+        ref = member.team_ref
+        if ref is not None and ref.foreign_to(self._turn.team.metadata.namespace):
+            asked = self._task(task, "", since, needs, shares=False)
+            name = speaks_as or self._turn.event_member(member.name)
+            return await call_team(self._turn, ref, asked, path=path, member=name)
+        if ref is not None:
             outer = Outer(
                 turn=self._turn,
                 path=path,
@@ -167,7 +173,7 @@ class Members:
                 since=since,
                 reports=tuple(self._shown(since, needs)),
             )
-            return await self._team(member.team_ref.name, outer, has_history=bool(history))
+            return await self._team(ref.name, outer, has_history=bool(history))
         uses = self._uses(member)
         first = [k for k in uses if k.search == "Always"]
         try:
@@ -237,11 +243,11 @@ class Members:
     def _uses(self, member: Member) -> list[Knowledge]:
         return [use for use in self._spec.knowledge if use.name in member.knowledge]
 
-    def _task(self, task: str, found: str, since: int, needs: Sequence[str]) -> str:
+    def _task(self, task: str, found: str, since: int, needs: Sequence[str], *, shares: bool = True) -> str:
         """What an agent is asked that began with event `since`: the same in every attempt."""
         outer = self._turn.outer
         shared = ""
-        if self._spec.sharing.member_interactions == "AnswersAndEvidence" and not found:
+        if shares and self._spec.sharing.member_interactions == "AnswersAndEvidence" and not found:
             evidence = self._turn.ledger.evidence_before(since)
             shared = prompts.evidence_block(evidence) if evidence else ""
         return prompts.task(

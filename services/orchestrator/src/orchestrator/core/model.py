@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.core.chat import ToolCall
-from orchestrator.core.totals import Summary
+from orchestrator.core.totals import Summary, Usage
 from servicekit.errors import ServiceError
 
 Vector = npt.NDArray[np.float32]
@@ -167,6 +167,18 @@ class MemberFinished:
     call_id: str
     answer: str
     error: ServiceError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeamCalled:
+    """A team of another namespace works in a run of its own; with `state`, it has ended."""
+
+    call_id: str
+    namespace: str
+    team: str
+    run: str
+    state: State | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,6 +417,7 @@ Step = (
     | ToolCallFinished
     | EvidenceRetrieved
     | TasksChanged
+    | TeamCalled
     | StepStarted
     | StepFinished
     | GuardrailTriggered

@@ -23,6 +23,7 @@ from orchestrator.core.model import (
     StepStarted,
     StoredEvent,
     TasksChanged,
+    TeamCalled,
     ToolCallFinished,
     ToolCallStarted,
 )
@@ -65,6 +66,7 @@ class Recorded:
         guardrails: What guardrails have found.
         requests: What people were asked, by call id.
         provided: What they said, or that nobody did, by call id.
+        calls_across: Teams of other namespaces that were asked, as they were told last, by the path.
         answer: The answer; the run needs nothing but its end.
     """
 
@@ -83,6 +85,7 @@ class Recorded:
     guardrails: set[GuardrailTriggered] = field(default_factory=set)
     requests: dict[str, InputRequested] = field(default_factory=dict)
     provided: dict[str, InputProvided] = field(default_factory=dict)
+    calls_across: dict[str, TeamCalled] = field(default_factory=dict)
     answer: Message | None = None
 
     @classmethod
@@ -144,7 +147,9 @@ class Recorded:
 
     def teams_within(self, team: AgentTeam, path: str) -> dict[str, str]:
         """The names of the teams that the team at that path has asked, by their own paths."""
-        refs = {member.name: member.team_ref.name for member in team.spec.members if member.team_ref}
+        own = team.metadata.namespace
+        within = [m for m in team.spec.members if m.team_ref and not m.team_ref.foreign_to(own)]
+        refs = {member.name: member.team_ref.name for member in within if member.team_ref}
         asked = {call_id: logged.member for call_id, logged in self.member_starts.items()}
         asked |= {agent_path(*step): begun.member for step, begun in self.step_starts.items()}
         return {
@@ -238,6 +243,8 @@ class Recorded:
                 self.provided[step.input.call_id] = step
             case GuardrailTriggered():
                 self.guardrails.add(step)
+            case TeamCalled():
+                self.calls_across[step.call_id] = step
             case _:
                 pass
 

@@ -7,6 +7,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from manifests import AgentTeam
+from orchestrator.core.calls import CalledTeams, Calls, cancel_open
 from orchestrator.core.log import RunLog
 from orchestrator.core.metrics import note_recorded_end
 from orchestrator.core.model import RunFinished, State, StoredEvent
@@ -81,11 +82,14 @@ async def end_recorded(
     error: ServiceError | None,
     *,
     place: tuple[str, str],
+    calls: Calls,
 ) -> None:
     """Ends a run as its log stands: with its answer if it has one, else with the reason.
 
-    `place` is its tenant and its team.
+    `place` is its tenant and its team; `calls` stop what other namespaces' teams still do for it.
     """
+    called = CalledTeams(recorded)
+    await cancel_open(calls, called.open)
     state: State = "FAILED"
     if recorded.answer is not None:
         state, error = "SUCCEEDED", None
@@ -93,7 +97,7 @@ async def end_recorded(
         state, error = "CANCELLED", None
     seconds = (clock.now() - events[0].time).total_seconds() if events else 0.0
     usage = recorded.usage(max_tool_calls=len(recorded.calls))
-    summary = Summary(usage=usage, seconds=max(0.0, seconds), stages=())
+    summary = Summary(usage=usage, seconds=max(0.0, seconds), stages=(), called=called.usage)
     log.emit(RunFinished(state=state, summary=summary, error=error))
     reason = error.reason if error is not None else ""
     note_recorded_end(*place, state=state, reason=reason, seconds=summary.seconds)

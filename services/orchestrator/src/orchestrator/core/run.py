@@ -6,6 +6,7 @@ import structlog
 from prometheus_client import Counter
 
 from orchestrator.core import modes, prompts, tracing
+from orchestrator.core.calls import cancel_open
 from orchestrator.core.citations import cite
 from orchestrator.core.form import in_form, no_answer, prose
 from orchestrator.core.guardrails.turns import screen_answer, screen_input
@@ -81,6 +82,7 @@ async def fail(turn: Turn, error: ServiceError) -> None:
 
 async def finish(turn: Turn, state: State, content: str, error: ServiceError | None) -> None:
     """Stores the answer and the run's end, which says how long it all took."""
+    await cancel_open(turn.world.calls, turn.called.open)
     if content:
         citations, unknown = cite(prose(turn, content), turn.ledger.evidence)
         if unknown:
@@ -109,7 +111,8 @@ async def conclude(turn: Turn) -> None:
         seconds, stages = turn.stages.result()
         signs = signs_of_trouble(turn, seconds=seconds)
         scoring = to_score(turn, signs)
-        summary = Summary(usage=turn.usage, seconds=seconds, stages=stages, scoring=scoring)
+        called = turn.called.usage
+        summary = Summary(usage=turn.usage, seconds=seconds, stages=stages, scoring=scoring, called=called)
         # Only a failure has a status: the session service refuses another end that carries one.
         error = turn.end.error if turn.end.state == "FAILED" else None
         turn.log.emit(RunFinished(state=turn.end.state, summary=summary, error=error))

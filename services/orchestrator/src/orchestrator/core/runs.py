@@ -336,7 +336,8 @@ class Runs:
             why = refusal(acquired, team, recorded)
             if team is None or why is not None or recorded.answer is not None:
                 place = (acquired.caller.tenant, name)
-                await end_recorded(active.log, recorded, events, self._clock, why, place=place)
+                calls, clock = self._world.calls, self._clock
+                await end_recorded(active.log, recorded, events, clock, why, place=place, calls=calls)
                 return
             earlier = (self._clock.now() - events[0].time).total_seconds() if events else 0.0
             stages = StageClock(self._clock, earlier_s=max(0.0, earlier))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from manifests import AgentTeam, Guardrails, Limits, ModelConfig
 from orchestrator.core.calling import ModelCall
+from orchestrator.core.calls import CalledTeams, Calls, NoCalls
 from orchestrator.core.chat import Completion, Prompt, Tool
 from orchestrator.core.context.background import Background
 from orchestrator.core.context.budget import Contexts
@@ -49,6 +50,7 @@ class World:
     contexts: Contexts = field(default_factory=Contexts)
     tools: Tools = field(default_factory=NoTools)
     memories: Memories = field(default_factory=NoMemories)
+    calls: Calls = field(default_factory=NoCalls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ class Turn:
     outer: Outer | None = None
 
     inputs: Inputs = field(init=False)
+    called: CalledTeams = field(init=False)
 
     def __post_init__(self) -> None:
         self.inputs = Inputs(
@@ -124,6 +127,7 @@ class Turn:
             recorded=self.recorded,
             expire_after=timedelta(hours=self.team.spec.approvals.expire_after_hours),
         )
+        self.called = CalledTeams(self.recorded)
         self.usage = self.recorded.usage(max_tool_calls=self.limits.max_tool_calls)
         for logged in self.recorded.models.values():
             if logged.step.text and logged.step.text != WITHHELD:
