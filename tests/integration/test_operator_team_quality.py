@@ -1,13 +1,16 @@
 """The quality of an AgentTeam as a condition: real API server, operator, session and evaluation services."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import run_scores_pb2, scores_pb2
+from agentteams.session.v1.golden_sets_pb2_grpc import GoldenSetServiceStub
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 
 from agentteams_operator.adapters.session import SessionScores
@@ -112,6 +115,45 @@ async def test_planted_hallucinations_degrade_a_team_and_supported_answers_mend_
         await apply(cluster, namespace, team("helpdesk", instructions="Be brief."))
         found = await helpdesk(cluster, where, "")
         assert "quality" not in found["status"]
+        await golden_set_degrades(cluster, namespace, world)
+
+
+async def golden_set_degrades(cluster: Cluster, namespace: str, world: World) -> None:
+    """A ConfigMap's golden set goes to the session service, and what came of it into the team's status."""
+    where = f"--namespace={namespace}"
+    ref = {"configMapKeyRef": {"name": "golden", "key": "team.yaml"}}
+    asked = {"goldenSetRef": ref, "thresholds": {"factsPresent": "0.8"}}
+    await apply(cluster, namespace, team("helpdesk", instructions="Be brief.", evaluation=asked))
+    await helpdesk(cluster, where, "ConfigMapNotFound")
+    metadata = {"name": "golden", "namespace": namespace}
+    text = 'questions: [{question: "How long is the warranty?", facts: [two years, "[1]"]}]'
+    config_map = {
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"team.yaml": text},
+    }  # fmt: skip
+    await apply(cluster, namespace, config_map)
+    found = await helpdesk(cluster, where, "NotEvaluated")
+    assert condition(found, "GoldenSetReady")["status"] == "True"
+    revision = found["status"]["currentRevision"]
+    for facts, reason in ((0.5, "BelowThresholds"), (1.0, "AboveThresholds")):
+        async with rpc_as(world.session, tenant=namespace, user="", service="evaluation") as rpc:
+            stub: Any = GoldenSetServiceStub(rpc.channel)
+            request = golden_pb.GetTeamGoldenSetRequest(team="teams/helpdesk")
+            known = await rpc.unary(stub.GetTeamGoldenSet, request)
+            assert (known.golden_set, known.questions) == ("golden/team.yaml", 1)
+            claim = golden_pb.ClaimTeamGoldenSetRequest(
+                team=known.team, golden_set_sha256=known.golden_set_sha256, turn=known.turn
+            )
+            claim.lease_duration.FromSeconds(60)
+            token = (await rpc.unary(stub.ClaimTeamGoldenSet, claim)).token
+            made = scores_pb2.TeamEvaluation(
+                name=f"teamEvaluations/{uuid.uuid4()}", team_revision=revision, facts_present=facts,
+                golden_set_sha256=known.golden_set_sha256,
+            )  # fmt: skip
+            end = golden_pb.EndTeamGoldenSetRequest(team=known.team, token=token, evaluation=made)
+            await rpc.unary(stub.EndTeamGoldenSet, end)
+        found = await helpdesk(cluster, where, reason)
+        assert found["status"]["quality"]["goldenSet"]["factsPresent"] == f"{facts:.4f}"
+        assert found["status"]["quality"]["goldenSet"]["revision"] == revision
 
 
 async def put(world: World, **scores: Any) -> None:

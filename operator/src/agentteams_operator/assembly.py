@@ -9,6 +9,7 @@ from lightkube import AsyncClient
 from prometheus_client import REGISTRY
 
 from agentteams_operator.adapters.endpoints import EndpointProbes
+from agentteams_operator.adapters.golden_sets import SessionGoldenSets
 from agentteams_operator.adapters.kubernetes import Kubernetes
 from agentteams_operator.adapters.lease import LeaderLease
 from agentteams_operator.adapters.retrieval import RetrievalKnowledge
@@ -27,6 +28,7 @@ from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.run_quotas import RunQuotas
 from agentteams_operator.core.served import Served
+from agentteams_operator.core.team_golden_sets import GoldenTeams
 from agentteams_operator.core.team_quality import WatchedTeams
 from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
@@ -97,7 +99,12 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         return RpcClient(channel, issuer=issuer, default_timeout=_CALL)
 
     session = client_of(settings.session_target)
-    watched = WatchedTeams(look=teams.look, scores=SessionScores(session), clock=clock)
+    watched = WatchedTeams(
+        look=teams.look,
+        scores=SessionScores(session),
+        golden=GoldenTeams(find=cache.get, config_maps=api, sets=SessionGoldenSets(session)),
+        clock=clock,
+    )
     pools = RunQuotas(look=teams.look_at_pool, quotas=quotas, limits=SessionLimits(session), clock=clock)
     retrieval = RetrievalKnowledge(client_of(settings.retrieval_target))
     knowledge = KnowledgeBases(

@@ -32,8 +32,13 @@ from agentteams.retrieval.v1.retrieval_service_pb2_grpc import (
     RetrievalServiceServicer,
     add_RetrievalServiceServicer_to_server,
 )
+from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2
 from agentteams.session.v1 import session_service_pb2 as session_pb
+from agentteams.session.v1.golden_sets_pb2_grpc import (
+    GoldenSetServiceServicer,
+    add_GoldenSetServiceServicer_to_server,
+)
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceServicer, add_ScoreServiceServicer_to_server
 from agentteams.session.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
@@ -93,6 +98,8 @@ class Scenario:
     scores: run_scores_pb2.RunScores | None = None
     team_evaluations: Sequence[scores_pb2.TeamEvaluation] = ()
     team_evaluation: Sequence[team_pb.EvaluateTeamResponse] = ()
+    team_golden_set: golden_pb.TeamGoldenSet | None = None
+    golden_sets_set: list[golden_pb.SetTeamGoldenSetRequest] = field(default_factory=list)
     golden_questions: Sequence[team_pb.GoldenQuestion] = ()
     stopping: threading.Event = field(default_factory=threading.Event)
     models_seen_after: int = 0
@@ -281,6 +288,25 @@ class Scores(ScoreServiceServicer):
         return scores_pb2.ListTeamEvaluationsResponse(evaluations=self._scenario.team_evaluations)
 
 
+class GoldenSets(GoldenSetServiceServicer):
+    """At most one, of whichever team."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def GetTeamGoldenSet(self, request: Any, context: Any) -> golden_pb.TeamGoldenSet:
+        if self._scenario.team_golden_set is None:
+            fail(context, NotFound(f"{request.team} has none", reason="GOLDEN_SET_NOT_FOUND"))
+        return self._scenario.team_golden_set
+
+    def SetTeamGoldenSet(self, request: Any, context: Any) -> golden_pb.TeamGoldenSet:
+        self._scenario.golden_sets_set.append(request)
+        self._scenario.team_golden_set = (
+            golden_pb.TeamGoldenSet(team=request.team) if request.questions else None
+        )
+        return golden_pb.TeamGoldenSet(team=request.team)
+
+
 class Evaluation(EvaluationServiceServicer):
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -321,6 +347,7 @@ def serving(folder: Path) -> Iterator[Scenario]:
         add_RetrievalServiceServicer_to_server(Retrieval(scenario), server)  # type: ignore[abstract]
         add_SessionServiceServicer_to_server(Session(scenario), server)  # type: ignore[abstract]
         add_ScoreServiceServicer_to_server(Scores(scenario), server)  # type: ignore[abstract]
+        add_GoldenSetServiceServicer_to_server(GoldenSets(scenario), server)  # type: ignore[abstract]
         add_EvaluationServiceServicer_to_server(Evaluation(scenario), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

@@ -10,9 +10,11 @@ import pytest
 from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import RunScores, ScoresUnavailable
+from agentteams_operator.core.team_golden_sets import GoldenTeams
 from agentteams_operator.core.team_quality import WatchedTeams
 from manifests.status import TeamQualityFigures
 from servicekit.testing import FakeClock
+from tests.support.team_golden import FakeConfigMaps, FakeGoldenSets
 
 LIMITS = {"faithfulness": "0.8", "retrievalRelevance": "0.5"}
 GOOD = {"faithfulness": 0.9, "retrievalRelevance": 0.9}
@@ -31,7 +33,9 @@ class World:
     revision: str = "r1"
 
     def __post_init__(self) -> None:
-        self.teams = WatchedTeams(look=self._look, scores=self, clock=self.clock)
+        self.sets, self.maps = FakeGoldenSets(), FakeConfigMaps()
+        golden = GoldenTeams(find=self.maps.find, config_maps=self.maps, sets=self.sets)
+        self.teams = WatchedTeams(look=self._look, scores=self, golden=golden, clock=self.clock)
 
     async def _look(self, one: Stored) -> Outcome:
         if one.deleted_at is not None:
@@ -57,6 +61,7 @@ class World:
 
     async def now(self, limits: Mapping[str, str] = LIMITS, *, name: str = "t", **more: Any) -> Outcome:
         spec = {"evaluation": {"thresholds": limits}} if limits else {"evaluation": {"samplePercent": 50}}
+        spec = {"evaluation": {**spec["evaluation"], **more}}
         content = {"spec": spec, "status": self.status}
         one = Stored(key=Key("AgentTeam", "n", name), uid="u", version="1", generation=3, content=content)
         outcome = await self.teams.look(one)

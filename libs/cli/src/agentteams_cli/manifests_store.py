@@ -13,6 +13,7 @@ from agentteams_cli.client import Client
 from agentteams_cli.errors import CliError
 from agentteams_cli.golden import set_golden_set
 from agentteams_cli.state import StateFolder
+from agentteams_cli.team_golden import set_team_golden_set
 from manifests import (
     KINDS,
     AgentTeam,
@@ -160,7 +161,9 @@ async def take_effect(client: Client, resources: Iterable[Resource], *, config_m
                 problems.append(f"KnowledgeBase {resource.metadata.name}: {problem}")
     for resource in all_of_them:
         if isinstance(resource, AgentTeam):
-            problem = await _await_team(client, resource)
+            problem = await _await_team(client, resource) or await set_team_golden_set(
+                client, resource, config_maps
+            )
             if problem:
                 problems.append(f"AgentTeam {resource.metadata.name}: {problem}")
     return problems

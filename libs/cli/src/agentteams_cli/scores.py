@@ -6,7 +6,9 @@ from datetime import timedelta
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
 from agentteams.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import run_scores_pb2, scores_pb2
+from agentteams.session.v1.golden_sets_pb2_grpc import GoldenSetServiceStub
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 
 from servicekit.client import RpcClient
@@ -22,6 +24,7 @@ class Scores:
         self._session = session
         self._evaluation = evaluation
         self._scores = ScoreServiceStub(session.channel)
+        self._golden_sets = GoldenSetServiceStub(session.channel)
         self._evaluations = EvaluationServiceStub(evaluation.channel)
 
     async def of_run(self, run: str) -> run_scores_pb2.RunScores | None:
@@ -51,3 +54,17 @@ class Scores:
         """The newest evaluations of a team, newest first."""
         request = scores_pb2.ListTeamEvaluationsRequest(team=f"teams/{team}", page_size=100)
         return list((await self._session.unary(self._scores.ListTeamEvaluations, request)).evaluations)
+
+    async def golden_set(self, team: str) -> golden_pb.TeamGoldenSet | None:
+        """What the team is asked by schedule, and how that gets on; None: nothing."""
+        request = golden_pb.GetTeamGoldenSetRequest(team=f"teams/{team}")
+        try:
+            return await self._session.unary(self._golden_sets.GetTeamGoldenSet, request)
+        except NotFound as error:
+            if error.reason != "GOLDEN_SET_NOT_FOUND":
+                raise
+            return None
+
+    async def set_golden_set(self, request: golden_pb.SetTeamGoldenSetRequest) -> None:
+        """In place of the former one; without questions: takes it away."""
+        await self._session.unary(self._golden_sets.SetTeamGoldenSet, request)

@@ -4,14 +4,18 @@ import uuid
 from pathlib import Path
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
+from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import scores_pb2
 
-from agentteams_cli.client import connect
+from agentteams_cli.client import Client, connect
 from agentteams_cli.context import Settings, run_async
 from agentteams_cli.errors import CliError
-from agentteams_cli.render import to_dict
+from agentteams_cli.render import to_dict, when
+from manifests import AgentTeam
 from manifests.golden import GoldenSetInvalid
+from manifests.golden_pb import questions_to_pb
 from manifests.golden_questions import FORM, GoldenQuestion, parse_questions
+from servicekit.errors import ServiceError
 
 _SHARES = {
     "sources": "sources_found",
@@ -83,6 +87,82 @@ async def _evaluate(
     same = [one for one in former if one.golden_set_sha256 == found.golden_set_sha256]
     others = [one for one in same if one.team_revision != found.team_revision]
     return found, next(iter(others or same), None)
+
+
+async def set_team_golden_set(client: Client, manifest: AgentTeam, config_maps: Path) -> str:
+    """Gives a team the golden set that its manifest refers to; why it was not set, if so.
+
+    Args:
+        config_maps: Folder with a file NAME/KEY for each key of a ConfigMap.
+    """
+    evaluation, team = manifest.spec.evaluation, manifest.metadata.name
+    field = "spec.evaluation.goldenSetRef"
+    try:
+        if evaluation is None or evaluation.golden_set_ref is None:
+            if await client.scores.golden_set(team) is not None:
+                await client.scores.set_golden_set(questions_to_pb(team, "", []))
+            return ""
+        ref = evaluation.golden_set_ref.config_map_key_ref
+        file = config_maps / ref.name / ref.key
+        if not file.is_file():
+            return f"{field}: there is no {file}; put the golden set there and apply again"
+        request = questions_to_pb(team, evaluation.golden_set_name, read_questions(file))
+        await client.scores.set_golden_set(request)
+    except CliError as exc:
+        return f"{field}: {exc}; {exc.fix}"
+    except ServiceError as exc:
+        return f"{field}: {exc.message}"
+    return ""
+
+
+def show_history(settings: Settings, team: str) -> None:
+    """What came of golden sets, newest first; how the one by schedule gets on."""
+    found, scheduled = run_async(_history(settings, team))
+    output = settings.output
+    output.json(
+        {
+            "scheduled": None if scheduled is None else to_dict(scheduled),
+            "evaluations": [to_dict(one) for one in found],
+        }
+    )
+    if scheduled is not None:
+        output.line(f"{scheduled.golden_set}: {scheduled.questions} questions, {_getting_on(scheduled)}")
+    rows = []
+    for place, one in enumerate(found):
+        # As `evaluate --team`: of another revision, else the one before.
+        same = [o for o in found[place + 1 :] if o.golden_set_sha256 == one.golden_set_sha256]
+        others = [o for o in same if o.team_revision != one.team_revision]
+        before = next(iter(others or same), None)
+        shares = [_change(one, before, name) for name in _SHARES.values()]
+        how = "by schedule" if one.scheduled else ""
+        rows.append([when(one.create_time), one.team_revision, *shares, str(one.failed), how])
+    if not rows:
+        output.line(f"{team} was asked no golden set yet: agentteams evaluate --team {team} --golden FILE")
+        return
+    output.table(["ASKED", "REVISION", *_SHARES, "FAILED", ""], rows, right=[*_SHARES, "FAILED"])
+
+
+async def _history(
+    settings: Settings, team: str
+) -> tuple[list[scores_pb2.TeamEvaluation], golden_pb.TeamGoldenSet | None]:
+    async with connect(settings.state) as client:
+        return await client.scores.former(team), await client.scores.golden_set(team)
+
+
+def _getting_on(scheduled: golden_pb.TeamGoldenSet) -> str:
+    if scheduled.running:
+        return f"{scheduled.done} of them are answered"
+    if scheduled.failures:
+        retry = when(scheduled.retry_time)
+        return f"could not be asked ({scheduled.failures} times in a row): {scheduled.failure}; again {retry}"
+    return "asked by schedule"
+
+
+def _change(one: scores_pb2.TeamEvaluation, before: scores_pb2.TeamEvaluation | None, name: str) -> str:
+    """Such as 0.75 (+0.25)."""
+    if before is None or not (one.HasField(name) and before.HasField(name)):  # type: ignore[arg-type]
+        return _share(one, name)
+    return f"{_share(one, name)} ({getattr(one, name) - getattr(before, name):+.2f})"
 
 
 def _share(one: scores_pb2.TeamEvaluation | scores_pb2.QuestionScore, name: str) -> str:

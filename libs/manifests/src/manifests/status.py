@@ -155,6 +155,32 @@ class KnowledgeBaseStatus(Status):
     )
 
 
+class GoldenMeans(Model):
+    """What came of a golden set."""
+
+    revision: str | None = Field(default=None, description="The revision of the team that was asked.")
+    evaluated_at: Time | None = Field(
+        default=None, description="When it was asked.", json_schema_extra={"format": "date-time"}
+    )
+    sources_found: str | None = Field(
+        default=None, description="Mean share of the expected documents that were found."
+    )
+    facts_present: str | None = Field(
+        default=None, description="Mean share of the expected facts that the answers say."
+    )
+    faithfulness: str | None = Field(default=None, description="Mean, as of runs.")
+    grounding: str | None = Field(default=None, description="Mean, as of runs.")
+
+
+class GoldenFigures(GoldenMeans):
+    """The golden set that it is asked by schedule, with the newest means."""
+
+    name: str = Field(description="Name of the ConfigMap, and the key.")
+    questions: int = Field(description="How many it has.")
+    failed: int | None = Field(default=None, description="Questions without an answer.")
+    former: GoldenMeans | None = Field(default=None, description="The newest of another revision.")
+
+
 class TeamQualityFigures(Model):
     """Means over the sampled runs of the revision that serves, of the last 24 hours."""
 
@@ -170,6 +196,9 @@ class TeamQualityFigures(Model):
     )
     answer_relevance: str | None = Field(
         default=None, description="Whether the answers are about the questions."
+    )
+    golden_set: GoldenFigures | None = Field(
+        default=None, description="What it is asked by schedule; absent: spec.evaluation.goldenSetRef is."
     )
     runs: int | None = Field(default=None, description="How many runs have scores; absent: none.")
     evaluated_at: Time | None = Field(
@@ -201,5 +230,5 @@ class AgentTeamStatus(Status):
         json_schema_extra={**SET},
     )
     quality: TeamQualityFigures | None = Field(
-        default=None, description="How good its answers are; absent: spec.evaluation.thresholds are."
+        default=None, description="How good its answers are; absent without thresholds and golden set."
     )

@@ -9,6 +9,7 @@ from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Event
 from manifests import KnowledgeBase, ModelConfig
 from manifests.golden import GoldenQuery
+from manifests.golden_questions import GoldenQuestion
 
 
 class ApiServer(Protocol):
@@ -223,4 +224,50 @@ class RunLimits(Protocol):
         Raises:
             RunLimitsUnavailable: It may be told or not; tell it again.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenScores:
+    """What came of a golden set. `means`: by their names in the manifest, as far as there are some."""
+
+    revision: str
+    evaluated_at: datetime
+    means: Mapping[str, float] = field(default_factory=dict)
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenState:
+    """A team's golden set that it is asked by schedule, and how that gets on.
+
+    Attributes:
+        running: It is being asked; `done` of its questions are answered.
+        failures: In a row, with the last one's words.
+        newest: None: it was not asked yet.
+        former: The newest of another revision.
+    """
+
+    name: str
+    sha256: str
+    questions: int
+    running: bool = False
+    done: int = 0
+    failures: int = 0
+    failure: str = ""
+    newest: GoldenScores | None = None
+    former: GoldenScores | None = None
+
+
+class TeamGoldenSets(Protocol):
+    """The session service. Both raise ScoresUnavailable."""
+
+    async def get(self, namespace: str, team: str) -> GoldenState | None:
+        """As it is; None: it has none."""
+        ...
+
+    async def put(
+        self, namespace: str, team: str, *, name: str, questions: Sequence[GoldenQuestion]
+    ) -> GoldenState:
+        """In place of the former one. Raises KnowledgeRefused too."""
         ...

@@ -1,7 +1,9 @@
 """Observes the scores of the runs of AgentTeams that have thresholds."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from agentteams_operator.core.decide.team_golden import MEANS
 from agentteams_operator.core.decide.team_quality import (
     WINDOW,
     ObservedQuality,
@@ -12,6 +14,7 @@ from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import RunScores, Scores, ScoresUnavailable
 from agentteams_operator.core.reconciler import Look
+from agentteams_operator.core.team_golden_sets import GoldenTeams
 from servicekit.clock import Clock
 
 _GOOD_FOR_S = 5.0
@@ -28,8 +31,9 @@ class WatchedTeams:
         look: At the team itself.
     """
 
-    def __init__(self, *, look: Look, scores: Scores, clock: Clock) -> None:
+    def __init__(self, *, look: Look, scores: Scores, golden: GoldenTeams, clock: Clock) -> None:
         self._look = look
+        self._golden = golden
         self._scores = scores
         self._clock = clock
         self._known: dict[Key, tuple[float, Mapping[str, RunScores]]] = {}
@@ -39,15 +43,17 @@ class WatchedTeams:
         """What to do about an AgentTeam."""
         outcome = await self._look(one)
         limits = thresholds(one.spec)
-        if outcome.status is None or not limits:
+        golden = await self._golden.look(one)
+        if outcome.status is None or not (limits or golden):
             self._known.pop(one.key, None)
             return outcome
         revision = str(outcome.status.get("currentRevision", ""))
+        seen = ObservedQuality(limits=limits, revision=revision, golden=golden)
         try:
-            found = await self._ask(one.key) if revision else {}
-            seen = ObservedQuality(limits=limits, revision=revision, scores=found.get(revision))
+            found = await self._ask(one.key) if revision and limits.keys() - set(MEANS) else {}
+            seen = replace(seen, scores=found.get(revision))
         except ScoresUnavailable as error:
-            seen = ObservedQuality(limits=limits, revision=revision, silent=str(error))
+            seen = replace(seen, silent=str(error))
         return decide_team_quality(one, outcome, seen, self._clock.now())
 
     async def _ask(self, key: Key) -> Mapping[str, RunScores]:

@@ -12,7 +12,7 @@ from agentteams_cli.errors import CliError
 from agentteams_cli.golden import read_golden_set
 from agentteams_cli.quality import SCORES, mode_name, score_text
 from agentteams_cli.render import to_dict
-from agentteams_cli.team_golden import evaluate_team
+from agentteams_cli.team_golden import evaluate_team, show_history
 
 MODES = {mode.lower(): mode for mode in ("Dense", "Sparse", "Hybrid")}
 SHOWN_PATHS = 10
@@ -43,6 +43,7 @@ def _modes(context: click.Context, parameter: click.Parameter, value: str | None
     help="YAML or JSON file of queries with the documents that they should find; it becomes the knowledge "
     "base's golden set.  [default: the one that was set last]",
 )
+@click.option("--history", is_flag=True, help="With --team: show what came of golden sets, and ask nothing.")
 @click.option(
     "--modes", callback=_modes, help="Dense,Sparse,Hybrid or some of them.  [default: the knowledge base's]"
 )
@@ -58,6 +59,7 @@ def evaluate_command(
     *,
     team: str,
     golden: Path | None,
+    history: bool,
     modes: list[str],
     min_ndcg: float | None,
     min_recall: float | None,
@@ -66,10 +68,16 @@ def evaluate_command(
 
     In brackets: the change against the last evaluation of the same golden set.
 
-    With --team: ask a team questions whose sources and facts are known, and compare its revisions.
+    With --team: ask a team questions whose sources and facts are known, and compare its revisions; with
+    --history: those that it was asked, also by schedule.
     """
     if bool(team) == bool(knowledge_base):
         raise click.UsageError("name a KNOWLEDGE_BASE, or a team with --team TEAM --golden FILE")
+    if history and (not team or golden is not None):
+        raise click.UsageError("--history goes with --team TEAM, and with no --golden")
+    if history:
+        show_history(settings, team)
+        return
     if team:
         if golden is None or modes or min_ndcg is not None or min_recall is not None:
             raise click.UsageError("--team goes with --golden FILE, and with no other option")

@@ -1,19 +1,26 @@
 """The scores of a team's runs, as status and condition of the AgentTeam."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, conditions, no, timestamp, unknown, yes
 from agentteams_operator.core.decide.quality import QUALITY, decimal, quality_events
+from agentteams_operator.core.decide.team_golden import (
+    MEANS,
+    ObservedGolden,
+    golden_figures,
+    golden_ready,
+    golden_verdict,
+)
 from agentteams_operator.core.objects import Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import RunScores
 
 WINDOW = timedelta(hours=24)
 MIN_RUNS = 10  # the mean of fewer says little
-_QUIET_S, _SOON_S = 600.0, 60.0
+_QUIET_S, _SOON_S, _BUSY_S = 600.0, 60.0, 10.0
 _VERDICTS = {"True": "Degraded", "False": "Good", "Unknown": "Unknown"}
 
 
@@ -26,12 +33,14 @@ class ObservedQuality:
         revision: The one that serves; empty: none does.
         scores: Of that revision; None: there are none.
         silent: Why the session service does not answer.
+        golden: Of its golden set by schedule; None: it has none.
     """
 
     limits: Mapping[str, str]
     revision: str
     scores: RunScores | None = None
     silent: str = ""
+    golden: ObservedGolden | None = None
 
 
 def thresholds(spec: Mapping[str, Any]) -> Mapping[str, str]:
@@ -42,20 +51,42 @@ def thresholds(spec: Mapping[str, Any]) -> Mapping[str, str]:
 
 def decide_team_quality(one: Stored, outcome: Outcome, seen: ObservedQuality, now: datetime) -> Outcome:
     """The outcome of a look at the team, with its quality. `Ready` stays as it is."""
-    verdict = _verdict(seen)
-    told = conditions([verdict], one.status.get("conditions", ()), generation=one.generation, now=now)
+    sampled = {name: limit for name, limit in seen.limits.items() if name not in MEANS}
+    parts = [_verdict(replace(seen, limits=sampled))] if sampled else []
+    if seen.golden is not None and len(sampled) < len(seen.limits):
+        asked = {name: limit for name, limit in seen.limits.items() if name in MEANS}
+        parts.append(golden_verdict(seen.golden, asked, seen.revision))
+    verdicts = [_worst(parts)] if parts else []
+    quality = {"verdict": _VERDICTS[verdicts[0].status] if verdicts else "Unknown"}
+    if seen.golden is not None:
+        verdicts.append(golden_ready(seen.golden))
+    told = conditions(verdicts, one.status.get("conditions", ()), generation=one.generation, now=now)
     status = dict(outcome.status or {})
     status["conditions"] = [*status.get("conditions", ()), *told]
-    before = one.status.get("quality", {}) if seen.silent else {}
-    status["quality"] = before | _figures(seen.scores) | {"verdict": _VERDICTS[verdict.status]}
+    silent = seen.silent or (seen.golden.silent if seen.golden is not None else "")
+    before = one.status.get("quality", {}) if silent else {}
+    golden = golden_figures(seen.golden.state) if seen.golden is not None else {}
+    status["quality"] = before | _figures(seen.scores) | golden | quality
     coming = seen.scores is not None and now - seen.scores.newest_at < timedelta(seconds=_QUIET_S)
-    soon = verdict.holds or coming or seen.silent
+    soon = any(part.holds for part in parts) or coming or silent or seen.golden is not None
+    again_s = _SOON_S if soon else _QUIET_S
+    if seen.golden is not None and seen.golden.is_new:
+        again_s = _BUSY_S
     return replace(
         outcome,
         status=status,
         events=(*outcome.events, *quality_events(one.status, status)),
-        again_s=min(outcome.again_s, _SOON_S if soon else _QUIET_S),
+        again_s=min(outcome.again_s, again_s),
     )
+
+
+def _worst(parts: Sequence[Verdict]) -> Verdict:
+    """One of them that is low; else one that nobody knows; else all of them."""
+    for status in ("True", "Unknown", "False"):
+        found = [part for part in parts if part.status == status]
+        if found:
+            return replace(found[0], message="; ".join(part.message for part in found))
+    raise AssertionError("there is one at least")
 
 
 def _verdict(seen: ObservedQuality) -> Verdict:
