@@ -87,9 +87,9 @@ async def embedding(folder: Path) -> AsyncIterator[str]:
             await asyncio.wait(tasks)
 
 
-async def embed(target: str, tenant: str) -> int:
+async def embed(target: str, tenant: str, model: str = "models/m") -> int:
     async with rpc_as(target, tenant=tenant) as rpc:
-        request = pb.EmbedRequest(model="models/m", texts=["a"], kind=pb.TEXT_KIND_QUERY)
+        request = pb.EmbedRequest(model=model, texts=["a"], kind=pb.TEXT_KIND_QUERY)
         answer = await rpc.unary(pb_grpc.EmbeddingServiceStub(rpc.channel).Embed, request)
     return int(answer.dimension)
 

@@ -122,6 +122,23 @@ def what_there_is(cluster: Cluster) -> tuple[float, float, float]:
     return len(teams), true(teams, "Ready"), true(models, "Reachable")
 
 
+def borrow(cluster: Cluster, owner: str, namespace: str, endpoint: FakeEndpoint) -> None:
+    """Uses a model of another namespace, and loses it."""
+    copy = ("secret/agentteams-shared-models", f"--namespace={namespace}")
+    shared = KEY | {"allowedNamespaces": {"from": "All"}}
+    cluster.apply(SECRET, model(endpoint, "shared", **shared), namespace=owner)
+    reference = {**TEAM["spec"], "modelConfigRef": {"name": "shared", "namespace": owner}}
+    cluster.apply(TEAM | {"spec": reference}, namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "Ready")
+    cluster.kubectl("wait", "--for=create", *copy, f"--timeout={WAIT_S}s")
+    cluster.apply(SECRET | {"stringData": {"apiKey": "k", "other": "x"}}, namespace=owner)
+    cluster.apply(model(endpoint, "shared", **shared, contextTokens=4096), namespace=owner)
+    cluster.kubectl("delete", "mc/shared", f"--namespace={owner}")
+    cluster.kubectl("wait", "--for=delete", *copy, f"--timeout={WAIT_S}s")
+    cluster.apply(TEAM, namespace=namespace)
+    await_condition(cluster, namespace, "at/t", "Ready", "Ready")
+
+
 def work(cluster: Cluster, namespace: str, endpoint: FakeEndpoint, operator: Operator, port: int) -> None:
     cluster.apply(SECRET, model(endpoint, **KEY), TEAM, namespace=namespace)
     own = TEAM | {"metadata": {"name": "own"}, "spec": {**TEAM["spec"], **OWN}}
@@ -147,6 +164,8 @@ def test_a_team_becomes_ready_with_the_charts_rights_alone(
             settings: dict[str, Any] = {"lease_namespace": system, "lease_s": "4", "metrics_port": str(port)}
             with running_operator(account, tmp_path, **settings) as operator:
                 work(cluster, namespace, endpoint, operator, port)
+                borrow(cluster, system, namespace, endpoint)
+                assert "orbidden" not in operator.log, operator.log
                 assert operator.stop() == 0
                 assert "Traceback" not in operator.log, operator.log
         finally:

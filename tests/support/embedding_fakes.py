@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedding.core.ports import EmbedResult, ModelInfo, Source, TextKind
-from manifests import ModelConfig, SecretKeyRef
+from manifests import ModelConfig, Objects, SecretKeyRef
 
 
 class FakeEmbedder:
@@ -45,10 +45,20 @@ class FakeOpen:
         return self.opened[-1]
 
 
-class FakeConfigs:
-    """`ModelConfigs` in a dict, by namespace and name."""
+class FakeConfigs(Objects):
+    """ModelConfigs in a dict, by namespace and name.
 
-    def __init__(self, specs: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+    Args:
+        allowed: Which tenants may use them besides their own.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[tuple[str, str], Mapping[str, Any]],
+        allowed: Mapping[tuple[str, str], tuple[str, ...]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.allowed = dict(allowed or {})
         self.configs = {
             (namespace, name): ModelConfig.model_validate_json(
                 json.dumps({"metadata": {"namespace": namespace, "name": name}, "spec": spec})
@@ -58,6 +68,9 @@ class FakeConfigs:
 
     def model(self, namespace: str, name: str) -> ModelConfig | None:
         return self.configs.get((namespace, name))
+
+    def model_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        return self.allowed.get((namespace, name), ())
 
 
 class FakeSecrets:

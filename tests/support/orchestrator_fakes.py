@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from manifests import AgentTeam, KnowledgeBase, ModelConfig
+from manifests import DEFAULT_NAMESPACE, AgentTeam, KnowledgeBase, ModelConfig
 from orchestrator.core.calls import Calls, NoCalls
 from orchestrator.core.ledger import Ledger
 from orchestrator.core.log import Item, RunLog
@@ -93,7 +93,8 @@ class FakeCatalogue:
 
     def model(self, namespace: str, name: str) -> ModelConfig | None:
         """See Catalogue."""
-        return next((m for m in self.models if m.metadata.name == name), None)
+        known = (m for m in self.models if m.metadata.name == name)
+        return next((m for m in known if m.metadata.namespace in (namespace, DEFAULT_NAMESPACE)), None)
 
     def knowledge_base(self, namespace: str, name: str) -> KnowledgeBase | None:
         """See Catalogue."""

@@ -92,6 +92,7 @@ def _flow(field: str, *steps: Mapping[str, Any], late: bool = False, **more: Any
     return _team(f"workflow.{field}", {"mode": "Workflow", "workflow": flow}, late=late)
 
 
+_ABROAD = {"name": "m", "namespace": "A"}
 _INJECTION = {"type": "PromptInjection", "action": "Warn"}
 _FROM = {"configMapKeyRef": {"name": "c", "key": "k"}}
 _STEP = {"name": "s", "member": "a"}
@@ -155,12 +156,25 @@ MODELS = [
     _model("headersFrom[0].name", {"headersFrom": [{**_HEADER, "name": "a b"}]}),
     _model("headersFrom[0].name", {"headersFrom": [_AUTHORIZATION], "credentialsSecretKeyRef": _KEY}),
     _model("tls.caSecretKeyRef.key", {"tls": {"caSecretKeyRef": {"name": "s", "key": "../k"}}}),
+    _model("fallbackRefs[0].namespace", {"fallbackRefs": [{"name": "other", "namespace": "A"}]}),
+    _model("allowedNamespaces.from", {"allowedNamespaces.from": "Any"}),
+    _model("allowedNamespaces.selector", {"allowedNamespaces.from": "Selector"}),
+    _model(
+        "allowedNamespaces.selector.matchLabels",
+        {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {}}}},
+    ),
     _model("credentialsSecretKeyRef.name", {"credentialsSecretKeyRef": {"name": "S", "key": "k"}}),
 ]
 
 KNOWLEDGE = [
     Wrong("KnowledgeBase", {"embedding": REMOVED}, "embedding"),
     Wrong("KnowledgeBase", {"embedding.modelConfigRef.name": "Embed"}, "embedding.modelConfigRef.name"),
+    Wrong("KnowledgeBase", {"embedding.modelConfigRef.namespace": "A"}, "embedding.modelConfigRef.namespace"),
+    Wrong(
+        "KnowledgeBase",
+        {"retrieval.rerank": {"modelConfigRef": {"name": "r", "namespace": "A"}}},
+        "retrieval.rerank.modelConfigRef.namespace",
+    ),
     Wrong("KnowledgeBase", {"chunking.maxTokens": 15}, "chunking.maxTokens"),
     Wrong("KnowledgeBase", {"chunking.overlapTokens": 200}, "chunking.overlapTokens"),
     Wrong("KnowledgeBase", {"retrieval.topK": 101}, "retrieval.topK"),
@@ -276,6 +290,12 @@ TEAMS = [
     _team("session.retentionDays", {"session.retentionDays": 0}),
     _team("answer.schema", {"answer.schema": {"type": "nonsense"}}, late=True),
     _team("knowledge[0].filter", {"knowledge[0].filter": "year = 2020"}, late=True),
+    _team("modelConfigRef.namespace", {"modelConfigRef.namespace": "A"}),
+    _team("members[0].modelConfigRef.namespace", {"members[0].modelConfigRef": _ABROAD}),
+    _team(
+        "evaluation.judgeModelConfigRef.namespace",
+        {"evaluation": {"judgeModelConfigRef": _ABROAD}},
+    ),
     _team("knowledge[0].knowledgeBaseRef.namespace", {"knowledge[0].knowledgeBaseRef.namespace": "A"}),
     _team("knowledge[0].neighbours", {"knowledge[0].neighbours": 6}),
     _team("knowledge[0].maxPerDocument", {"knowledge[0].maxPerDocument": 0}),

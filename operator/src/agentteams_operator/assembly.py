@@ -21,13 +21,24 @@ from agentteams_operator.core.credentials import Credentials
 from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
-from agentteams_operator.core.objects import CREDENTIALS, KNOWLEDGE, MODEL, OURS, POOL, TEAM, Key, Stored
+from agentteams_operator.core.objects import (
+    CREDENTIALS,
+    KNOWLEDGE,
+    MODEL,
+    OURS,
+    POOL,
+    SHARED_MODELS,
+    TEAM,
+    Key,
+    Stored,
+)
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.quotas import Quotas
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.core.run_quotas import RunQuotas
 from agentteams_operator.core.served import Served
+from agentteams_operator.core.shared_models import SharedModels
 from agentteams_operator.core.team_golden_sets import GoldenTeams
 from agentteams_operator.core.team_quality import WatchedTeams
 from agentteams_operator.core.teams import Teams
@@ -44,6 +55,7 @@ from servicekit.server import Assembly
 
 LEASE = "agentteams-operator"
 POOL_PAUSE_S = 0.5
+SHARED_PAUSE_S = 0.1
 _CALL = timedelta(seconds=10)
 
 
@@ -60,6 +72,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         # One look at a pool is a look at all teams of its namespace: not one for each of a thousand.
         if key.kind in (POOL, CREDENTIALS):
             queue.add_after(key, POOL_PAUSE_S)
+        elif key.kind == SHARED_MODELS:
+            queue.add_after(key, SHARED_PAUSE_S)  # before the pool, whose pods mount it
         else:
             queue.add(key)
 
@@ -126,6 +140,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             TEAM: watched.look,
             POOL: pools.look,
             CREDENTIALS: credentials.look,
+            SHARED_MODELS: SharedModels(cache=cache, api=api).look,
         },
         workers=settings.workers,
     )

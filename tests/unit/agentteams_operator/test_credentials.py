@@ -9,13 +9,11 @@ import pytest
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.credentials import (
     JUDGES_NAME,
-    MAX_VALUE_BYTES,
     NAME,
     Credentials,
-    entry,
-    fitting,
-    too_long,
+    too_long_for_embedding,
 )
+from agentteams_operator.core.kept_secret import MAX_VALUE_BYTES, entry, fitting
 from agentteams_operator.core.objects import ALL_CREDENTIALS, Key, Stored
 from agentteams_operator.core.outcome import Event, Outcome
 from agentteams_operator.core.ports import ApiFailure
@@ -231,8 +229,8 @@ def test_names_that_are_too_long_together_are_told_with_the_fix() -> None:
         spec = {"type": type_, "credentialsSecretKeyRef": {"name": "llm", "key": key}}
         return Stored(key=Key("ModelConfig", "n", "m"), uid="u", version="1", content={"spec": spec})
 
-    assert list(too_long(model("k" * 245))) == []
-    ((reason, words),) = too_long(model("k" * 250))
+    assert list(too_long_for_embedding(model("k" * 245))) == []
+    ((reason, words),) = too_long_for_embedding(model("k" * 250))
     assert reason == "SecretNameTooLong"
     assert "5 characters too long" in words
-    assert list(too_long(model("k" * 250, "Chat"))) == []
+    assert list(too_long_for_embedding(model("k" * 250, "Chat"))) == []

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from embedding.core.checks import model_name
 from embedding.core.models import Models
 from embedding.core.ports import LocalSource, RemoteSource
 from manifests.endpoints import OPENAI_URL
-from servicekit.errors import NotFound
+from servicekit.errors import InvalidArgument, NotFound
 from tests.support.embedding_fakes import FakeConfigs, FakeOpen, FakeSecrets
 
 LOCAL = LocalSource(folder=Path("model"))
@@ -131,3 +132,32 @@ async def test_warm_up_opens_the_builtin_model_if_there_is_one() -> None:
     assert [e.source for e in opener.opened] == [LOCAL]
     await _models(opener, builtin=None).warm_up()
     assert len(opener.opened) == 1
+
+
+async def test_a_model_of_another_tenant_is_its_owners_to_allow() -> None:
+    configs = FakeConfigs(
+        {("a", "e"): _remote(credentialsSecretKeyRef=KEY), ("a", "open"): _remote("o")},
+        {("a", "e"): ("b",), ("a", "open"): ("*",)},
+    )
+    models = _models(FakeOpen(), configs=configs)
+    # The key is the owner's, and so is the client: equal configs share it whoever asks.
+    assert (await _source(models, "a/e", "b")).api_key == "a/s/k=secret"
+    assert (await _source(models, "a/open", "c")).model == "o"
+    refused = []
+    for tenant, name in (("c", "a/e"), ("c", "a/none"), ("", "a/open"), ("b", "a/builtin")):
+        with pytest.raises(NotFound) as caught:
+            await _source(models, name, tenant)
+        assert caught.value.reason == "MODEL_NOT_FOUND"
+        assert caught.value.metadata == {"model": f"tenants/a/models/{name[2:]}"}
+        refused.append(caught.value.message.replace(f'"{name[2:]}"', "NAME"))
+    assert refused[0] == refused[1]  # the same whether it is there or not
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tenants/a/models/", "tenants//models/m", "tenants/a/m", "tenants/A/models/m", "a/m", "models/a/m"],
+)
+def test_names_of_models_are_one_of_two_forms(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"tenants/\{tenant\}/models/\{model\}"):
+        model_name("model", name)
+    assert model_name("model", "tenants/a/models/m") == "a/m"

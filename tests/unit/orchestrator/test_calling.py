@@ -133,6 +133,26 @@ async def test_fallbacks_of_fallbacks_are_asked_too_and_a_missing_one_is_passed_
     assert reasons == [("chat", "MODEL_REJECTED"), ("gone", "MODEL_NOT_FOUND"), ("b", "MODEL_REJECTED")]
 
 
+async def test_a_model_of_another_namespace_is_asked_and_its_fallbacks_are_its_owners() -> None:
+    there = model("first", "second")
+    abroad = [there, model("second"), model("home")]
+    refs = ({"name": "second"}, {"name": "home", "namespace": "default"})
+    for index, (found, namespace) in enumerate(zip(abroad, ("owner", "owner", "default"), strict=True)):
+        spec = {
+            **found.spec.model_dump(mode="json", by_alias=True),
+            "fallbackRefs": refs if index == 0 else (),
+        }
+        metadata = {"name": found.metadata.name, "namespace": namespace}
+        abroad[index] = ModelConfig.model_validate({"metadata": metadata, "spec": spec}, strict=False)
+    of = team(modelConfigRef={"name": "first", "namespace": "owner"})
+    scripts = {"first": [[REJECTED]], "second": [[REJECTED]], "home": [says("Yes.")]}
+    scene = Scene(abroad, scripts, of)  # type: ignore[arg-type]
+    (call,) = model_calls(await scene.run())
+    assert scene.asked == ["first", "second", "home"]
+    assert [f.model_config for f in call.fallen_back_from] == ["owner/first", "owner/second"]
+    assert call.model_config == "home"
+
+
 async def test_when_none_answers_all_are_named() -> None:
     later = ResourceExhausted("later", reason="MODEL_RATE_LIMITED", retry_after=timedelta(minutes=5))
     scene = Scene([model("chat", "small"), model("small")], {"chat": [[later]], "small": [[REJECTED]]})

@@ -180,10 +180,37 @@ class SharedRef(Model):
 
     def of(self, namespace: str) -> str:
         """As an object of that namespace says it: `name`, or `namespace/name` of another one's."""
-        return f"{self.namespace}/{self.name}" if self.foreign_to(namespace) else self.name
+        return said_in(namespace, self.namespace or namespace, self.name)
 
 
-class ModelConfigRef(Model):
-    """Refers to a ModelConfig of the same namespace."""
+class ModelConfigRef(SharedRef):
+    """Refers to a ModelConfig."""
 
-    name: Name = Field(description="Name of a ModelConfig in the same namespace.")
+    name: Name = Field(description="Name of a ModelConfig.")
+    namespace: Name | None = Field(
+        default=None,
+        description="Its namespace, if that is another one: its spec.allowedNamespaces must allow this one. "
+        "Only on a cluster. Default: its own.",
+    )
+
+
+def said_in(namespace: str, owner: str, name: str) -> str:
+    """What an object of a namespace calls another: `name`, or `owner/name` of another namespace's."""
+    return name if owner == namespace else f"{owner}/{name}"
+
+
+def owner_and_name(namespace: str, said: str) -> tuple[str, str]:
+    """Whose it is, and its name there: `said_in` the other way round."""
+    owner, slash, name = said.rpartition("/")
+    return (owner, name) if slash else (namespace, said)
+
+
+def model_resource(said: str) -> str:
+    """What services call a model: `models/{model}`, another tenant's `tenants/{tenant}/models/{model}`."""
+    owner, slash, name = said.rpartition("/")
+    return f"tenants/{owner}/models/{name}" if slash else f"models/{said}"
+
+
+def model_said(resource: str) -> str:
+    """`model_resource` the other way round."""
+    return resource.removeprefix("tenants/").replace("/models/", "/").removeprefix("models/")

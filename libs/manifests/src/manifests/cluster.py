@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from manifests.base import API_VERSION
+from manifests.endpoints import shared_models
 from manifests.loader import FileContent, Key, LoadedObject, load_data
 from manifests.objects import Objects, combine
 from manifests.problems import Problem
@@ -69,15 +70,20 @@ class ClusterCatalogue(Objects):
     Args:
         feed: Where they come from.
         kinds: Which are followed.
+        secrets_dir: Where the operator's Secret with models of other namespaces is mounted, if it is. When
+            what is in it changes, the operator makes other pods.
     """
 
-    def __init__(self, feed: Feed, *, kinds: Sequence[str] = ALL_KINDS) -> None:
+    def __init__(
+        self, feed: Feed, *, kinds: Sequence[str] = ALL_KINDS, secrets_dir: Path | None = None
+    ) -> None:
         super().__init__(python_tools=False)
         self._feed = feed
+        self._secrets_dir = secrets_dir
         self._raw: dict[str, dict[tuple[str, str], Raw]] = {kind: {} for kind in kinds}
         self._parsed: dict[Key, _Parsed] = {}
         self._unready: Mapping[tuple[str, str], str] = {}
-        self._allowed: Mapping[tuple[str, str], tuple[str, ...]] = {}
+        self._allowed: Mapping[Key, tuple[str, ...]] = {}
         self._listed: set[str] = set()
         self._changed = asyncio.Event()
         self._synced = asyncio.Event()
@@ -93,7 +99,11 @@ class ClusterCatalogue(Objects):
 
     def allowed_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
         """As Objects; the operator finds them, since labels of Namespaces are not read here."""
-        return self._allowed.get((namespace, name), ())
+        return self._allowed.get(("AgentTeam", namespace, name), ())
+
+    def model_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        """As Objects; see allowed_tenants."""
+        return self._allowed.get(("ModelConfig", namespace, name), ())
 
     async def watch(self) -> None:
         """Follows the cluster for ever; run it as a task."""
@@ -166,12 +176,20 @@ class ClusterCatalogue(Objects):
                 else:
                     source = raw.get("spec")
                 parsed[key] = _parse(key, source, before)
+        for (namespace, name), spec in shared_models(self._secrets_dir).items():
+            key = ("ModelConfig", namespace, name)
+            parsed.setdefault(key, _parse(key, spec, self._parsed.get(key)))
         self._parsed = parsed
         self._unready = unready
-        self._allowed = {name: _allowed(raw) for name, raw in everything.get("AgentTeam", {}).items()}
+        self._allowed = {
+            (kind, *name): _allowed(raw)
+            for kind in ("AgentTeam", "ModelConfig")
+            for name, raw in everything.get(kind, {}).items()
+        }
         self._state = combine(
             (one.good for one in parsed.values() if one.good is not None),
             (problem for one in parsed.values() for problem in one.problems),
+            local=False,
         )
 
 

@@ -3,6 +3,7 @@
 Which client asks is the service's business: nothing of any is imported here.
 """
 
+import json
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from manifests.secrets import SecretKeyRef
 
 OPENAI_URL = "https://api.openai.com/v1"
 CONNECT_S = 5.0
+SHARED_MODELS = "agentteams-shared-models"
+"""The Secret in which the operator gives a namespace the models of others that it may use."""
 _NO_KEY = "none"  # OpenAI's client insists on a key; endpoints without one ignore it
 
 
@@ -71,16 +74,40 @@ class SecretFiles:
     Args:
         folder: None: there are none.
         by_namespace: As of `read_secret_file`.
+        own: The only namespace whose Secrets are mounted by themselves; those of models of others are in
+            SHARED_MODELS. Empty: all are.
     """
 
-    def __init__(self, folder: Path | None, *, by_namespace: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, by_namespace: bool = False, own: str = "") -> None:
         self._folder = folder
         self._by_namespace = by_namespace
+        self._own = own
 
     def read(self, namespace: str, ref: SecretKeyRef, *, lines: bool = False) -> str:
         """See Secrets. A rotated Secret is read anew."""
-        named = (ref.name, ref.key)
-        return read_secret_file(self._folder, namespace, named, by_namespace=self._by_namespace, lines=lines)
+        folder, by_namespace = self._folder, self._by_namespace
+        if self._own and namespace != self._own and folder is not None:
+            folder, by_namespace = folder / SHARED_MODELS, True
+        return read_secret_file(
+            folder, namespace, (ref.name, ref.key), by_namespace=by_namespace, lines=lines
+        )
+
+
+def shared_model_key(namespace: str, name: str) -> str:
+    """The key in SHARED_MODELS that holds the spec of a ModelConfig. No name has a dot, and no namespace."""
+    return f"model.{namespace}.{name}"
+
+
+def shared_models(folder: Path | None) -> dict[tuple[str, str], Any]:
+    """The specs that are in SHARED_MODELS as it is mounted below that folder, by namespace and name."""
+    found: dict[tuple[str, str], Any] = {}
+    mounted = None if folder is None else folder / SHARED_MODELS
+    if mounted is None or not mounted.is_dir():
+        return found
+    for path in sorted(mounted.glob("model.*.*")):
+        _, namespace, name = path.name.split(".")
+        found[namespace, name] = json.loads(path.read_bytes())
+    return found
 
 
 def endpoint_url(spec: ModelConfigSpec) -> str:

@@ -9,6 +9,7 @@ from agentteams.retrieval.v1 import evaluation_pb2 as evaluation_pb
 from agentteams.retrieval.v1 import index_pb2 as index_pb
 from agentteams.retrieval.v1 import knowledge_base_pb2 as kb_pb
 
+from manifests.base import model_resource
 from manifests.golden import GoldenQuery
 from manifests.knowledge import KnowledgeBase
 from manifests.knowledge_evaluation import SCHEDULES
@@ -20,11 +21,11 @@ def to_pb(manifest: KnowledgeBase, *, allowed_tenants: Sequence[str] = ()) -> kb
     Args:
         allowed_tenants: Who besides its own namespace may search it, as the operator finds.
     """
-    spec = manifest.spec
+    spec, namespace = manifest.spec, manifest.metadata.namespace
     message = kb_pb.KnowledgeBase(
         allowed_tenants=allowed_tenants,
         name=f"knowledgeBases/{manifest.metadata.name}",
-        embedding_model=f"models/{spec.embedding.model_config_ref.name}",
+        embedding_model=model_resource(spec.embedding.model_config_ref.of(namespace)),
         chunking=kb_pb.Chunking(
             max_tokens=spec.chunking.max_tokens,
             overlap_tokens=spec.chunking.overlap_tokens,
@@ -88,7 +89,9 @@ def _defaults(manifest: KnowledgeBase) -> kb_pb.SearchDefaults:
     elif ranker.rrf is not None:
         defaults.ranker.reciprocal_rank.k = ranker.rrf.k
     if retrieval.rerank is not None:
-        defaults.rerank.model = f"models/{retrieval.rerank.model_config_ref.name}"
+        defaults.rerank.model = model_resource(
+            retrieval.rerank.model_config_ref.of(manifest.metadata.namespace)
+        )
         defaults.rerank.candidates = retrieval.rerank.candidates or 0
     if retrieval.min_score is not None:
         defaults.min_similarity = float(retrieval.min_score)

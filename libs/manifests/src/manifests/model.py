@@ -21,6 +21,7 @@ from manifests.base import (
 )
 from manifests.cel import Cel, Checked
 from manifests.secrets import HEADER_RULES, HeaderFrom, SecretKeyRef, header_violations
+from manifests.sharing import AllowedNamespaces
 
 ModelType = Literal["Chat", "Embedding", "Rerank"]
 Provider = Literal["BuiltIn", "OpenAI", "OpenAICompatible"]
@@ -264,10 +265,18 @@ class ModelConfigSpec(Model):
         default=(),
         max_length=8,
         description="ModelConfigs of the same type that are asked in this order when this one cannot answer, "
-        "each followed by its own. Only with type Chat: vectors of two models do not compare.",
+        "each followed by its own. Another namespace asks those of them that allow it too. Only with type "
+        "Chat: vectors of two models do not compare.",
     )
     pricing: Pricing | None = Field(
         default=None, description="What its tokens cost. Only with type Chat. Default: not known."
+    )
+    allowed_namespaces: AllowedNamespaces = Field(
+        default_factory=AllowedNamespaces,
+        description="Which other namespaces may use the model, by modelConfigRef.namespace and the like. The "
+        "keys of a model of type Chat are copied into a Secret of each namespace whose teams use it: who "
+        "reads Secrets there can read them, and keeps what was read when the permission ends. The keys of "
+        "other types, and of judges, stay with the installation. Only on a cluster.",
     )
 
     @model_validator(mode="after")

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from manifests.fallbacks import reachable_models
+from manifests.base import dotted, owner_and_name
+from manifests.fallbacks import named_models, reachable_models
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import Key, LoadedObject, duplicate
 from manifests.model import ModelConfig
 from manifests.nesting import nested_teams
 from manifests.problems import Problem
 from manifests.references import check_references
-from manifests.sharing import EVERYONE
+from manifests.sharing import EVERYONE, not_permitted
 from manifests.team import AgentTeam
 
 
@@ -50,6 +51,20 @@ class Objects:
         found = self._get("ModelConfig", namespace, name)
         return found if isinstance(found, ModelConfig) else None
 
+    def usable_model(self, tenant: str, said: str) -> ModelConfig | None:
+        """The ModelConfig that a tenant calls so: `name`, or `owner/name` of one whose owner allows it.
+
+        Nobody can tell from a None whether it is there.
+        """
+        owner, name = owner_and_name(tenant, said)
+        if owner != tenant and (not tenant or {tenant, EVERYONE}.isdisjoint(self.model_tenants(owner, name))):
+            return None
+        return self.model(owner, name)
+
+    def model_tenants(self, namespace: str, name: str) -> tuple[str, ...]:
+        """Who besides its own tenant may use a ModelConfig; EVERYONE for all. Local mode: nobody."""
+        return ()
+
     def knowledge_base(self, namespace: str, name: str) -> KnowledgeBase | None:
         found = self._get("KnowledgeBase", namespace, name)
         return found if isinstance(found, KnowledgeBase) else None
@@ -86,9 +101,14 @@ class Objects:
                     for use in uses
                     if not use.knowledge_base_ref.foreign_to(namespace)
                 ]
-        keys += [("ModelConfig", namespace, name) for name in reachable_models(team.resource, state.objects)]
+        models = reachable_models(team.resource, state.objects)
+        keys += [("ModelConfig", *owner_and_name(namespace, said)) for said in models]
         texts = [] if self._python_tools else list(_python_problems(team.resource))
         texts += _texts_from_elsewhere(team.resource)
+        for said, at in named_models(team.resource, state.objects).items():
+            owner, model = owner_and_name(namespace, said)
+            if owner != namespace and ("ModelConfig", owner, model) not in state.objects:
+                texts.append(f"{dotted(at)}: {not_permitted('ModelConfig', owner, model, namespace)}")
         for key in dict.fromkeys(keys):
             for problem in state.reference_problems.get(key, []):
                 where = problem.field if key == team.key else f"{problem.object} {problem.field}"
@@ -110,15 +130,15 @@ class Objects:
         return [objects[key].resource for key in sorted(objects) if key[1] == namespace]
 
 
-def combine(found: Iterable[LoadedObject], problems: Iterable[Problem]) -> State:
-    """Objects with their problems; of two of the same name the first counts."""
+def combine(found: Iterable[LoadedObject], problems: Iterable[Problem], *, local: bool = True) -> State:
+    """Objects with their problems; of two of the same name the first counts. `local` as of references."""
     objects: dict[Key, LoadedObject] = {}
     everything = list(problems)
     for loaded in found:
         first = objects.setdefault(loaded.key, loaded)
         if first is not loaded:
             everything.append(duplicate(loaded, first))
-    references = check_references(objects)
+    references = check_references(objects, local=local)
     everything.extend(itertools.chain.from_iterable(references.values()))
     everything.sort(key=lambda p: (str(p.path), p.line, p.field))
     return State(

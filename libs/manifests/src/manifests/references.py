@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from manifests.base import dotted
+from manifests.base import ModelConfigRef, dotted
 from manifests.fallbacks import cycles, price_rules
 from manifests.knowledge import KnowledgeBase
 from manifests.loader import Key, LoadedObject
@@ -12,42 +12,48 @@ from manifests.problems import Complaint, Problem, closest
 from manifests.team import AgentTeam
 
 
-def check_references(objects: Mapping[Key, LoadedObject]) -> dict[Key, list[Problem]]:
-    """The problems of each object that refers to something missing or of the wrong type."""
+def check_references(objects: Mapping[Key, LoadedObject], *, local: bool = True) -> dict[Key, list[Problem]]:
+    """The problems of each object that refers to something missing or of the wrong type.
+
+    Args:
+        local: There is no operator that sees what namespaces allow one another.
+    """
     found: dict[Key, list[Problem]] = {}
     for key, loaded in objects.items():
-        problems = list(reference_problems(loaded, objects))
+        problems = list(reference_problems(loaded, objects, local=local))
         if problems:
             found[key] = problems
     return found
 
 
-def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> Iterator[Problem]:
-    """What is wrong with what one object refers to."""
-    check = _Check(loaded, objects)
+def reference_problems(
+    loaded: LoadedObject, objects: Mapping[Key, LoadedObject], *, local: bool = False
+) -> Iterator[Problem]:
+    """What is wrong with what one object refers to. Objects of other namespaces are looked at if known."""
+    check = _Check(loaded, objects, local=local)
     resource = loaded.resource
     if isinstance(resource, KnowledgeBase):
-        at = ("spec", "embedding", "modelConfigRef", "name")
-        yield from check.model(resource.spec.embedding.model_config_ref.name, "Embedding", *at)
+        at = ("spec", "embedding", "modelConfigRef")
+        yield from check.model(resource.spec.embedding.model_config_ref, "Embedding", *at)
         rerank = resource.spec.retrieval.rerank
         if rerank is not None:
-            at_rerank = ("spec", "retrieval", "rerank", "modelConfigRef", "name")
-            yield from check.model(rerank.model_config_ref.name, "Rerank", *at_rerank)
+            at_rerank = ("spec", "retrieval", "rerank", "modelConfigRef")
+            yield from check.model(rerank.model_config_ref, "Rerank", *at_rerank)
     elif isinstance(resource, AgentTeam):
         spec = resource.spec
-        yield from check.model(spec.model_config_ref.name, "Chat", "spec", "modelConfigRef", "name")
+        yield from check.model(spec.model_config_ref, "Chat", "spec", "modelConfigRef")
         for index, member in enumerate(spec.members):
             if member.model_config_ref is not None:
-                at_member = ("spec", "members", index, "modelConfigRef", "name")
-                yield from check.model(member.model_config_ref.name, "Chat", *at_member)
+                at_member = ("spec", "members", index, "modelConfigRef")
+                yield from check.model(member.model_config_ref, "Chat", *at_member)
             team_ref = member.team_ref
             if team_ref is not None and not team_ref.foreign_to(resource.metadata.namespace):
                 yield from check.exists(
                     "AgentTeam", team_ref.name, "spec", "members", index, "teamRef", "name"
                 )
         if spec.evaluation is not None and spec.evaluation.judge_model_config_ref is not None:
-            at_judge = ("spec", "evaluation", "judgeModelConfigRef", "name")
-            yield from check.model(spec.evaluation.judge_model_config_ref.name, "Chat", *at_judge)
+            at_judge = ("spec", "evaluation", "judgeModelConfigRef")
+            yield from check.model(spec.evaluation.judge_model_config_ref, "Chat", *at_judge)
         for index, knowledge in enumerate(spec.knowledge):
             if knowledge.knowledge_base_ref.foreign_to(resource.metadata.namespace):
                 continue  # its owner's matter: the operator and the retrieval service look after it
@@ -57,12 +63,13 @@ def reference_problems(loaded: LoadedObject, objects: Mapping[Key, LoadedObject]
         yield from check.told(price_rules(resource, objects))
     else:
         for index, ref in enumerate(resource.spec.fallback_refs):
-            yield from check.model(ref.name, resource.spec.type, "spec", "fallbackRefs", index, "name")
+            yield from check.model(ref, resource.spec.type, "spec", "fallbackRefs", index)
         yield from check.told(cycles(resource, objects))
 
 
 class _Check:
-    def __init__(self, loaded: LoadedObject, objects: Mapping[Key, LoadedObject]) -> None:
+    def __init__(self, loaded: LoadedObject, objects: Mapping[Key, LoadedObject], *, local: bool) -> None:
+        self._local = local
         self._loaded = loaded
         self._objects = objects
         self._namespace = loaded.resource.metadata.namespace
@@ -77,15 +84,21 @@ class _Check:
             fix += f", or name one that is there: {', '.join(known[:8])}"
         yield self._problem(f'no {kind} "{name}" in namespace "{self._namespace}"', fix, *at)
 
-    def model(self, name: str, wanted: ModelType, *at: str | int) -> Iterator[Problem]:
-        target = self._objects.get(("ModelConfig", self._namespace, name))
-        if target is None:
-            yield from self.exists("ModelConfig", name, *at)
+    def model(self, ref: ModelConfigRef, wanted: ModelType, *at: str | int) -> Iterator[Problem]:
+        foreign = ref.foreign_to(self._namespace)
+        if foreign and self._local:
+            message = "a ModelConfig of another namespace can be used on a cluster only"
+            yield self._problem(message, "apply one in this namespace, and name that", *at, "namespace")
+            return
+        target = self._objects.get(("ModelConfig", ref.namespace or self._namespace, ref.name))
+        if target is None and not foreign:
+            yield from self.exists("ModelConfig", ref.name, *at, "name")
+        elif target is None:
+            return  # its owner's matter: the operator and the services look after it
         elif isinstance(target.resource, ModelConfig) and target.resource.spec.type != wanted:
-            message = (
-                f'ModelConfig "{name}" has type {target.resource.spec.type}, and {wanted} is needed here'
-            )
-            yield self._problem(message, f"name a ModelConfig of type {wanted}", *at)
+            said, has = ref.of(self._namespace), target.resource.spec.type
+            message = f'ModelConfig "{said}" has type {has}, and {wanted} is needed here'
+            yield self._problem(message, f"name a ModelConfig of type {wanted}", *at, "name")
 
     def told(self, complaints: Iterable[Complaint]) -> Iterator[Problem]:
         for at, message, fix in complaints:

@@ -51,6 +51,14 @@ EVERYONE = "*"
 """Of a list of tenants: all of them."""
 
 
+def not_permitted(kind: str, owner: str, name: str, namespace: str) -> str:
+    """The same words whether it is there or not: else one could try names."""
+    return (
+        f'{kind} "{name}" of namespace "{owner}" is not there, or does not allow namespace "{namespace}"; '
+        "its owner allows it by spec.allowedNamespaces, such as {from: All}"
+    )
+
+
 def permits(allowed: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether another namespace with these labels may; `allowed` as it is written in a valid spec."""
     match allowed.get("from", "Same"):

@@ -33,18 +33,23 @@ def folder_source(folder: Path, *, python_tools: bool = False) -> Source:
 
 
 def cluster_source(
-    stack: AsyncExitStack, *, namespace: str | None, kinds: Sequence[str] = ALL_KINDS
+    stack: AsyncExitStack,
+    *,
+    namespace: str | None,
+    kinds: Sequence[str] = ALL_KINDS,
+    secrets_dir: Path | None = None,
 ) -> Source:
     """The cluster's that this process runs in, or that KUBECONFIG names. The stack ends the connections.
 
     Args:
         namespace: None: of every namespace.
+        secrets_dir: As of ClusterCatalogue.
     """
     from manifests.kubernetes_feed import KubernetesFeed  # noqa: PLC0415  local mode has no need of it
 
     feed = KubernetesFeed(namespace)
     stack.push_async_callback(feed.close)
-    catalogue = ClusterCatalogue(feed, kinds=kinds)
+    catalogue = ClusterCatalogue(feed, kinds=kinds, secrets_dir=secrets_dir)
     return Source(objects=catalogue, watch=catalogue.watch, ready=catalogue.synced)
 
 

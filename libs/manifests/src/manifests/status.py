@@ -52,6 +52,13 @@ class ModelConfigStatus(Status):
     probed_dimensions: int | None = Field(
         default=None, description="Elements of a vector, as the endpoint answered. Only with type Embedding."
     )
+    allowed_tenants: tuple[Annotated[str, StringConstraints(max_length=63)], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Namespaces that may use it besides its own, by spec.allowedNamespaces and their labels; "
+        "* for all. The services go by it.",
+        json_schema_extra={**SET},
+    )
 
 
 class EmbeddingStatus(Model):

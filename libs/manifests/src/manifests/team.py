@@ -327,11 +327,10 @@ class AgentTeam(Model):
         left_out = {**dict.fromkeys(UNREVISED, True), "instructions_from": True}
         members = {"__all__": {"instructions_from": True}}
         spec = self.spec.model_dump(mode="json", by_alias=True, exclude={**left_out, "members": members})
-        for use in spec["knowledge"]:
-            if use["knowledgeBaseRef"]["namespace"] is None:  # as before there was the field
-                del use["knowledgeBaseRef"]["namespace"]
-        for ref in [member["teamRef"] for member in spec["members"] if member["teamRef"]]:
-            if ref["namespace"] is None:
+        of_members = (member[ref] for member in spec["members"] for ref in ("modelConfigRef", "teamRef"))
+        uses = (use["knowledgeBaseRef"] for use in spec["knowledge"])
+        for ref in (spec["modelConfigRef"], *of_members, *uses):
+            if ref is not None and ref["namespace"] is None:  # as before there was the field
                 del ref["namespace"]
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -20,6 +20,7 @@ from agentteams_operator.core.ports import (
     QualityState,
 )
 from manifests import KnowledgeBase
+from manifests.base import model_said
 from manifests.golden import GoldenQuery
 from manifests.knowledge_pb import golden_set_to_pb, to_pb
 from servicekit.client import RpcClient
@@ -84,7 +85,7 @@ class RetrievalKnowledge:
 def _state(found: kb_pb.KnowledgeBase) -> KnowledgeState:
     documents, tuning = found.documents, found.index_status.tuning
     return KnowledgeState(
-        model=found.embedding_model.removeprefix("models/"),
+        model=model_said(found.embedding_model),
         dimensions=found.dimension,
         fingerprint=found.model_fingerprint,
         deployment=found.deployment,

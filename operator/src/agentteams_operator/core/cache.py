@@ -12,6 +12,7 @@ from agentteams_operator.core.objects import (
     POOL,
     REVISION,
     SHARED_KINDS,
+    SHARED_MODELS,
     TEAM,
     Key,
     Stored,
@@ -41,6 +42,7 @@ class Cache:
         self._names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._named_by: defaultdict[Key, set[Key]] = defaultdict(set)
         self._owned: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._abroad: defaultdict[str, set[Key]] = defaultdict(set)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -67,6 +69,8 @@ class Cache:
                 yield key
             if key.kind == TEAM:
                 yield Key(POOL, key.namespace, "")
+        for namespace in list(self._abroad):
+            yield Key(SHARED_MODELS, namespace, "")
 
     def users(self, key: Key) -> set[Key]:
         """Who names it."""
@@ -133,6 +137,7 @@ class Cache:
                     del self._named_by[gone]
             for come in after - before:
                 self._named_by[come].add(key)
+            self._index_abroad(key, after)
         if key.kind in OURS:
             return
         for one, owner in ((old, owner_of(old)), (new, owner_of(new))):
@@ -141,11 +146,19 @@ class Cache:
                 if not self._owned[owner]:
                     del self._owned[owner]
 
+    def _index_abroad(self, key: Key, named: Collection[Key]) -> None:
+        if any(one.kind == MODEL and one.namespace != key.namespace for one in named):
+            self._abroad[key.namespace].add(key)
+        elif key.namespace in self._abroad:
+            self._abroad[key.namespace].discard(key)
+            if not self._abroad[key.namespace]:
+                del self._abroad[key.namespace]
+
     def _tell(self, key: Key, old: Stored | None, new: Stored | None) -> None:
         if key.kind in OURS:
             self._changed(key)
             if key.kind == TEAM:
-                self._changed(Key(POOL, key.namespace, ""))
+                self._tell_pool(key.namespace)
             served = any(self._has_credentials(one) for one in (old, new))
             if (served and _spec_differs(old, new)) or judge_of(old) != judge_of(new):
                 self._changed(ALL_CREDENTIALS)
@@ -156,6 +169,10 @@ class Cache:
         owner = owner_of(new) or owner_of(old)
         if owner is not None:
             self._changed(owner)
+        if owner is not None and owner.kind == SHARED_MODELS and matters(old, new):
+            self._changed(Key(POOL, key.namespace, ""))
+            for name in self._names.get((TEAM, key.namespace), ()):
+                self._changed(Key(TEAM, key.namespace, name))
         if owner is not None and owner.kind == POOL and _serves(old) != _serves(new):
             for name in self._names.get((TEAM, key.namespace), ()):
                 self._changed(Key(TEAM, key.namespace, name))
@@ -166,16 +183,22 @@ class Cache:
         for user in self._affected(key):
             self._changed(user)
             if user.kind == TEAM:
-                self._changed(Key(POOL, user.namespace, ""))
+                self._tell_pool(user.namespace)
             if self._has_credentials(self._objects.get(user)):
                 self._changed(ALL_CREDENTIALS)
+
+    def _tell_pool(self, namespace: str) -> None:
+        """The pods of a namespace, and what they must know of models of others."""
+        self._changed(Key(POOL, namespace, ""))
+        if self._abroad.get(namespace) or self._owned.get(Key(SHARED_MODELS, namespace, "")):
+            self._changed(Key(SHARED_MODELS, namespace, ""))
 
     def _has_credentials(self, one: Stored | None) -> bool:
         """Whether it is a model whose keys a service of the installation needs."""
         if one is None or one.key.kind != MODEL:
             return False
-        teams = (self._objects[Key(TEAM, one.key.namespace, n)] for n in self.names(TEAM, one.key.namespace))
-        return embeds(one) or any(judge_of(team) == one.key.name for team in teams)
+        users = (self._objects.get(user) for user in self.users(one.key))
+        return embeds(one) or any(judge_of(user) == one.key for user in users)
 
     def _tell_selectors(self) -> None:
         """Who lets namespaces in by their labels, and who refers to those."""
@@ -185,6 +208,8 @@ class Cache:
                 if key.kind == TEAM:  # whose pods may be reached
                     self._changed(Key(POOL, key.namespace, ""))
                 self._tell_users(key)
+                if self._has_credentials(self._objects[key]):
+                    self._changed(ALL_CREDENTIALS)
 
     def _tell_over_quota(self, key: Key) -> None:
         """One that goes, or takes less, makes room for those that wait."""
@@ -205,7 +230,7 @@ class Cache:
         for kind in OURS:
             for name in self._names.get((kind, namespace), ()):
                 self._changed(Key(kind, namespace, name))
-        self._changed(Key(POOL, namespace, ""))
+        self._tell_pool(namespace)
 
 
 def matters(old: Stored | None, new: Stored | None) -> bool:

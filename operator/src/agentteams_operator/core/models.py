@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentteams_operator.core.across import leads_back
 from agentteams_operator.core.cache import Cache
-from agentteams_operator.core.credentials import too_long
+from agentteams_operator.core.credentials import too_long_for_embedding
 from agentteams_operator.core.decide.model_config import (
     PROBE_FAILED_S,
     PROBE_S,
@@ -21,7 +21,7 @@ from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiServer, Endpoints, Probe
 from agentteams_operator.core.reading import Objects, Reader, loaded
 from agentteams_operator.core.references import references, secret_keys
-from agentteams_operator.core.sharing import refused
+from agentteams_operator.core.sharing import allowed_tenants, may_use, refused
 from manifests import ModelConfig
 from manifests.references import reference_problems
 from servicekit.clock import Clock
@@ -62,12 +62,15 @@ class Models:
             for key in secrets_of(keys, namespace)
             if (found := self._cache.get(key)) is not None and found.deleted_at is None
         }
-        broken = [*too_long(one), *broken_references(self._cache, self._reader, one)]
+        broken = [*too_long_for_embedding(one), *broken_references(self._cache, self._reader, one)]
         probe = None
         config = read.resource
         if isinstance(config, ModelConfig) and resolved_refs(namespace, secrets, keys, broken).holds:
             probe = await self._probe(one, config, secrets, keys)
-        seen = ObservedModel(one=one, read=read, secrets=secrets, keys=keys, broken=broken, probe=probe)
+        seen = ObservedModel(
+            one=one, read=read, secrets=secrets, keys=keys, broken=broken, probe=probe,
+            allowed=allowed_tenants(self._cache, one),
+        )  # fmt: skip
         return decide_model(seen, self._clock.now())
 
     async def _probe(
@@ -97,7 +100,8 @@ def broken_references(cache: Cache, reader: Reader, one: Stored) -> list[tuple[s
     resource = reader.read(one).resource
     if resource is None:
         return []
-    objects = Objects(reader, one.key.namespace, lambda: cache.keys(*_NAMED))
+    own = one.key.namespace
+    objects = Objects(reader, own, lambda: cache.keys(*_NAMED), visible=lambda key: may_use(cache, own, key))
     found, invalid = [*refused(cache, one), *leads_back(cache, one)], set()
     for key in sorted(references(one.key.namespace, one.spec)):
         if key.namespace != one.key.namespace:

@@ -15,7 +15,7 @@ CONFIG_MAP = "ConfigMap"
 NAMESPACE = "Namespace"
 REVISION = "ControllerRevision"
 OURS = (MODEL, KNOWLEDGE, TEAM)
-SHARED_KINDS = (KNOWLEDGE, TEAM)
+SHARED_KINDS = OURS
 """The kinds whose `spec.allowedNamespaces` lets other namespaces in."""
 POOL = "Pool"
 """A key that is no object: the orchestrators that the teams of a namespace share."""
@@ -27,8 +27,12 @@ TEAM_LABEL = "agentteams.dev/team"
 """On what the operator makes for one team: its name. On what it makes for a pool: POOL_LABEL."""
 POOL_LABEL = "agentteams.dev/pool"
 SHARED = "shared"
+SHARED_MODELS = "SharedModels"
+"""A key that is no object: what the pods of a namespace must know of models of others."""
 CREDENTIALS_LABEL = "agentteams.dev/credentials"
-"""On the Secret for the embedding service."""
+"""On the Secrets for services of the installation."""
+SHARED_MODELS_LABEL = "agentteams.dev/shared-models"
+"""On the Secret with models of other namespaces."""
 
 
 class Key(NamedTuple):
@@ -91,6 +95,8 @@ def owner_of(one: Stored | None) -> Key | None:
         return Key(TEAM, one.key.namespace, one.labels[TEAM_LABEL])
     if CREDENTIALS_LABEL in one.labels:
         return ALL_CREDENTIALS
+    if SHARED_MODELS_LABEL in one.labels:
+        return Key(SHARED_MODELS, one.key.namespace, "")
     return Key(POOL, one.key.namespace, "") if POOL_LABEL in one.labels else None
 
 
@@ -99,12 +105,14 @@ def embeds(one: Stored | None) -> bool:
     return one is not None and one.key.kind == MODEL and one.spec.get("type") in ("Embedding", "Rerank")
 
 
-def judge_of(one: Stored | None) -> str:
-    """The ModelConfig that scores a team's answers; empty: none."""
+def judge_of(one: Stored | None) -> Key | None:
+    """The ModelConfig that scores a team's answers; None: none does."""
     if one is None or one.key.kind != TEAM:
-        return ""
+        return None
     reference = (one.spec.get("evaluation") or {}).get("judgeModelConfigRef") or {}
-    return str(reference.get("name", ""))
+    if not reference.get("name"):
+        return None
+    return Key(MODEL, str(reference.get("namespace") or one.key.namespace), str(reference["name"]))
 
 
 def allowed_of(one: Stored) -> Mapping[str, Any]:

@@ -72,13 +72,21 @@ class Reader:
 class Objects(Mapping[tuple[str, str, str], LoadedObject]):
     """The valid objects as `manifests` takes them, read when they are asked for."""
 
-    def __init__(self, reader: Reader, namespace: str, keys: Callable[[], Iterator[Key]]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        namespace: str,
+        keys: Callable[[], Iterator[Key]],
+        *,
+        visible: Callable[[Key], bool] = lambda key: True,
+    ) -> None:
+        self._visible = visible
         self._reader = reader
         self._namespace = namespace
         self._keys = keys
 
     def __getitem__(self, key: tuple[str, str, str]) -> LoadedObject:
-        found = self._reader.resource(Key(*key))
+        found = self._reader.resource(Key(*key)) if self._visible(Key(*key)) else None
         if found is None:
             raise KeyError(key)
         return loaded(found)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import NAMESPACE, Key, Stored, allowed_of
 from agentteams_operator.core.references import references
-from manifests.sharing import EVERYONE, permits
+from manifests.sharing import EVERYONE, not_permitted, permits
 
 __all__ = ["EVERYONE", "allowed_tenants", "may_use", "refused"]
 
@@ -41,9 +41,4 @@ def refused(cache: Cache, one: Stored) -> Iterator[tuple[str, str]]:
     for key in sorted(references(own, one.spec)):
         if may_use(cache, own, key):
             continue
-        # The same words whether it is there or not: else one could try names.
-        yield (
-            "RefNotPermitted",
-            f'{key.kind} "{key.name}" of namespace "{key.namespace}" is not there, or does not allow '
-            f'namespace "{own}"; its owner allows it by spec.allowedNamespaces, such as {{from: All}}',
-        )
+        yield "RefNotPermitted", not_permitted(key.kind, key.namespace, key.name, own)

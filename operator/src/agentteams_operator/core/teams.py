@@ -8,15 +8,17 @@ from agentteams_operator.core.across import called_owners, callers
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.decide.model_config import secret_hash, secrets_of
 from agentteams_operator.core.decide.team import ObservedServing, ObservedTeam, decide_team
+from agentteams_operator.core.kept_secret import Named, named_by, too_long
 from agentteams_operator.core.models import broken_references
 from agentteams_operator.core.objects import KNOWLEDGE, MODEL, TEAM, Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.quotas import Quotas
+from agentteams_operator.core.reach import asked, mounted_keys, reached
 from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.references import references, secret_keys
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.serving import broken, serving
-from agentteams_operator.core.sharing import allowed_tenants, may_use
+from agentteams_operator.core.sharing import allowed_tenants
 from agentteams_operator.core.texts import Texts
 from agentteams_operator.specs.calls import calls_policy
 from agentteams_operator.specs.pool import (
@@ -79,7 +81,7 @@ class Teams:
             return Outcome()
         namespace = one.key.namespace
         keys = sorted(secret_keys(one.spec))
-        reached = self._reached(one)
+        found = reached(self._cache, one)
         own = one.spec.get("runtime") is not None
         name = pool_name(one.key.name) if own else SHARED_POOL
         compiled = await self._texts.compiled(one)
@@ -90,15 +92,21 @@ class Teams:
         wanted = read.resource.revision if known and isinstance(read.resource, AgentTeam) else ""
         current = one.status.get("currentRevision")
         served = self._served(one) if current and current != wanted else None
-        pool_secrets = sorted({*keys, *self._keys_of(reached), *(served[1] if served else ())}) if own else []
+        mounted = {*keys, *mounted_keys(self._cache, one), *(served[1] if served else ())} if own else ()
+        pool_secrets = sorted(mounted)
         seen = ObservedTeam(
             one=one,
             read=read,
             secrets=self._secrets(namespace, keys),
             keys=keys,
-            broken=[*compiled.broken, *_local_only(one), *broken_references(self._cache, self._reader, one)],
-            models=self._needed_models(one, reached),
-            knowledge=[found for found in reached if found.key.kind == KNOWLEDGE],
+            broken=[
+                *compiled.broken,
+                *_local_only(one),
+                *broken_references(self._cache, self._reader, one),
+                *too_long(self._foreign_keys(one), "the copy in this namespace"),
+            ],
+            models=self._needed_models(one, found),
+            knowledge=[other for other in found if other.key.kind == KNOWLEDGE],
             owned=self._cache.owned(one.key),
             pool=self._cache.get(Key("Deployment", namespace, name)),
             pool_secrets=pool_secrets,
@@ -132,7 +140,7 @@ class Teams:
         if shared:
             keys = {key for team in shared for key in secret_keys(team.spec)}
             for team in shared:
-                keys.update(self._keys_of(self._reached(team)))
+                keys.update(mounted_keys(self._cache, team))
                 keys.update(self._served(team)[1])
             secrets = sorted(keys)
             pool = Pool(
@@ -164,43 +172,25 @@ class Teams:
             name = f"{team.key.name}-{team.status.get('currentRevision')}"
             lost = ("RevisionNotFound", f"the ControllerRevision {name} is not there any more")
             return ObservedServing(secrets={}, keys=(), broken=[lost], models=(), knowledge=()), set()
-        keys, reached = sorted(secret_keys(found.spec)), self._reached(found)
+        keys, uses = sorted(secret_keys(found.spec)), reached(self._cache, found)
         seen = ObservedServing(
             secrets=self._secrets(team.key.namespace, keys),
             keys=keys,
             broken=list(broken(self._cache, found)),
-            models=self._needed_models(found, reached),
-            knowledge=[one for one in reached if one.key.kind == KNOWLEDGE],
+            models=self._needed_models(found, uses),
+            knowledge=[one for one in uses if one.key.kind == KNOWLEDGE],
         )
-        return seen, {*keys, *self._keys_of(reached)}
+        return seen, {*keys, *mounted_keys(self._cache, found)}
 
-    def _reached(self, team: Stored) -> list[Stored]:
-        """ModelConfigs and KnowledgeBases that a run of the team may use: fallbacks and nested teams too."""
-        seen, ahead = {team.key}, [team]
-        found = []
-        while ahead:
-            current = ahead.pop()
-            for key in sorted(references(current.key.namespace, current.spec)):
-                other = self._cache.get(key)
-                if key in seen or other is None or other.deleted_at is not None:
-                    continue
-                foreign_team = key.kind == TEAM and key.namespace != current.key.namespace
-                if foreign_team or not may_use(self._cache, current.key.namespace, key):
-                    continue  # how it is doing is nothing that this namespace is told
-                seen.add(key)
-                if key.kind in (MODEL, KNOWLEDGE):
-                    found.append(other)
-                if key.kind in (MODEL, TEAM):
-                    ahead.append(other)
-        return found
-
-    def _needed_models(self, team: Stored, reached: Sequence[Stored]) -> list[Stored]:
+    def _needed_models(self, team: Stored, found: Sequence[Stored]) -> list[Stored]:
         """Those that agents name, without those for which a fallback stands in."""
         named = references(team.key.namespace, team.spec)
-        for found in self._nested(team):
-            named |= references(found.key.namespace, found.spec)
+        for nested in self._nested(team):
+            named |= references(nested.key.namespace, nested.spec)
         return [
-            one for one in reached if one.key.kind == MODEL and one.key in named and not self._stood_in(one)
+            one
+            for one in found
+            if one.key.kind == MODEL and one.key in named and not self._stood_in(one, team.key.namespace)
         ]
 
     def _nested(self, team: Stored) -> list[Stored]:
@@ -217,16 +207,15 @@ class Teams:
                     ahead.append(other)
         return found
 
-    def _stood_in(self, model: Stored) -> bool:
+    def _stood_in(self, model: Stored, namespace: str) -> bool:
         if model.condition("Ready").get("status") == "True":
             return False
-        others = [one for one in self._reached(model) if one.key.kind == MODEL]
+        others = [one for one in reached(self._cache, model, namespace) if one.key.kind == MODEL]
         return any(one.condition("Ready").get("status") == "True" for one in others)
 
-    def _keys_of(self, models: Sequence[Stored]) -> Iterator[tuple[str, str]]:
-        for one in models:
-            if one.key.kind == MODEL:
-                yield from secret_keys(one.spec)
+    def _foreign_keys(self, team: Stored) -> list[Named]:
+        foreign = (one for one in asked(self._cache, team) if one.key.namespace != team.key.namespace)
+        return [named for one in foreign for named in named_by(one)]
 
     def _secrets(self, namespace: str, keys: Sequence[tuple[str, str]]) -> dict[str, Stored]:
         return {

@@ -51,7 +51,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         api_key=settings.builtin_chat_api_key.get_secret_value(),
         model=settings.builtin_chat_model,
     )
-    secrets = SecretFiles(settings.secrets_dir)
+    secrets = SecretFiles(settings.secrets_dir, own=key.tenant if settings.manifests_dir is None else "")
     models = EndpointModels(built_in=built_in or None, secrets=secrets)
     stack.push_async_callback(models.close)
     mcp = McpTools(secrets=secrets, clock=SystemClock())
@@ -126,4 +126,4 @@ def _manifests(settings: Settings, key: IdentityKey, stack: AsyncExitStack) -> S
             f"identity key file {settings.identity_key_file}: with AGENTTEAMS_MANIFESTS_CLUSTER it must "
             "be the key of one tenant, whose namespace is followed; this is the installation's"
         )
-    return cluster_source(stack, namespace=key.tenant)
+    return cluster_source(stack, namespace=key.tenant, secrets_dir=settings.secrets_dir)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, conditions, no, ready, unknown, yes
+from agentteams_operator.core.decide.allowed import accepted, allowed_status
 from agentteams_operator.core.objects import SECRET, Key, Stored
 from agentteams_operator.core.outcome import Outcome, transitions
 from agentteams_operator.core.ports import Probe
@@ -25,6 +26,7 @@ class ObservedModel:
         keys: Name and key of all that it takes from Secrets.
         broken: What is wrong with its fallbacks, in words; each with its reason.
         probe: How the endpoint answered; None: it was not asked, since something is missing.
+        allowed: Tenants that may use it, besides its own.
     """
 
     one: Stored
@@ -33,12 +35,13 @@ class ObservedModel:
     keys: Sequence[tuple[str, str]]
     broken: Sequence[tuple[str, str]] = ()
     probe: Probe | None = None
+    allowed: Sequence[str] = ()
 
 
 def decide_model(seen: ObservedModel, now: datetime) -> Outcome:
     """The status of a ModelConfig."""
     resolved = resolved_refs(seen.one.key.namespace, seen.secrets, seen.keys, seen.broken)
-    parts = (seen.read.accepted, resolved, _reachable(seen))
+    parts = (accepted(seen.read, seen.allowed), resolved, _reachable(seen))
     verdicts = (*parts, ready(parts, "The endpoint answers."))
     generation = seen.one.generation
     status: dict[str, Any] = {
@@ -47,6 +50,7 @@ def decide_model(seen: ObservedModel, now: datetime) -> Outcome:
             verdicts, seen.one.status.get("conditions", ()), generation=generation, now=now
         ),
     }
+    status |= allowed_status(seen.allowed)
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
     if seen.probe is not None and seen.probe.dimensions is not None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, conditions, no, ready, yes
+from agentteams_operator.core.decide.allowed import accepted, allowed_status
 from agentteams_operator.core.decide.model_config import resolved_refs, secret_hash
 from agentteams_operator.core.objects import Key, Stored, rolled_out
 from agentteams_operator.core.outcome import Event, Outcome, transitions
@@ -17,7 +18,6 @@ from agentteams_operator.specs.settings import PoolSettings
 from manifests import AgentTeam
 
 HISTORY = 10
-MAX_ALLOWED = 1000
 _AGAIN_S, _NO_KEDA_S = 600.0, 60.0
 
 
@@ -79,7 +79,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     one, team = seen.one, seen.wanted
     before = one.status
     parts = (
-        _accepted(seen),
+        accepted(seen.read, seen.allowed),
         resolved_refs(one.key.namespace, seen.secrets, seen.keys, seen.broken),
         _others_ready("ModelsReady", "ModelNotReady", seen.models),
         _others_ready("KnowledgeReady", "KnowledgeNotReady", seen.knowledge),
@@ -98,8 +98,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
     status |= _replicas(seen, team)
-    if seen.allowed and len(seen.allowed) <= MAX_ALLOWED:
-        status["allowedTenants"] = list(seen.allowed)
+    status |= allowed_status(seen.allowed)
     verdicts = [*parts, progressing, *_scaled(seen, team, settings), _ready(seen, wanted, current, parts)]
     status["conditions"] = conditions(
         verdicts, before.get("conditions", ()), generation=one.generation, now=now
@@ -112,17 +111,6 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         events=_events(before, status),
         again_s=_NO_KEDA_S if any(v.reason == "KedaNotInstalled" for v in verdicts) else _AGAIN_S,
     )
-
-
-def _accepted(seen: ObservedTeam) -> Verdict:
-    allowed = len(seen.allowed)
-    if not seen.read.accepted.holds or allowed <= MAX_ALLOWED:
-        return seen.read.accepted
-    words = (
-        f"spec.allowedNamespaces.selector lets {allowed} namespaces in, and at most {MAX_ALLOWED} may, so "
-        "that it lets in none; use a label that fewer have, or from: All"
-    )
-    return no("Accepted", "TooManyNamespaces", words)
 
 
 def _others_ready(kind: str, reason: str, others: Sequence[Stored]) -> Verdict:

@@ -54,7 +54,9 @@ class EmbedRequest(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Required. Format: `models/{model}`, a ModelConfig of type Embedding in the
-    caller's namespace.
+    caller's namespace, or `tenants/{tenant}/models/{model}`, one of another
+    namespace that allows the caller's (spec.allowedNamespaces). MODEL_NOT_FOUND
+    is the answer whether that one is not there or not allowed.
     """
     kind: Global___TextKind.ValueType
     """Optional. Default: TEXT_KIND_PASSAGE."""
@@ -133,7 +135,7 @@ class GetEmbeddingModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. Format: `models/{model}`."""
+    """Required. Format: as of EmbedRequest.model."""
     def __init__(
         self,
         *,
@@ -158,7 +160,7 @@ class EmbeddingModel(_message.Message):
     MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Format: `models/{model}`."""
+    """Format: as of EmbedRequest.model."""
     dimension: _builtins.int
     """Elements of one vector."""
     max_input_tokens: _builtins.int

@@ -29,7 +29,9 @@ class RerankRequest(_message.Message):
     PASSAGES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Required. Format: `models/{model}`, a ModelConfig of type Rerank in the
-    caller's namespace.
+    caller's namespace, or `tenants/{tenant}/models/{model}`, one of another
+    namespace that allows the caller's (spec.allowedNamespaces). MODEL_NOT_FOUND
+    is the answer whether that one is not there or not allowed.
     """
     query: _builtins.str
     """Required. Not empty or only white space."""

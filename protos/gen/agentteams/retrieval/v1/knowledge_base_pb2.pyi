@@ -221,7 +221,9 @@ class KnowledgeBase(_message.Message):
     `[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?`.
     """
     embedding_model: _builtins.str
-    """Required. The model of all its vectors. Format: `models/{model}`."""
+    """Required. The model of all its vectors. Format: `models/{model}`, or
+    `tenants/{tenant}/models/{model}` of another tenant that allows this one.
+    """
     search_mode: Global___SearchMode.ValueType
     """Optional. Default: SEARCH_MODE_HYBRID. Can be updated."""
     dimension: _builtins.int
@@ -501,7 +503,7 @@ class Rerank(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Required. A model of type Rerank. Format: `models/{model}`."""
+    """Required. A model of type Rerank. Format: as of embedding_model."""
     candidates: _builtins.int
     """How many of the best are looked at. Default 4 times top_k; at least top_k,
     at most 256.

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from manifests.base import model_said
 from servicekit.errors import FieldViolation, InvalidArgument
 
 MAX_TEXTS = 256
 _NAMED_VIOLATIONS = 16  # of 256 empty texts, the first say enough
 
-_MODEL = re.compile(r"models/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)")
+_NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_MODEL = re.compile(rf"(?:tenants/{_NAME}/)?models/{_NAME}")
 
 
 def model_name(field: str, value: str) -> str:
-    """The name in `models/{name}`. Raises: InvalidArgument."""
-    match = _MODEL.fullmatch(value)
-    if match is None:
-        raise InvalidArgument.field(field, "must be models/{model}, such as models/builtin", value)
-    return match[1]
+    """What the caller calls the model: `name`, or `tenant/name` of another one's. Raises: InvalidArgument."""
+    if _MODEL.fullmatch(value) is None:
+        what = "must be models/{model}, such as models/builtin, or tenants/{tenant}/models/{model}"
+        raise InvalidArgument.field(field, what, value)
+    return model_said(value)
 
 
 def check_texts(texts: Sequence[str], field: str) -> None:

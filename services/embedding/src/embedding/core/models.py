@@ -20,7 +20,9 @@ from embedding.core.ports import (
 )
 from embedding.core.shortened import Shortened
 from manifests import ModelConfig
+from manifests.base import model_resource, owner_and_name
 from manifests.endpoints import EndpointUnusable, Secrets, endpoint_of, has_secrets
+from manifests.sharing import not_permitted
 from servicekit.errors import FailedPrecondition, NotFound
 from servicekit.leases import Leases
 
@@ -66,7 +68,7 @@ class OpenModels(Generic[M]):
 
     @asynccontextmanager
     async def lease(self, namespace: str, name: str) -> AsyncIterator[M]:
-        """The model of `models/{name}`; it stays open for the block.
+        """The model that a namespace calls so; it stays open for the block.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
@@ -91,9 +93,12 @@ class OpenModels(Generic[M]):
 
     async def _source(self, namespace: str, name: str) -> tuple[Source, int | None]:
         """Where the model is, and what its vectors are cut to here; an endpoint cuts them itself."""
-        config = self._configs.model(namespace, name) if self._configs is not None else None
+        config = self._configs.usable_model(namespace, name) if self._configs is not None else None
         if config is None:
             if name != BUILTIN:
+                owner, own = owner_and_name(namespace, name)
+                if owner != namespace:
+                    raise _not_found(name, not_permitted("ModelConfig", owner, own, namespace))
                 raise _not_found(
                     name,
                     f"models/{name}: no ModelConfig of that name in namespace {namespace!r}; "
@@ -103,7 +108,7 @@ class OpenModels(Generic[M]):
         spec = config.spec
         if spec.type != self.TYPE:
             raise _not_found(
-                name, f"models/{name} is of type {spec.type}; name a ModelConfig of type {self.TYPE}"
+                name, f"{model_resource(name)} is of type {spec.type}; name a ModelConfig of type {self.TYPE}"
             )
         if spec.provider == "BuiltIn":
             builtin = self._installed(name)
@@ -160,4 +165,4 @@ class Rerankers(OpenModels[Reranker]):
 
 
 def _not_found(name: str, message: str) -> NotFound:
-    return NotFound(message, reason="MODEL_NOT_FOUND", metadata={"model": f"models/{name}"})
+    return NotFound(message, reason="MODEL_NOT_FOUND", metadata={"model": model_resource(name)})

@@ -125,8 +125,11 @@ class Reranker(Protocol):
 class ModelConfigs(Protocol):
     """The ModelConfigs of all namespaces."""
 
-    def model(self, namespace: str, name: str) -> ModelConfig | None:
-        """The ModelConfig of that name; reads memory only."""
+    def usable_model(self, tenant: str, said: str) -> ModelConfig | None:
+        """The ModelConfig that a tenant calls so: `name`, or `owner/name` of one whose owner allows it.
+
+        Reads memory only. None: there is none, or not for this tenant.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from agentteams.embedding.v1 import embedding_service_pb2 as pb
 from agentteams.embedding.v1 import embedding_service_pb2_grpc
 
 from evaluation.core.ports import Embed, Vectors
+from manifests.base import model_resource
 from servicekit.client import RpcClient
 from servicekit.errors import Internal
 
@@ -38,7 +39,7 @@ class EmbeddingClient:
     async def _embed(self, model: str, texts: Sequence[str], kind: "pb.TextKind.ValueType") -> Vectors:
         request = pb.EmbedRequest(
             # An empty text has no vector; a full stop is about nothing.
-            model=f"models/{model}",
+            model=model_resource(model),
             kind=kind,
             texts=[text[:_MOST_CHARS].strip() or "." for text in texts],
         )

@@ -50,10 +50,12 @@ class EndpointJudges:
     @asynccontextmanager
     async def lease(self, tenant: str, name: str) -> AsyncIterator[JudgeModel]:
         """See Judges."""
-        config = self._objects.model(tenant, name)
+        # Asked each time: what the owner takes back is not used again.
+        config = self._objects.usable_model(tenant, name)
         if config is None or config.spec.type != "Chat":
             raise NotFound(
-                f"judgeModelConfigRef: no ModelConfig {name} of type Chat in namespace {tenant}; apply one",
+                f"judgeModelConfigRef: no ModelConfig {name} of type Chat for namespace {tenant}; apply one, "
+                "or let its owner allow it",
                 reason="MODEL_NOT_FOUND",
                 metadata={"model": name, "namespace": tenant},
             )

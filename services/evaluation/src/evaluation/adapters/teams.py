@@ -28,7 +28,7 @@ class ManifestTeams:
         thresholds = [(name, getattr(wanted.thresholds, name)) for name in _THRESHOLDS]
         judge = wanted.judge_model_config_ref
         return Policy(
-            judge="" if judge is None else judge.name,
+            judge="" if judge is None else judge.of(tenant),
             max_judge_calls=wanted.max_judge_calls_per_run,
             thresholds=tuple((name, float(value)) for name, value in thresholds if value is not None),
             embedding=self._embedding(tenant, team),
@@ -58,5 +58,5 @@ class ManifestTeams:
         for knowledge in found.spec.knowledge if found is not None else ():
             base = self._objects.knowledge_base(tenant, knowledge.knowledge_base_ref.name)
             if base is not None:
-                return base.spec.embedding.model_config_ref.name
+                return base.spec.embedding.model_config_ref.of(tenant)
         return "builtin"

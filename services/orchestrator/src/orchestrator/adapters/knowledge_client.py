@@ -9,6 +9,7 @@ from agentteams.retrieval.v1 import filter_pb2, knowledge_base_pb2, retrieval_se
 from agentteams.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from google.protobuf.json_format import ParseDict
 
+from manifests.base import model_resource
 from manifests.filters import parse_filter
 from orchestrator.core.model import Chunk, Embedding, Outcome, SearchQuery, SearchResult
 from servicekit.client import RpcClient
@@ -129,7 +130,7 @@ class EmbeddingClient:
         answer = await self._rpc.unary(
             self._stub.Embed,
             embedding_pb.EmbedRequest(
-                model=f"models/{model}", kind=embedding_pb.TEXT_KIND_QUERY, texts=[text]
+                model=model_resource(model), kind=embedding_pb.TEXT_KIND_QUERY, texts=[text]
             ),
         )
         vector = np.frombuffer(answer.vectors, dtype=_FLOAT32)

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import Counter
 
 from manifests import ModelConfig, fallback_chain
+from manifests.base import owner_and_name, said_in
 from orchestrator.core.chat import Completion, Prompt, TextPart, Tool
 from orchestrator.core.gate import Gate
 from orchestrator.core.guardrails.turns import report
@@ -103,8 +104,9 @@ class ModelCall:
         Raises:
             ServiceError: None could answer; with one model its own error, else one that names them all.
         """
-        find = self._turn.find_model
-        chain = [config.metadata.name, *fallback_chain(config, find)]
+        find, namespace = self._turn.find_model, self._turn.team.metadata.namespace
+        first = said_in(namespace, config.metadata.namespace, config.metadata.name)
+        chain = [first, *fallback_chain(config, find, namespace)]
         for position, name in enumerate(chain):
             try:
                 asked = config if position == 0 else self._turn.model_config(name)
@@ -116,7 +118,7 @@ class ModelCall:
                 if position < len(chain) - 1:
                     log.warning("model_fell_back", run=self._turn.log.run, model=name, error=error.message)
                     mark("fallback")
-                    FALLBACKS.labels(self._turn.world.gates.label(config.metadata.namespace, name)).inc()
+                    FALLBACKS.labels(self._turn.world.gates.label(*owner_and_name(namespace, name))).inc()
             else:
                 self.answered_by = name
                 return done if position == 0 else replace(done, counted=False)

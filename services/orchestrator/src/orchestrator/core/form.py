@@ -31,7 +31,7 @@ async def in_form(turn: Turn, content: str) -> str:
         ],
         schema,
     )
-    config = turn.model_config(turn.team.spec.model_config_ref.name)
+    config = turn.model_of(turn.team.spec.model_config_ref)
     for number in range(1, MAX_REPAIRS + 1):
         if not checked.problems:
             return checked.text

@@ -189,12 +189,12 @@ class Members:
                 *history,
                 Prompt(role="user", content=self._task(task, found, since, needs)),
             ]
-        config = (member.model_config_ref or self._spec.model_config_ref).name
+        config = member.model_config_ref or self._spec.model_config_ref
         agent = Agent(
             turn=self._turn,
             path=path,
             member=speaks_as,
-            config=self._turn.model_config(config),
+            config=self._turn.model_of(config),
             abilities=await abilities_for(self._turn, member, for_user=not speaks_as),
         )
         return await agent.answer(conversation)

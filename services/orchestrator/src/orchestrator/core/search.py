@@ -80,7 +80,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
         try:
             with turn.stages.stage("embedding"):
                 return await turn.world.embedder.embed_query(
-                    manifest.spec.embedding.model_config_ref.name, query_text
+                    manifest.spec.embedding.model_config_ref.of(manifest.metadata.namespace), query_text
                 )
         except ServiceError as error:
             # The retrieval service then embeds by itself, or searches by words and says Degraded.

@@ -47,7 +47,7 @@ async def summary_due(turn: Turn) -> Due | None:
     if not policy.summary.enabled:
         return None
     older = _older(unsummarized(turn.team, turn.history, turn.background), policy.history_runs)
-    config = turn.find_model(turn.team.spec.model_config_ref.name)
+    config = turn.find_model(turn.team.spec.model_config_ref.of(turn.team.metadata.namespace))
     if not older or config is None:
         return None
     measure = await turn.world.contexts.measure(config)

@@ -9,7 +9,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from manifests import AgentTeam, Guardrails, Limits, ModelConfig
+from manifests import AgentTeam, Guardrails, Limits, ModelConfig, ModelConfigRef
+from manifests.base import owner_and_name
 from orchestrator.core.calling import ModelCall
 from orchestrator.core.calls import CalledTeams, Calls, NoCalls
 from orchestrator.core.chat import Completion, Prompt, Tool
@@ -185,17 +186,23 @@ class Turn:
             self.outer.turn.wrote(text)
 
     def find_model(self, name: str) -> ModelConfig | None:
-        """The ModelConfig of that name in the team's namespace, or None."""
-        return self.world.catalogue.model(self.team.metadata.namespace, name)
+        """The ModelConfig that the team calls so, or None."""
+        return self.world.catalogue.model(*owner_and_name(self.team.metadata.namespace, name))
+
+    def model_of(self, ref: ModelConfigRef) -> ModelConfig:
+        """The ModelConfig that the team refers to. Raises NotFound."""
+        return self.model_config(ref.of(self.team.metadata.namespace))
 
     def model_config(self, name: str) -> ModelConfig:
-        """The ModelConfig of that name. Raises NotFound."""
+        """The ModelConfig that the team calls so. Raises NotFound."""
         config = self.find_model(name)
         if config is None:
-            namespace = self.team.metadata.namespace
+            namespace, found = owner_and_name(self.team.metadata.namespace, name)
+            foreign = namespace != self.team.metadata.namespace
+            fix = "let its owner allow it" if foreign else "apply it"
             raise NotFound(
-                f'ModelConfig "{name}" is not in namespace "{namespace}": apply it, or correct the '
-                f"modelConfigRef of team {self.team.metadata.name}",
+                f'ModelConfig "{found}" is not in namespace "{namespace}"{" or not for this one" * foreign}: '
+                f"{fix}, or correct the modelConfigRef of team {self.team.metadata.name}",
                 reason="MODEL_NOT_FOUND",
                 metadata={"model": name, "namespace": namespace},
             )

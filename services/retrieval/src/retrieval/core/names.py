@@ -9,7 +9,7 @@ from servicekit.errors import InvalidArgument
 _KB = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _KB_NAME = re.compile(rf"knowledgeBases/({_KB})")
 _DOCUMENT_NAME = re.compile(rf"knowledgeBases/({_KB})/documents/([0-9a-v]{{26}})")
-_MODEL_NAME = re.compile(r"models/[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_MODEL_NAME = re.compile(rf"(?:tenants/{_KB}/)?models/[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?")
 _BASE32HEX = "0123456789abcdefghijklmnopqrstuv"
 _MAX_PATH_BYTES = 1024
 
@@ -38,9 +38,14 @@ def document_ids(name: str, *, field: str) -> tuple[str, str]:
 
 
 def check_model(name: str, *, field: str) -> str:
-    """The name itself, if it is `models/{model}`."""
+    """The name itself, if it is `models/{model}` or `tenants/{tenant}/models/{model}`."""
     if _MODEL_NAME.fullmatch(name) is None:
-        raise InvalidArgument.field(field, "must be models/{model}, the name of a ModelConfig", name)
+        raise InvalidArgument.field(
+            field,
+            "must be models/{model}, the name of a ModelConfig, or tenants/{tenant}/models/{model} of "
+            "another tenant's",
+            name,
+        )
     return name
 
 

@@ -43,7 +43,7 @@ class Broadcast:
             turn=turn,
             path=turn.path,
             member=turn.speaks_as,
-            config=turn.model_config(spec.model_config_ref.name),
+            config=turn.model_of(spec.model_config_ref),
             abilities=[],
         )
         return await leader.answer(conversation)

@@ -17,7 +17,7 @@ async def lead(
         turn=turn,
         path=turn.path,
         member=turn.speaks_as,
-        config=turn.model_config(turn.team.spec.model_config_ref.name),
+        config=turn.model_of(turn.team.spec.model_config_ref),
         abilities=[
             Ability(tool=tool, call=call, side_effects=False, resumes=True),
             *(memory_abilities(turn) if not turn.speaks_as else []),

@@ -42,7 +42,7 @@ class Route:
             step = model_step(turn.path, number)
             said = await complete(
                 turn,
-                turn.model_config(spec.model_config_ref.name),
+                turn.model_of(spec.model_config_ref),
                 conversation,
                 tools=[tool],
                 must_answer=False,
