@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentteams.session.v1 import run_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2, session_pb2
 from agentteams.session.v1 import session_service_pb2 as pb
+from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
 from agentteams_cli.state import RunningService, RuntimeInfo, StateFolder
@@ -26,6 +27,7 @@ from servicekit.testing import rpc_as, serve_in_process
 from session.adapters.database import PoolLimits, open_database
 from session.adapters.store import SqlSessionStore
 from session.memory_servicer import MemoryServicer, memory_service
+from session.score_servicer import ScoreServicer, score_service
 from session.servicer import SessionServicer, session_service
 from tests.support.sessions import fill
 
@@ -75,6 +77,22 @@ async def answered(rpc: RpcClient, question: str, session: str = "") -> str:
     return begun.run.session
 
 
+async def unsupported(rpc: RpcClient, session: str) -> None:
+    """The last answer of the session is scored, and its first six characters are unsupported."""
+    runs = await rpc.unary(SessionServiceStub(rpc.channel).ListRuns, pb.ListRunsRequest(session=session))
+    wrong = run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED
+    scores = run_scores_pb2.RunScores(
+        run=runs.runs[0].name,
+        evaluator="judge",
+        version="1",
+        outcome=run_scores_pb2.RunScores.OUTCOME_SCORED,
+        faithfulness=0.25,
+        sentences=[run_scores_pb2.SentenceScore(start=0, end=6, verdict=wrong)],
+    )
+    put = scores_pb2.PutRunScoresRequest(scores=scores)
+    await rpc.unary(ScoreServiceStub(rpc.channel).PutRunScores, put)
+
+
 @pytest.fixture
 async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
     """The command, of a user with one session of two questions."""
@@ -89,6 +107,7 @@ async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
     served = [
         session_service(SessionServicer(store=store, tokens=tokens)),
         memory_service(MemoryServicer(store=store, tokens=tokens)),
+        score_service(ScoreServicer(store=store, tokens=tokens)),
     ]
 
     async def call(*arguments: str) -> Result:
@@ -108,7 +127,9 @@ async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
             with state.locked():
                 state.write_runtime(RuntimeInfo(pid=os.getpid(), services=services, chat="test"))
                 async with rpc_as(target, user="local", key=key) as rpc:
-                    await answered(rpc, "and then?", await answered(rpc, "why?"))
+                    session = await answered(rpc, "and then?", await answered(rpc, "why?"))
+                async with rpc_as(target, user="local", service="evaluation", key=key) as rpc:
+                    await unsupported(rpc, session)
                 yield call
     finally:
         await database.close()
@@ -121,8 +142,9 @@ async def test_sessions_are_listed_shown_renamed_forked_and_deleted(cli: Cli) ->
     shown = await cli("sessions", "show", name.removeprefix("sessions/"))
     assert [line for line in shown.stdout.splitlines() if "?" in line] == [
         f"{name}  helpdesk  why?",
-        *("why?", "re: why?", "and then?", "re: and then?"),
+        *("why?", "re: why?", "and then?", "⚠re: an⚠d then?"),
     ]
+    assert "faithfulness 0.25" in shown.stdout
     renamed = await cli("sessions", "rename", name, "About reasons")
     assert renamed.stdout == f"{name}  About reasons\n"
     forked = (await cli("sessions", "fork", f"{name}/messages/2", "--output", "json")).json["session"]
@@ -146,7 +168,7 @@ async def test_memories_and_all_that_is_stored_of_a_user(cli: Cli, tmp_path: Pat
     assert [m["name"] for m in found] == [memory["name"]]
     file = tmp_path / "mine.jsonl"
     exported = (await cli("user", "export", str(file), "--output", "json")).json["records"]
-    assert exported == {"session": 1, "message": 4, "run": 2, "run_event": 6, "memory": 2}
+    assert exported == {"session": 1, "message": 4, "run": 2, "run_event": 6, "run_scores": 1, "memory": 2}
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert {m["message"]["content"] for m in records if "message" in m} >= {"why?", "re: and then?"}
     assert (await cli("memories", "forget", memory["name"])).code == 0

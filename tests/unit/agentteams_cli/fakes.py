@@ -96,6 +96,8 @@ class Scenario:
     exports: list[retrieval_pb.ExportChunksRequest] = field(default_factory=list)
     evaluated: list[evaluation_pb.EvaluateKnowledgeBaseRequest] = field(default_factory=list)
     scores: run_scores_pb2.RunScores | None = None
+    waited: list[float] = field(default_factory=list)
+    """Seconds that GetRunScores was asked to wait."""
     team_evaluations: Sequence[scores_pb2.TeamEvaluation] = ()
     team_evaluation: Sequence[team_pb.EvaluateTeamResponse] = ()
     team_golden_set: golden_pb.TeamGoldenSet | None = None
@@ -282,6 +284,8 @@ class Scores(ScoreServiceServicer):
     def GetRunScores(self, request: Any, context: Any) -> run_scores_pb2.RunScores:
         if self._scenario.scores is None:
             fail(context, NotFound(f"{request.run} has no scores", reason="SCORES_NOT_FOUND"))
+        if request.HasField("wait"):
+            self._scenario.waited.append(request.wait.ToTimedelta().total_seconds())
         return self._scenario.scores
 
     def ListTeamEvaluations(self, request: Any, context: Any) -> scores_pb2.ListTeamEvaluationsResponse:

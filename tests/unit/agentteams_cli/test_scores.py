@@ -1,9 +1,10 @@
-"""agentteams runs show marks what is unsupported; agentteams evaluate --team compares revisions."""
+"""agentteams runs show and chat mark what is unsupported; agentteams evaluate --team compares revisions."""
 
 import json
 from pathlib import Path
 
 from agentteams.evaluation.v1 import evaluation_service_pb2 as pb
+from agentteams.orchestrator.v1.orchestrator_service_pb2 import RunItem
 from agentteams.session.v1 import run_pb2, run_scores_pb2, scores_pb2, session_pb2
 
 from agentteams_cli.marking import marked
@@ -31,10 +32,18 @@ GOLDEN = "questions:\n- {question: How long is it, sources: [handbook.md], facts
 
 
 def a_run(scenario: Scenario) -> None:
-    message = session_pb2.Message(role=session_pb2.ROLE_ASSISTANT, content=ANSWER)
     scenario.runs = [run_pb2.Run(name="runs/r1", team="teams/docs", state=run_pb2.RUN_STATE_SUCCEEDED)]
-    done = run_pb2.MessageCompleted(message=message)
-    scenario.events = [run_pb2.RunEvent(sequence=1, message_completed=done)]
+    scenario.events = [done(1)]
+
+
+def done(sequence: int) -> run_pb2.RunEvent:
+    message = session_pb2.Message(role=session_pb2.ROLE_ASSISTANT, content=ANSWER)
+    return run_pb2.RunEvent(sequence=sequence, message_completed=run_pb2.MessageCompleted(message=message))
+
+
+def finished(sequence: int) -> run_pb2.RunEvent:
+    end = run_pb2.RunFinished(state=run_pb2.RUN_STATE_SUCCEEDED)
+    return run_pb2.RunEvent(sequence=sequence, run_finished=end)
 
 
 def test_unsupported_sentences_are_marked_where_they_stand() -> None:
@@ -57,6 +66,26 @@ def test_show_of_a_run_without_scores_is_as_before(services: Scenario, run: Run)
     shown = run("runs", "show", "r1")
     assert ANSWER in shown.output
     assert "scores" not in shown.output
+
+
+def test_chat_can_wait_for_the_scores_of_its_answer(services: Scenario, run: Run) -> None:
+    services.stream = [RunItem(event=event) for event in (done(1), finished(2))]
+    assert "scores" not in run("chat", "docs-team", "How long?").output
+    services.scores = SCORES
+    shown = run("chat", "docs-team", "How long?", "--wait-scores", "30")
+    assert (shown.exit_code, "⚠ The moon is cheese [1].\n" in shown.output) == (0, True), shown.output
+    assert "faithfulness 0.50 (below)" in shown.output
+    assert [round(wait_s) for wait_s in services.waited] == [20]  # at most 30 a call
+    found = json.loads(run("chat", "docs-team", "?", "--wait-scores", "30", "--output", "json").output)
+    assert found["scores"]["sentences"][1]["verdict"] == "UNSUPPORTED"
+
+
+def test_why_there_are_no_scores_is_said(services: Scenario, run: Run) -> None:
+    services.stream = [RunItem(event=event) for event in (done(1), finished(2))]
+    shown = run("chat", "docs-team", "How long?", "--wait-scores", "30")
+    assert (shown.exit_code, "has no scores" in shown.output) == (0, True), shown.output
+    found = json.loads(run("chat", "docs-team", "?", "--wait-scores", "30", "--output", "json").output)
+    assert found["scores"] == {"missing": "runs/r1 has no scores"}
 
 
 def evaluation(revision: str, facts: float) -> scores_pb2.TeamEvaluation:

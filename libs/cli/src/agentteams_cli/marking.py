@@ -26,6 +26,12 @@ def marked(answer: str, scores: run_scores_pb2.RunScores | None) -> str:
     return "".join([*text, answer[at:]])
 
 
+def unsupported(answer: str, scores: run_scores_pb2.RunScores) -> list[str]:
+    """The sentences that the evidence does not support."""
+    wrong = run_scores_pb2.SentenceScore.VERDICT_UNSUPPORTED
+    return [answer[one.start : one.end] for one in scores.sentences if one.verdict == wrong]
+
+
 def print_scores(output: Output, scores: run_scores_pb2.RunScores) -> None:
     """One line of scores, and what the marks mean."""
     outcome = run_scores_pb2.RunScores.Outcome.Name(scores.outcome).removeprefix("OUTCOME_").lower()

@@ -1,6 +1,8 @@
 """Scores of runs and golden sets of teams, as the commands see them."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
@@ -15,6 +17,9 @@ from servicekit.client import RpcClient
 from servicekit.errors import NotFound
 
 GOLDEN_TIMEOUT = timedelta(hours=2)
+_LONGEST_WAIT_S = 20.0  # of one call; the service allows 30
+_ANSWER_TIME = timedelta(seconds=10)  # beside the wait
+_PAUSE_S = 0.2
 
 
 class Scores:
@@ -37,6 +42,24 @@ class Scores:
             if error.reason != "SCORES_NOT_FOUND":
                 raise
             return None
+
+    async def awaited(self, run: str, *, within: timedelta) -> run_scores_pb2.RunScores | str:
+        """The newest, when they are stored; or why there are none at the end of the time."""
+        ends = time.monotonic() + within.total_seconds()
+        while True:
+            wait = timedelta(seconds=max(0.0, min(ends - time.monotonic(), _LONGEST_WAIT_S)))
+            request = scores_pb2.GetRunScoresRequest(run=run)
+            request.wait.FromTimedelta(wait)
+            try:
+                return await self._session.unary(
+                    self._scores.GetRunScores, request, timeout=wait + _ANSWER_TIME
+                )
+            except NotFound as error:
+                if error.reason != "SCORES_NOT_FOUND":
+                    raise
+                if error.metadata.get("waits") != "true" or time.monotonic() >= ends:
+                    return error.message
+            await asyncio.sleep(_PAUSE_S)
 
     async def evaluate(
         self, team: str, questions: Sequence[pb.GoldenQuestion], *, request_id: str

@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import click
 from agentteams.orchestrator.v1.orchestrator_service_pb2 import TextDelta
-from agentteams.session.v1 import run_pb2, session_pb2
+from agentteams.session.v1 import run_pb2, run_scores_pb2, session_pb2
 
 from agentteams_cli.attending import Attended, Terminal
 from agentteams_cli.client import Client, connect, explain
 from agentteams_cli.console import Output
 from agentteams_cli.context import Settings, common, run_async
 from agentteams_cli.errors import EXIT_FAILED
+from agentteams_cli.marking import UNSUPPORTED, print_scores, scores_dict, unsupported
 from agentteams_cli.render import (
     TextFollower,
     citation_dict,
@@ -33,10 +35,24 @@ from servicekit.errors import ServiceError
 @click.option("--session", default="", help="Go on with this conversation (sessions/…).")
 @click.option("--steps/--no-steps", default=True, help="Show tool calls and evidence.  [default: steps]")
 @click.option("--stages", is_flag=True, help="Show the time of each stage.")
+@click.option(
+    "--wait-scores",
+    type=click.IntRange(0, 600),
+    default=0,
+    metavar="SECONDS",
+    help="Wait so long for the answer's scores, and mark its unsupported sentences.",
+)
 @common
 @click.pass_obj
 def chat_command(
-    settings: Settings, *, team: str, question: str | None, session: str, steps: bool, stages: bool
+    settings: Settings,
+    *,
+    team: str,
+    question: str | None,
+    session: str,
+    steps: bool,
+    stages: bool,
+    wait_scores: int,
 ) -> None:
     """Ask TEAM a QUESTION; without one, hold a conversation (an empty line or Ctrl-D ends it).
 
@@ -44,7 +60,9 @@ def chat_command(
     """
     if session and not session.startswith("sessions/"):
         session = f"sessions/{session}"
-    chat = Chat(settings.output, team=team, session=session, steps=steps, stages=stages)
+    chat = Chat(
+        settings.output, team=team, session=session, steps=steps, stages=stages, wait_scores_s=wait_scores
+    )
     if question is not None:
         is_answered = run_async(_once(settings, chat, question))
     else:
@@ -88,6 +106,7 @@ class Chat:
     session: str = ""
     steps: bool = True
     stages: bool = False
+    wait_scores_s: int = 0
     _run: str = field(default="", init=False)
 
     async def ask(self, client: Client, question: str) -> bool:
@@ -128,6 +147,9 @@ class Chat:
         citations = [citation_dict(c) for c in answer.citations]
         summary = summary_dict(finished.summary)
         state = state_name(finished.state)
+        scores: run_scores_pb2.RunScores | str = ""
+        if self.wait_scores_s and finished.state == run_pb2.RUN_STATE_SUCCEEDED:
+            scores = await client.scores.awaited(run.name, within=timedelta(seconds=self.wait_scores_s))
         self.output.json(
             {
                 "run": run.name,
@@ -137,6 +159,7 @@ class Chat:
                 "citations": citations,
                 "error": finished.status.message,
                 **summary,
+                **({"scores": _scores_dict(scores)} if scores else {}),
             }
         )
         if finished.state != run_pb2.RUN_STATE_SUCCEEDED:
@@ -146,9 +169,25 @@ class Chat:
             self.output.line()
             print_citations(self.output, citations)
             print_usage(self.output, summary["usage"])
+            _show_scores(self.output, answer.content, scores)
         if self.stages:
             print_stages(self.output, summary["stages"])
         return bool(answer.content) and finished.state == run_pb2.RUN_STATE_SUCCEEDED
+
+
+def _scores_dict(scores: run_scores_pb2.RunScores | str) -> dict[str, object]:
+    return {"missing": scores} if isinstance(scores, str) else scores_dict(scores)
+
+
+def _show_scores(output: Output, answer: str, scores: run_scores_pb2.RunScores | str) -> None:
+    """The answer's unsupported sentences; it stands above already, as it was written."""
+    if isinstance(scores, str):
+        if scores:
+            output.note(scores)
+        return
+    for sentence in unsupported(answer, scores):
+        output.line(f"{UNSUPPORTED} {sentence}", "yellow")
+    print_scores(output, scores)
 
 
 class _Printer:

@@ -5,6 +5,7 @@ from agentteams.session.v1 import session_pb2
 
 from agentteams_cli.client import connect
 from agentteams_cli.context import Settings, common, run_async
+from agentteams_cli.marking import marked, print_scores
 from agentteams_cli.render import excerpt, full_name, to_dict, when
 
 
@@ -64,7 +65,10 @@ def show_command(settings: Settings, session: str) -> None:
         role = session_pb2.Role.Name(message.role).removeprefix("ROLE_").lower()
         output.line()
         output.line(f"{role}, {when(message.create_time)}  {message.name}", "dim")
-        output.line(message.content)
+        scores = message.scores if message.HasField("scores") else None
+        output.line(marked(message.content, scores))
+        if scores is not None:
+            print_scores(output, scores)
 
 
 @sessions_command.command("rename")
