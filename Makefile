@@ -59,7 +59,7 @@ test-unit: $(VENV)/.dev ## Only the tests that start no server process
 	@$(BIN)/python -m pytest tests/unit
 
 conformance: $(VENV)/.dev ## The vector store on every Milvus, and what holds while its roles are killed; 20 min
-	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters.py \
+	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters*.py \
 	  tests/integration/test_milvus_outages.py
 	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/integration/test_milvus_roles.py
 

@@ -118,6 +118,8 @@ class MilvusCluster:
                         for part in ("master", "volume", "filer", "s3")
                     ),
                     *("-volume.max=0", "-master.volumeSizeLimitMB=64"),
+                    # On fixed ports unless told: a second cluster on the machine would not start.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 ],
                 answers_at=ports["s3"],
                 http=True,
