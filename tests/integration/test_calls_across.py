@@ -11,7 +11,7 @@ from agentteams.session.v1 import run_pb2
 from agentteams.session.v1 import session_service_pb2 as session_service_pb
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 
-from orchestrator.adapters.team_calls import TeamCalls, call_keys
+from orchestrator.adapters.team_calls import TeamCalls, call_keys, filled_in
 from servicekit.calls import CallKey
 from servicekit.clock import SystemClock
 from servicekit.context import Caller, scope
@@ -67,7 +67,7 @@ async def of_user(fleet: Fleet, owners: Replica, folder: Path) -> Replica:
     """An orchestrator of the callers' tenant: its own key, and one for calls of the owner's teams."""
     key = fleet.key.of_tenant("user")
     (folder / "call-owner").write_bytes(CallKey.of(fleet.key, owner="owner", home="user").to_file())
-    calls = TeamCalls(owners.address, keys=call_keys(key, folder), clock=SystemClock())
+    calls = TeamCalls(filled_in(owners.address), keys=call_keys(key, folder), clock=SystemClock())
     fleet.stack.push_async_callback(calls.close)
     return await fleet.begin(tenant="user", calls=calls)
 
@@ -230,7 +230,7 @@ async def test_a_kill_of_the_owners_orchestrator_is_a_pause(fleet: Fleet, tmp_pa
 async def test_in_local_mode_one_process_asks_itself(fleet: Fleet) -> None:
     fleet.model.script(script(lambda _: Reply("Two years, says our file.")))
     address = free_address()
-    calls = TeamCalls(address, keys=call_keys(fleet.key, Path("nowhere")), clock=SystemClock())
+    calls = TeamCalls(filled_in(address), keys=call_keys(fleet.key, Path("nowhere")), clock=SystemClock())
     fleet.stack.push_async_callback(calls.close)
     replica = await fleet.begin(calls=calls, address=address)
     events = await ended(replica, await replica.start("How long?", team="outer"))

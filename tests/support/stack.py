@@ -137,7 +137,8 @@ class LiveStack:
         for found in objects:
             if found["kind"] == "KnowledgeBase":
                 await self._create(found)
-        names = [found["metadata"]["name"] for found in objects if found["kind"] == "AgentTeam"]
+        teams = [found["metadata"] for found in objects if found["kind"] == "AgentTeam"]
+        names = [team["name"] for team in teams if team.get("namespace", "default") == "default"]  # ours
         client = self.client()
 
         async def all_ready() -> bool:

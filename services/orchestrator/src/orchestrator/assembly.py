@@ -15,7 +15,7 @@ from orchestrator.adapters.peers import PeerClient
 from orchestrator.adapters.python_tools import PythonTools
 from orchestrator.adapters.scores_client import ScoresClient
 from orchestrator.adapters.session_client import SessionClient
-from orchestrator.adapters.team_calls import TeamCalls, call_keys
+from orchestrator.adapters.team_calls import TeamCalls, call_keys, filled_in
 from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.awaited import AwaitedScores
@@ -60,7 +60,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     manifests = _manifests(settings, key, stack)
     catalogue = manifests.objects
     calls = TeamCalls(
-        settings.teams_target or settings.address,
+        filled_in(settings.teams_target or settings.address),
         keys=call_keys(key, settings.identity_key_file.parent),
         clock=SystemClock(),
     )

@@ -66,17 +66,22 @@ def call_keys(key: IdentityKey, folder: Path) -> _Keys:
     return find
 
 
+def filled_in(target: str) -> Callable[[str, str], str]:
+    """Addresses by a setting: `{service}` and `{namespace}` in it are filled in."""
+    return lambda service, namespace: target.replace("{namespace}", namespace).replace("{service}", service)
+
+
 class TeamCalls:
     """See Calls. One client for each of the last used pools.
 
     Args:
-        target: `host:port`; `{service}` and `{namespace}` in it are filled in.
+        address: `host:port` of a Service of a namespace's pods.
         keys: What calls of a namespace are signed with. Raises: ServiceError.
         clock: For the time that a team is waited for.
     """
 
-    def __init__(self, target: str, *, keys: _Keys, clock: Clock) -> None:
-        self._target = target
+    def __init__(self, address: Callable[[str, str], str], *, keys: _Keys, clock: Clock) -> None:
+        self._address = address
         self._keys = keys
         self._clock = clock
         self._clients: OrderedDict[tuple[str, str], RpcClient] = OrderedDict()
@@ -158,7 +163,7 @@ class TeamCalls:
 
     @asynccontextmanager
     async def _client(self, namespace: str, service: str) -> AsyncIterator[RpcClient]:
-        address = self._target.replace("{namespace}", namespace).replace("{service}", service)
+        address = self._address(service, namespace)
         key = (namespace, address)
         rpc = self._clients.get(key)
         if rpc is None:

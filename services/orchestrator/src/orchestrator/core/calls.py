@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -48,10 +48,8 @@ class Ended:
     error: ServiceError | None = None
 
 
-class Began(Protocol):
-    """Told which run it is, before anything comes of it."""
-
-    def __call__(self, run: str) -> None: ...
+Began = Callable[[str], None]
+"""Told which run it is, before anything comes of it."""
 
 
 class Calls(Protocol):
