@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agentteams.retrieval.v1 import evaluation_pb2 as evaluation_pb
+from prometheus_client import generate_latest
 
 from tests.integration.test_operator_knowledge import (
     apply,
@@ -22,6 +23,7 @@ from tests.integration.test_operator_knowledge import (
     operator,
     seen,
 )
+from tests.support.alerts import Timeline
 from tests.support.kube import Cluster
 from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
 from tests.support.operator_process import condition
@@ -82,6 +84,17 @@ async def evaluate(retrieval: RetrievalClient) -> None:
         pass
 
 
+async def quarter(line: Timeline, state: str) -> None:
+    """Fifteen minutes of what the service serves, as soon as its worker has looked."""
+    wanted = f'agentteams_retrieval_quality_knowledge_bases{{state="{state}"}} 1.0'
+
+    async def served() -> bool:
+        return wanted in generate_latest().decode()
+
+    await until(served, within_s=30, what=wanted)
+    line.add(generate_latest().decode(), minutes=15)
+
+
 async def wait_for(cluster: Cluster, where: str, status: str, note: str) -> dict[str, Any]:
     """The operator looks each minute, and whenever the object is touched."""
     await kubectl(cluster, "annotate", "--overwrite", "kb/docs", where, f"note={note}")
@@ -95,7 +108,9 @@ async def test_an_irrelevant_index_degrades_it_and_the_recovery_mends_it(
     namespace: str,
     retrieval: RetrievalClient,
     operator: None,
+    tmp_path: Path,
 ) -> None:
+    line = Timeline()
     where = f"--namespace={namespace}"
     await apply(cluster, namespace, model(), knowledge(evaluation=EVALUATION))
     found = await seen(cluster, namespace, "ResolvedRefs", "ConfigMapNotFound")
@@ -109,6 +124,8 @@ async def test_an_irrelevant_index_degrades_it_and_the_recovery_mends_it(
     good = found["status"]["quality"]
     assert (good["verdict"], good["goldenSet"], good["recallAt10"]) == ("Good", "golden/docs.yaml", "1.0000")
     assert found["status"]["index"]["type"] == "HNSW"
+    await quarter(line, "GOOD")
+    line.expect("AgentTeamsKnowledgeDegraded", firing=[])
     table = await kubectl(cluster, "get", "kb/docs", where)
     assert "QUALITY" in table
     assert "Good" in table
@@ -121,12 +138,17 @@ async def test_an_irrelevant_index_degrades_it_and_the_recovery_mends_it(
     assert re.search(r"MRR@10 is 0\.[0-3]\d+, below its threshold 0\.4", told["message"])
     assert found["status"]["quality"]["verdict"] == "Degraded"
     assert condition(found, "Ready")["status"] == "True"
+    await quarter(line, "DEGRADED")
+    line.expect("AgentTeamsKnowledgeDegraded", firing=[{}])
 
     await put(retrieval, TEXTS)
     await evaluate(retrieval)
     found = await wait_for(cluster, where, "False", "mended")
     since = condition(found, "QualityDegraded")
     assert since["reason"] == "AboveThresholds"
+    await quarter(line, "GOOD")
+    line.expect("AgentTeamsKnowledgeDegraded", firing=[])
+    await asyncio.to_thread(line.check, tmp_path)  # what set the condition set off the alert
     # Another field of the spec says nothing of the quality.
     await apply(cluster, namespace, knowledge(evaluation=EVALUATION, retrieval={"topK": 4}))
     found = await seen(cluster, namespace, "QualityDegraded", "AboveThresholds")

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import run_scores_pb2, scores_pb2
 from agentteams.session.v1.golden_sets_pb2_grpc import GoldenSetServiceStub
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
+from prometheus_client.parser import text_string_to_metric_families
 
 from agentteams_operator.adapters.session import SessionScores
 from agentteams_operator.core.ports import ScoresUnavailable
 from servicekit.testing import TEST_KEY, rpc_as
 from tests.integration.test_evaluation_service import PLANTED, TRUE, World, world_of
+from tests.integration.test_golden_schedule import free_port
 from tests.integration.test_operator_knowledge import apply, cluster, kubectl, namespace
 from tests.integration.test_operator_teams import team
+from tests.support.alerts import Timeline
 from tests.support.kube import Cluster
 from tests.support.operator_process import condition, fake_endpoint, model, running_operator
 from tests.support.stack import until
@@ -47,7 +51,7 @@ def operator(cluster: Cluster, namespace: str, world: World, tmp_path: Path) -> 
 
 
 async def helpdesk(cluster: Cluster, where: str, reason: str) -> dict[str, Any]:
-    """The team, when its quality has that reason. Touched, since the operator looks once a minute."""
+    """The team, when it serves with that reason. Touched, since the operator looks once a minute."""
     found: dict[str, Any] = {}
     notes = iter(range(1_000_000))
 
@@ -56,15 +60,47 @@ async def helpdesk(cluster: Cluster, where: str, reason: str) -> dict[str, Any]:
         await kubectl(cluster, "annotate", "--overwrite", "at/helpdesk", where, f"note={reason}{next(notes)}")
         await asyncio.sleep(0.5)
         found = await asyncio.to_thread(cluster.get, "at/helpdesk", where)
-        return bool(condition(found, "QualityDegraded").get("reason", "") == reason)
+        # Also before a revision serves there are no scores.
+        serves = "currentRevision" in found.get("status", {})
+        return serves and bool(condition(found, "QualityDegraded").get("reason", "") == reason)
 
     await until(said, within_s=60, what=f"QualityDegraded is {reason}")
     return found
 
 
-async def scored(world: World, *runs: str) -> None:
-    for run in runs:
+async def hour(world: World, line: Timeline, port: int, said: str, revision: str, *, runs: int) -> None:
+    """So many runs that say that, one each six minutes of the timeline, which begins before the first."""
+
+    def scrape() -> str:
+        """Empty: it is not up yet."""
+        try:
+            url = f"http://127.0.0.1:{port}/metrics"
+            return urllib3.request("GET", url, timeout=10, retries=False).data.decode()
+        except urllib3.exceptions.NewConnectionError:
+            return ""
+
+    def counted(text: str) -> float:
+        families = text_string_to_metric_families(text)
+        found = [s for f in families for s in f.samples if s.name == "agentteams_evaluation_runs_total"]
+        return sum(sample.value for sample in found)
+
+    async def known() -> bool:
+        return f'team="{world.tenant}/helpdesk"' in await asyncio.to_thread(scrape)
+
+    await until(known, within_s=60, what="series of the team")
+    text = await asyncio.to_thread(scrape)
+    if not (before := counted(text)):
+        line.add(text, minutes=6)
+        line.expect("AgentTeamsAnswersUnsupportedFast", firing=[])
+    for number in range(1, runs + 1):
+        run = await world.ask(said, revision=revision)
         assert (await world.scores(run)).outcome == run_scores_pb2.RunScores.OUTCOME_SCORED
+
+        async def seen(number: int = number) -> bool:
+            return counted(await asyncio.to_thread(scrape)) == before + number
+
+        await until(seen, what="the run in the metrics")
+        line.add(await asyncio.to_thread(scrape), minutes=6)
 
 
 @pytest.mark.timeout(240)  # two processes that start on a busy machine
@@ -73,6 +109,7 @@ async def test_planted_hallucinations_degrade_a_team_and_supported_answers_mend_
     namespace: str,
     world: World,
     operator: None,
+    tmp_path: Path,
 ) -> None:
     where = f"--namespace={namespace}"
     with fake_endpoint() as endpoint:
@@ -80,12 +117,15 @@ async def test_planted_hallucinations_degrade_a_team_and_supported_answers_mend_
         found = await helpdesk(cluster, where, "NotScored")
         assert found["status"]["quality"] == {"verdict": "Unknown"}
         revision = found["status"]["currentRevision"]
-        async with world.serving("evaluation"):
-            runs = [await world.ask(PLANTED, revision=revision) for _ in range(9)]
-            await scored(world, *runs)
+        name = "AgentTeamsAnswersUnsupportedFast"
+        line, of_team = Timeline(), {"team": f"{namespace}/helpdesk"}
+        port = free_port()
+        async with world.serving("evaluation", metrics_port=port):
+            await hour(world, line, port, PLANTED, revision, runs=9)
             found = await helpdesk(cluster, where, "TooFewRuns")
             assert condition(found, "QualityDegraded")["status"] == "Unknown"
-            await scored(world, await world.ask(PLANTED, revision=revision))
+            await hour(world, line, port, PLANTED, revision, runs=1)
+            line.expect(name, firing=[of_team])
             found = await helpdesk(cluster, where, "BelowThresholds")
             told = condition(found, "QualityDegraded")
             assert told["status"] == "True"
@@ -97,10 +137,11 @@ async def test_planted_hallucinations_degrade_a_team_and_supported_answers_mend_
             assert "QUALITY" in table
             assert "Degraded" in table
 
-            runs = [await world.ask(TRUE, revision=revision) for _ in range(10)]
-            await scored(world, *runs)
+            await hour(world, line, port, TRUE, revision, runs=10)
+            line.expect(name, firing=[])
             found = await helpdesk(cluster, where, "AboveThresholds")
         assert condition(found, "QualityDegraded")["status"] == "False"
+        await asyncio.to_thread(line.check, tmp_path)  # what set the condition set off the alert
         assert found["status"]["quality"]["faithfulness"] == "0.5000"
         assert condition(found, "Ready") == ready
         events = await kubectl(cluster, "get", "events", where)

@@ -73,6 +73,12 @@ class Objects:
         """The teams of a namespace by name, ready or not."""
         return [r for r in self._all(namespace) if isinstance(r, AgentTeam)]
 
+    def every_team(self) -> list[AgentTeam]:
+        """The teams of all namespaces by namespace and name, ready or not."""
+        objects = self._state.objects
+        found = [objects[key].resource for key in sorted(objects)]
+        return [resource for resource in found if isinstance(resource, AgentTeam)]
+
     def models(self, namespace: str) -> list[ModelConfig]:
         """The models of a namespace by name."""
         return [r for r in self._all(namespace) if isinstance(r, ModelConfig)]

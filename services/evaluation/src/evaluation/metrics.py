@@ -56,9 +56,21 @@ GOLDEN_TEAMS = Gauge(
     "agentteams_evaluation_golden_teams", "Teams with golden sets that are asked by schedule", ["state"]
 )
 
-_TEAMS, _MODELS = BoundedLabels(100), BoundedLabels(200)  # of the process, as the metrics are
-_MAX_GOLDEN = 100
+_MAX_TEAMS = 100
+_TEAMS, _MODELS = BoundedLabels(_MAX_TEAMS), BoundedLabels(200)  # of the process, as the metrics are
 _EVENT = "gen_ai.evaluation.result"
+
+
+def teams_known(names: Sequence[str]) -> None:
+    """Teams whose runs are scored: what alerts look at begins at 0.
+
+    A series that begins with its first count hides that one from rate(), and a process that is new has only
+    such. Where there are more teams than the label allows, those have it that are asked something.
+    """
+    for name in names if len(names) <= _MAX_TEAMS else ():
+        if (team := _TEAMS.of(name)) == name:
+            for finding in ("SUPPORTED", "UNSUPPORTED"):
+                SENTENCES.labels(team, finding)
 
 
 def golden_sets_seen(wanted: Sequence[tuple[GoldenSet, GoldenPolicy]]) -> None:
@@ -68,7 +80,7 @@ def golden_sets_seen(wanted: Sequence[tuple[GoldenSet, GoldenPolicy]]) -> None:
         GOLDEN_TEAMS.labels(state).set(sum(known == state for _, known in found))
     found.sort(key=lambda row: (row[1] != "DEGRADED", row[0].tenant, row[0].team))
     GOLDEN_SCORE.clear()
-    for one, _ in found[:_MAX_GOLDEN]:
+    for one, _ in found[:_MAX_TEAMS]:
         for name, value in one.newest.means.items() if one.newest is not None else ():
             GOLDEN_SCORE.labels(f"{one.tenant}/{one.team}", name).set(value)
 

@@ -39,6 +39,11 @@ class ManifestTeams:
         found = self._objects.team(tenant, team)
         return None if found is None else found.revision
 
+    def scored(self) -> list[str]:
+        """namespace/name of those whose runs are scored."""
+        teams = self._objects.every_team()
+        return [f"{t.metadata.namespace}/{t.metadata.name}" for t in teams if t.spec.evaluation is not None]
+
     def golden(self, tenant: str, team: str) -> GoldenPolicy | None:
         """See GoldenTeams."""
         found = self._objects.team(tenant, team)
