@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import urllib3
 from agentteams.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from agentteams.session.v1 import golden_sets_pb2 as pb
 from agentteams.session.v1 import run_pb2, scores_pb2
@@ -176,14 +176,8 @@ async def test_a_golden_set_is_asked_once_whoever_is_killed_and_again_of_each_re
         assert (found.questions, found.HasField("former")) == (3, False)
         assert len(orchestrator.asked) == 9
 
-        async def counted() -> str:
-            answer = await asyncio.to_thread(
-                urllib3.request, "GET", f"http://127.0.0.1:{port}/metrics", timeout=10, retries=False
-            )
-            return answer.data.decode()
-
         async def metrics() -> bool:
-            found = await counted()
+            found = (await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/metrics", timeout=10)).text
             name = 'agentteams_evaluation_golden_score{score="facts_present",team="acme/helpdesk"} 0.5'
             return name in found and 'agentteams_evaluation_golden_teams{state="GOOD"} 1.0' in found
 

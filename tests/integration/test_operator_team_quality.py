@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import urllib3
 from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import run_scores_pb2, scores_pb2
 from agentteams.session.v1.golden_sets_pb2_grpc import GoldenSetServiceStub
@@ -75,8 +75,8 @@ async def hour(world: World, line: Timeline, port: int, said: str, revision: str
         """Empty: it is not up yet."""
         try:
             url = f"http://127.0.0.1:{port}/metrics"
-            return urllib3.request("GET", url, timeout=10, retries=False).data.decode()
-        except urllib3.exceptions.NewConnectionError:
+            return httpx.get(url, timeout=10).text
+        except httpx.ConnectError:
             return ""
 
     def counted(text: str) -> float:
