@@ -60,5 +60,5 @@ def test_the_operator_may_do_what_its_code_does_and_nothing_else() -> None:
     # Of Secrets only our own are changed.
     for rule in role["rules"]:
         if "secrets" in rule["resources"] and {"patch", "delete", "update"} & set(rule["verbs"]):
-            names = ["identity", "model-credentials", "judge-credentials"]
+            names = ["identity", "model-credentials", "judge-credentials", "shared-models"]
             assert rule["resourceNames"] == [f"agentteams-{name}" for name in names]
