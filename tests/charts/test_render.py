@@ -171,7 +171,8 @@ def test_only_what_calls_models_reaches_the_outside_and_never_cloud_metadata() -
                 p["ipBlock"] for rule in one["spec"]["egress"] for p in rule.get("to", []) if "ipBlock" in p
             ]
             outside[one["metadata"]["name"]] = blocks
-            assert all(block["except"] == ["169.254.0.0/16"] for block in blocks)
+            never = {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10", "fd00:ec2::254/128"]}
+            assert all(block["except"] == never[block["cidr"]] for block in blocks)
     assert {n for n, blocks in outside.items() if blocks} == {
         "agentteams-embedding", "agentteams-operator", "agentteams-retrieval", "agentteams-ingest",
         "agentteams-evaluation",

@@ -1,14 +1,19 @@
 """Who scales pools, under a real operator and a real API server, with and without KEDA's kind."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.integration.test_operator_teams import eventually, names, team
 from tests.support.kube import Cluster, shared_cluster
-from tests.support.operator_process import await_condition, fake_endpoint, model, running_operator
+from tests.support.kube_state import Api
+from tests.support.operator_process import WAIT_S, await_condition, fake_endpoint, model, running_operator
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +40,82 @@ def cluster() -> Cluster:
     cluster = shared_cluster()
     cluster.install_crds()
     return cluster
+
+
+HPA, SCALED = "autoscaling/v2/horizontalpodautoscalers", "keda.sh/v1alpha1/scaledobjects"
+POOLS = ["agentteams-pool", "at-t"]  # of the namespace, and of the team
+
+
+@contextmanager
+def never_two(cluster: Cluster, namespace: str) -> Iterator[None]:
+    """Looks all the time whether two scale the same pods; both kinds have the pool's name."""
+    api, stop, looks, twice = Api(cluster), threading.Event(), [0], set[str]()
+
+    def of(resource: str) -> set[str]:
+        try:
+            return {one["metadata"]["name"] for one in api.items(resource, namespace)}
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            return set()  # there is no such kind
+
+    def look() -> None:
+        while not stop.wait(0.02):
+            # Those that were there before and after the others were looked at were there with them.
+            before, others, after = of(SCALED), of(HPA), of(SCALED)
+            twice.update(before & others & after)
+            looks[0] += 1
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(WAIT_S)
+        api.close()
+    assert looks[0] > 20
+    assert not twice
+
+
+@contextmanager
+def keda(cluster: Cluster) -> Iterator[None]:
+    """Its kind is there for the block, and is removed with all objects of it."""
+    cluster.apply(SCALED_OBJECT)
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "crd/scaledobjects.keda.sh", "--timeout=30s")
+
+
+@pytest.mark.timeout(240)  # the operator looks each 10 s
+def test_keda_comes_and_goes_while_the_operator_runs(cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing is touched but the CustomResourceDefinition."""
+    with cluster.namespace("operator") as own, cluster.namespace() as namespace, fake_endpoint() as endpoint:
+        where = f"--namespace={namespace}"
+        with (
+            never_two(cluster, namespace),
+            running_operator(
+                cluster, tmp_path, namespaces=[namespace], lease_namespace=own, lease_s="4",
+                prometheus_url="http://prometheus:9090", pool_scaler="KEDA", pool_max_replicas="3",
+            ) as operator,
+        ):  # fmt: skip
+            runtime = {"autoscaling": {"maxReplicas": 7}}
+            cluster.apply(model(endpoint), team(runtime=runtime), team("shared"), namespace=namespace)
+            await_condition(cluster, namespace, "at/t", "Autoscaled", "KedaNotInstalled")
+            eventually(lambda: names(cluster, "hpa", namespace) == POOLS)
+            with keda(cluster):
+                await_condition(cluster, namespace, "at/t", "Autoscaled", "ScaledObject")
+                eventually(lambda: names(cluster, "scaledobject", namespace) == POOLS)
+                eventually(lambda: names(cluster, "hpa", namespace) == [])
+                # The kind that came late is watched.
+                cluster.kubectl("delete", "scaledobject/at-t", where)
+                eventually(lambda: names(cluster, "scaledobject", namespace) == POOLS)
+            await_condition(cluster, namespace, "at/t", "Autoscaled", "KedaNotInstalled")
+            eventually(lambda: names(cluster, "hpa", namespace) == POOLS)
+            # kopf may tell that a watch has ended with its kind. Nothing else fails, and the process goes on.
+            assert "object_failed" not in operator.log
+            assert operator.process.poll() is None
 
 
 def test_keda_is_used_where_it_is_and_missed_where_it_is_not(cluster: Cluster, tmp_path: Path) -> None:

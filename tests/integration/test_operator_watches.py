@@ -63,6 +63,16 @@ def services(api: Api) -> list[str]:
     return sorted(s["metadata"]["name"] for s in api.items("v1/services", NAMESPACE))
 
 
+def requests(cluster: LocalCluster, verb: str) -> dict[str, int]:
+    """By resource, how often the API server was asked for that; watches count when they end."""
+    found: dict[str, int] = {}
+    for line in cluster.kubectl("get", "--raw", "/metrics").splitlines():
+        if line.startswith("apiserver_request_total{") and f'verb="{verb}"' in line:
+            resource = line.partition('resource="')[2].partition('"')[0]
+            found[resource] = found.get(resource, 0) + int(line.rpartition(" ")[2])
+    return found
+
+
 def forget(cluster: LocalCluster, api: Api) -> None:
     """etcd keeps no history: whoever watches from before must list anew."""
     version = api.get("/api/v1/namespaces")["metadata"]["resourceVersion"]
@@ -90,6 +100,27 @@ def test_a_watch_that_falls_silent_is_begun_anew_within_the_bound(
             )  # fmt: skip
             assert "Traceback" not in operator.log
         cluster.kubectl("delete", "mc,at", "--all", f"--namespace={NAMESPACE}")
+
+
+def test_a_quiet_watch_goes_on_from_where_it_was_without_a_new_list(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Nobody can tell it from a dead one where etcd does not report progress: no bookmarks come."""
+    quiet = ("networkpolicies", "poddisruptionbudgets", "knowledgebases")
+    with running_operator(
+        cluster, tmp_path, namespaces=[NAMESPACE], lease_namespace=NAMESPACE, watch_silent_s=1
+    ) as operator:
+        eventually(lambda: operator.leads, "leads", WAIT_S)
+        lists, watches = requests(cluster, "LIST"), requests(cluster, "WATCH")
+
+        def begun_anew() -> bool:
+            now = requests(cluster, "WATCH")
+            return all(now.get(kind, 0) >= watches.get(kind, 0) + 3 for kind in quiet)
+
+        eventually(begun_anew, "watches that were begun anew", WAIT_S)
+        after = requests(cluster, "LIST")
+        assert {kind: after[kind] - lists[kind] for kind in quiet} == dict.fromkeys(quiet, 0)
+        assert "Traceback" not in operator.log
 
 
 def test_what_was_changed_and_deleted_while_the_api_server_was_away_is_found(

@@ -191,11 +191,16 @@ spec:
   - {{ if .peers }}from: {{ toYaml .peers | nindent 4 }}
     {{ end }}ports: [{port: {{ $.port }}}]
   {{- end }}
-  - from: {{ toYaml .root.Values.networkPolicies.metricsFrom | nindent 4 }}
-    ports: [{port: {{ .metricsPort | default 9090 }}}]
+  {{- /* A rule without peers would let everybody through. */}}
+  {{- with .root.Values.networkPolicies.metricsFrom }}
+  - from: {{ toYaml . | nindent 4 }}
+    ports: [{port: {{ $.metricsPort | default 9090 }}}]
+  {{- end }}
   egress:
-  - to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+  {{- with .root.Values.networkPolicies.dns }}
+  - to: {{ toYaml . | nindent 4 }}
     ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+  {{- end }}
   {{- range .calls }}
   - to: [{{ include "agentteams.peer" (dict "root" $.root "peer" .peer) }}]
     ports: [{port: {{ .port }}}]
@@ -204,7 +209,7 @@ spec:
   # The API server has no pods to select.
   - ports: [{port: 443}, {port: 6443}]
   {{- end }}
-  {{- if .anywhere }}
+  {{- if and .anywhere .root.Values.networkPolicies.modelEndpoints }}
   - to:
     {{- range .root.Values.networkPolicies.modelEndpoints }}
     - ipBlock: {{ toYaml . | nindent 8 }}

@@ -79,6 +79,17 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
 
     cache = Cache(changed)
     reader = Reader(cache.get)
+
+    watches = Watches(cache=cache, namespaces=settings.namespaces, silent_s=settings.watch_silent_s)
+
+    def kind_changed(kind: str, there: bool) -> None:
+        watches.expect(kind, there=there)
+        if not there:  # its watch may have ended before it could say what went with it
+            cache.retain(kind, "", (), 0)
+        for key in cache.everything():
+            changed(key)
+
+    served = Served(api=api, clock=clock, changed=kind_changed)
     models = Models(cache=cache, reader=reader, api=api, endpoints=EndpointProbes(), clock=clock)
     key = load_key(settings.identity_key_file)
     quotas = Quotas(cache=cache, defaults=settings.quotas)
@@ -96,8 +107,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             system_namespace=settings.system_namespace,
             scaler=settings.pool_scaler,
             prometheus_url=settings.prometheus_url,
+            network=settings.pool_network,
         ),
-        served=Served(api=api, clock=clock),
+        served=served,
         tenant_key=lambda tenant, *, calls_of="": (
             CallKey.of(key, owner=calls_of, home=tenant).to_file()
             if calls_of
@@ -119,7 +131,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         golden=GoldenTeams(find=cache.get, config_maps=api, sets=SessionGoldenSets(session)),
         clock=clock,
     )
-    pools = RunQuotas(look=teams.look_at_pool, quotas=quotas, limits=SessionLimits(session), clock=clock)
+    pools = RunQuotas(
+        look=teams.look_at_pool, cache=cache, quotas=quotas, limits=SessionLimits(session), clock=clock
+    )
     retrieval = RetrievalKnowledge(client_of(settings.retrieval_target))
     knowledge = KnowledgeBases(
         cache=cache,
@@ -144,7 +158,6 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         },
         workers=settings.workers,
     )
-    watches = Watches(cache=cache, namespaces=settings.namespaces, silent_s=settings.watch_silent_s)
     lease = LeaderLease(
         client,
         name=LEASE,
@@ -170,4 +183,4 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         await watches.synced()
         await lease.hold(work)
 
-    return Assembly(services=[], ready=watches.synced, tasks=[watches.run, lead])
+    return Assembly(services=[], ready=watches.synced, tasks=[watches.run, served.follow, lead])

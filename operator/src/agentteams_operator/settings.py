@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agentteams_operator.core.quotas import Limited
+from agentteams_operator.specs.settings import PoolNetwork
 from servicekit.config import ServerSettings
 
 
@@ -34,6 +35,11 @@ class Settings(ServerSettings):
         description="Who scales pools that do not say it: HPA needs a metrics adapter, KEDA Prometheus.",
     )
     prometheus_url: str = Field("", description="Address of the Prometheus that KEDA asks.")
+    pool_network: PoolNetwork = Field(
+        default_factory=PoolNetwork,
+        description="What NetworkPolicies of orchestrators allow, as JSON: enabled, dns, metricsFrom, "
+        "modelEndpoints, as networkPolicies of the chart.",
+    )
     quotas: dict[Limited, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="Most of each in a namespace that does not say it, as JSON."
     )

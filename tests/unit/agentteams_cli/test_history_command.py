@@ -1,6 +1,9 @@
 """Revisions on the command line: what is shown, what is written back, and what local mode says."""
 
 import fcntl
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +119,60 @@ def test_local_mode_says_that_it_keeps_none(
         code, text = run("--kubeconfig", str(tmp_path / "none"))
         assert code == 1
         assert "no cluster: " in text
+
+
+@pytest.mark.parametrize("command", ["history", "undo"])
+def test_who_leaves_the_kind_out_is_told_the_command(command: str) -> None:
+    result = CliRunner().invoke(agentteams, [command, "support"])
+    assert result.exit_code == 2
+    assert (
+        f'"support" is no kind: for a team of that name, agentteams {command} team support' in result.output
+    )
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An API server with a team, that takes no writes."""
+
+    def do_GET(self) -> None:
+        is_list = self.path.split("?")[0].endswith("/controllerrevisions")
+        found: dict[str, Any] = {"items": THREE, "metadata": {}} if is_list else PRESENT
+        content = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the test's output is for failures."""
+
+
+PRESENT = team(spec("three"), "two")
+
+
+def test_an_undo_to_the_present_spec_writes_nothing_and_an_absent_server_is_named(tmp_path: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    url = f"http://127.0.0.1:{server.server_port}"
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    arguments = ["undo", "team", "t", "--to-revision", "3", "--kubeconfig", str(tmp_path / "config")]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        result = CliRunner().invoke(agentteams, arguments)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "asks for revision 3" in words
+    assert "already; why it does not serve: kubectl describe agentteam t" in words
+    result = CliRunner().invoke(agentteams, arguments)
+    assert result.exit_code == 3
+    assert f"the API server {url} does not answer" in " ".join(result.output.split())

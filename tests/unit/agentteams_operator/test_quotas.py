@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import structlog
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.golden_sets import GoldenSets
@@ -168,3 +169,15 @@ async def test_a_knowledge_base_over_quota_is_not_made() -> None:
     assert isinstance(one, Stored)
     assert condition(await bases.look(one), "Accepted") == ("False", "QuotaExceeded")
     assert knowledge.calls == []
+
+
+def test_what_is_no_number_is_logged_once_for_each_value() -> None:
+    world = World({"teams": 1})
+    with structlog.testing.capture_logs() as logs:
+        for value in ("many", "many", "more"):
+            world.namespace(teams=value)
+            for _ in range(3):
+                world.put("AgentTeam", "a")
+                assert world.over("AgentTeam", "a") == []
+    told = [(line["annotation"], line["value"]) for line in logs]
+    assert told == [("agentteams.dev/max-teams", "many"), ("agentteams.dev/max-teams", "more")]

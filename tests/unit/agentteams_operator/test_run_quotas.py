@@ -1,6 +1,7 @@
 """What the session service is told about runs of a namespace, and how often."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ class World:
         self._version = 0
         self.pools = RunQuotas(
             look=self._look,
+            cache=self.cache,
             quotas=Quotas(cache=self.cache, defaults={} if default is None else {"concurrent-runs": default}),
             limits=self,
             clock=self.clock,
@@ -43,13 +45,16 @@ class World:
         if self.silent:
             raise RunLimitsUnavailable("nobody answers")
 
-    def namespace(self, name: str = "n", most: str | None = None) -> None:
+    def namespace(self, name: str = "n", most: str | None = None, *, teams: bool = True) -> None:
+        annotations = {} if most is None else {NOTE: most}
+        if teams:
+            self._put("AgentTeam", {"name": "t", "namespace": name})
+        self._put("Namespace", {"name": name, "annotations": annotations})
+
+    def _put(self, kind: str, metadata: dict[str, Any]) -> None:
         self._version += 1
-        metadata = {
-            "name": name, "uid": name, "resourceVersion": str(self._version),
-            "annotations": {} if most is None else {NOTE: most},
-        }  # fmt: skip
-        self.cache.put({"kind": "Namespace", "metadata": metadata})
+        given = {"uid": f"u-{kind}", "resourceVersion": str(self._version), **metadata}
+        self.cache.put({"kind": kind, "metadata": given})
 
     async def look(self, namespace: str = "n") -> Outcome:
         key = Key(POOL, namespace, "")
@@ -92,6 +97,13 @@ async def test_a_change_is_told_at_once_and_nothing_twice_in_five_minutes() -> N
     world.clock.advance(timedelta(minutes=10))
     await world.look()
     assert len(world.told) == 4  # a database that was restored holds another number
+
+
+async def test_nothing_is_told_of_a_namespace_in_which_nothing_runs() -> None:
+    world = World(default=3)
+    world.namespace("kube-system", teams=False)
+    outcome = await world.look("kube-system")
+    assert (world.told, outcome.again_s) == ([], Outcome().again_s)
 
 
 async def test_a_namespace_that_is_gone_leaves_no_number_behind() -> None:

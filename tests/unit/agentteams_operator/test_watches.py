@@ -61,6 +61,17 @@ async def test_a_new_list_is_compared_in_its_namespace_and_for_its_kind() -> Non
     assert cache.names("ModelConfig", "n") == []
 
 
+async def test_a_list_of_nothing_may_have_no_items_at_all() -> None:
+    """As the API server answers when it is asked for the names of custom resources, and there are none."""
+    made, cache = await watches()
+    await made._seen(model())
+    made._listed(
+        "/apis/agentteams.dev/v1alpha1/modelconfigs", {"metadata": {"resourceVersion": "6"}, "items": None}
+    )
+    await asyncio.sleep(0)
+    assert cache.get(MODEL) is None
+
+
 async def test_of_what_kopf_asks_lists_of_objects_are_asked_for_their_names_once() -> None:
     asked: list[str] = []
     told: list[tuple[str, Any]] = []
@@ -98,7 +109,9 @@ async def test_of_what_kopf_asks_lists_of_objects_are_asked_for_their_names_once
 def test_watches_are_given_up_when_they_are_silent_and_the_api_server_never_is() -> None:
     made = settings(7.0)
     assert made.watching.inactivity_timeout == 7
+    assert made.watching.server_timeout is not None
     assert made.watching.client_timeout is not None
+    assert made.watching.client_timeout > made.watching.server_timeout > 7
     assert list(itertools.islice(made.networking.error_backoffs, 6)) == [1, 2, 4, 8, 8, 8]  # type: ignore[arg-type]
     assert made.posting.enabled is False
 
@@ -127,3 +140,83 @@ async def test_a_kopf_that_has_listed_is_not_ended() -> None:
     assert done == set()
     running.cancel()
     await asyncio.wait([running])
+
+
+class Lives(Watches):
+    """Tells what kopf watches each time it begins."""
+
+    def __init__(self, *lives: str) -> None:
+        super().__init__(cache=Cache(lambda key: None))
+        self._lives = iter(lives)
+        self.told = asyncio.Queue[str]()
+
+    async def _operate(self, stop: threading.Event) -> None:
+        for resource in next(self._lives).split():
+            self._begun(resource)
+            self._call(self.told.put_nowait, resource)
+        self._call(self._synced.set)
+        await asyncio.to_thread(stop.wait)
+
+
+async def test_watches_are_begun_anew_for_a_kind_that_kopf_has_missed_and_for_no_other() -> None:
+    made = Lives("agentteams", "agentteams scaledobjects", "agentteams")
+    running = asyncio.ensure_future(made.run())
+    try:
+        async with asyncio.timeout(10):
+            assert await made.told.get() == "agentteams"
+            made._check("agentteams")
+            assert not made._again.is_set()
+            made._check("scaledobjects")
+            assert [await made.told.get(), await made.told.get()] == ["agentteams", "scaledobjects"]
+            made._check("scaledobjects")
+            assert not made._again.is_set()
+            made.expect("ScaledObject", there=False)  # it may come again
+            made._check("scaledobjects")
+            assert await made.told.get() == "agentteams"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def test_a_kind_that_comes_is_looked_for_a_little_later() -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self.later: list[tuple[float, str]] = []
+
+        def call_later(self, seconds: float, _function: object, resource: str) -> None:
+            self.later.append((seconds, resource))
+
+    made, loop = Watches(cache=Cache(lambda key: None)), Loop()
+    made._loop = loop  # type: ignore[assignment]
+    made.expect("ScaledObject", there=True)
+    assert loop.later == [(5.0, "scaledobjects")]
+
+
+class Failing(Lives):
+    """A kopf that ends as soon as it has listed."""
+
+    async def _operate(self, stop: threading.Event) -> None:
+        stop.set()
+        await super()._operate(stop)
+        raise LookupError("404 page not found")
+
+
+async def test_a_kopf_that_ends_after_it_has_listed_is_begun_anew_but_not_for_ever() -> None:
+    made = Failing(*["agentteams"] * 9)
+    async with asyncio.timeout(30):
+        with pytest.raises(LookupError):
+            await made.run()
+    assert made.told.qsize() == 4
+
+
+class Broken(Watches):
+    """A kopf that ends before it has listed."""
+
+    async def _operate(self, stop: threading.Event) -> None:
+        raise LookupError("no such file")
+
+
+async def test_a_kopf_that_never_began_ends_the_process() -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(LookupError):
+            await Broken(cache=Cache(lambda key: None)).run()

@@ -44,16 +44,17 @@ class Conflicted(CliError):
 class ClusterTeams:
     """Teams of one namespace."""
 
-    def __init__(self, client: AsyncClient, namespace: str) -> None:
+    def __init__(self, client: AsyncClient, namespace: str, server: str) -> None:
         self._client = client
         self._namespace = namespace
+        self._server = server
 
     async def team(self, name: str) -> Raw:
         """As it is. Raises CliError."""
         try:
             found = await self._client.get(_TEAM, name, namespace=self._namespace)
         except Exception as error:
-            raise _told(error, f'AgentTeam "{name}"', self._namespace) from error
+            raise self._told(error, f'AgentTeam "{name}"', role="view") from error
         return _plain(found)
 
     async def revisions(self, team: str) -> Sequence[Raw]:
@@ -62,7 +63,7 @@ class ClusterTeams:
             listing = self._client.list(_REVISION, namespace=self._namespace, labels={TEAM_LABEL: team})
             return [_plain(one) async for one in listing]
         except Exception as error:
-            raise _told(error, "ControllerRevisions", self._namespace) from error
+            raise self._told(error, "ControllerRevisions", role="view") from error
 
     async def replace(self, team: Mapping[str, Any]) -> None:
         """Writes it, unless it has changed since it was read. Raises CliError, Conflicted."""
@@ -70,7 +71,20 @@ class ClusterTeams:
         try:
             await self._client.replace(_TEAM.from_dict(dict(team)), field_manager=_MANAGER)
         except Exception as error:
-            raise _told(error, f'AgentTeam "{name}"', self._namespace) from error
+            raise self._told(error, f'AgentTeam "{name}"', role="edit") from error
+
+    def _told(self, error: Exception, what: str, *, role: str) -> Exception:
+        """An error of the client in words; what is none of its is left as it is. `role`: that would do."""
+        if isinstance(error, ApiError):
+            where, words = f"{what} in namespace {self._namespace}", error.status.message or ""
+            return _refused(error.status.code, where, words, role)
+        if isinstance(error, httpx2.HTTPStatusError):
+            words = f"the API server has no {what} (HTTP {error.response.status_code})"
+            return CliError(words, fix="install the chart agentteams-crds")
+        if isinstance(error, httpx2.HTTPError | OSError):
+            words = f"the API server {self._server} does not answer: {type(error).__name__}"
+            return Unreachable(words, fix="see kubectl cluster-info")
+        return error
 
 
 @asynccontextmanager
@@ -89,7 +103,7 @@ async def connect(place: Place) -> AsyncIterator[ClusterTeams]:
     namespace = place.namespace or config.namespace or "default"
     client = AsyncClient(config=config, namespace=namespace, timeout=httpx2.Timeout(_TIMEOUT_S))
     try:
-        yield ClusterTeams(client, namespace)
+        yield ClusterTeams(client, namespace, config.cluster.server)
     finally:
         await client.close()
 
@@ -99,22 +113,9 @@ def _plain(found: Any) -> Raw:
     return plain
 
 
-def _told(error: Exception, what: str, namespace: str) -> Exception:
-    """An error of the client in words; what is none of its is left as it is."""
-    if isinstance(error, ApiError):
-        return _refused(error.status.code, f"{what} in namespace {namespace}", error.status.message or "")
-    if isinstance(error, httpx2.HTTPStatusError):
-        words = f"the API server has no {what} (HTTP {error.response.status_code})"
-        return CliError(words, fix="install the chart agentteams-crds")
-    if isinstance(error, httpx2.HTTPError | OSError):
-        words = f"the API server does not answer: {type(error).__name__}"
-        return Unreachable(words, fix="see kubectl cluster-info")
-    return error
-
-
-def _refused(code: int | None, what: str, words: str) -> CliError:
+def _refused(code: int | None, what: str, words: str, role: str) -> CliError:
     if code == _MISSING:
         return CliError(f"no {what}", fix="see kubectl get agentteams --all-namespaces")
     if code == _CONFLICT:
         return Conflicted(f"{what} was changed by somebody else", fix="try again")
-    return CliError(f"{what}: {words}", fix="ask for the role edit there" if code in _DENIED else "")
+    return CliError(f"{what}: {words}", fix=f"ask for the role {role} there" if code in _DENIED else "")

@@ -69,7 +69,7 @@ def manifest_files(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise CliError(f"{path} does not exist", fix="check the path after -f")
+            raise CliError(f"{path} does not exist", fix="check the path")
     return list(dict.fromkeys(files))
 
 

@@ -12,6 +12,8 @@ import structlog
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import KNOWLEDGE, NAMESPACE, TEAM, Key, Stored
 
+_MOST = 4096
+
 log = structlog.get_logger()
 
 Limited = Literal["teams", "knowledge-bases", "own-pools", "own-replicas", "concurrent-runs"]
@@ -60,6 +62,7 @@ class Quotas:
     def __init__(self, *, cache: Cache, defaults: Mapping[Limited, int]) -> None:
         self._cache = cache
         self._defaults = defaults
+        self._warned: dict[tuple[str, Limited], str] = {}
 
     def over(self, one: Stored) -> str:
         """Why an object is one too many, with the fix; empty: it is not."""
@@ -73,9 +76,18 @@ class Quotas:
             if value.isascii() and value.isdigit():
                 return Limit(int(value), f"the annotation {annotation(what)} of the Namespace")
             # The default holds: who cannot be understood does not lift a limit.
-            log.warning("quota_not_understood", namespace=namespace, annotation=annotation(what), value=value)
+            self._warn(namespace, what, value)
         most = self._defaults.get(what)
         return None if most is None else Limit(most, f'"{what}" of the installation\'s quotas')
+
+    def _warn(self, namespace: str, what: Limited, value: str) -> None:
+        """Once for each value: a namespace is looked at again and again."""
+        if self._warned.get((namespace, what)) == value:
+            return
+        if len(self._warned) >= _MOST:
+            self._warned.clear()
+        self._warned[namespace, what] = value
+        log.warning("quota_not_understood", namespace=namespace, annotation=annotation(what), value=value)
 
     def _exceeded(self, one: Stored) -> Iterator[str]:
         namespace = one.key.namespace

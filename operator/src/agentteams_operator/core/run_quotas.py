@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import structlog
 
-from agentteams_operator.core.objects import Stored
+from agentteams_operator.core.cache import Cache
+from agentteams_operator.core.objects import TEAM, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import RunLimits, RunLimitsUnavailable
 from agentteams_operator.core.quotas import Limit, Quotas
@@ -29,8 +30,9 @@ class RunQuotas:
         look: At the pool itself.
     """
 
-    def __init__(self, *, look: Look, quotas: Quotas, limits: RunLimits, clock: Clock) -> None:
+    def __init__(self, *, look: Look, cache: Cache, quotas: Quotas, limits: RunLimits, clock: Clock) -> None:
         self._look = look
+        self._cache = cache
         self._quotas = quotas
         self._limits = limits
         self._clock = clock
@@ -49,6 +51,8 @@ class RunQuotas:
         now = self._clock.monotonic()
         limit = self._quotas.limit(namespace, "concurrent-runs")
         known = self._told.get(namespace)
+        if known is None and not self._cache.names(TEAM, namespace):
+            return True  # nothing runs in it
         if known is not None and known[1] == limit and now - known[0] < _GOOD_FOR_S:
             return True
         if self._silent_at is not None and now - self._silent_at < _SILENT_S:

@@ -33,12 +33,17 @@ class Listening:
         listed: Told them.
         wanted: Whether anybody wants to know.
         kinds: Plurals of what is watched, for the metric.
+        begun: Told the plural of each watch that begins.
     """
 
-    def __init__(self, listed: Listed, wanted: Callable[[], bool], *, kinds: Collection[str]) -> None:
+    def __init__(
+        self, listed: Listed, wanted: Callable[[], bool], *,
+        kinds: Collection[str], begun: Callable[[str], None] = lambda _resource: None,
+    ) -> None:  # fmt: skip
         self._listed = listed
         self._wanted = wanted
         self._kinds = kinds
+        self._begun = begun
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def session(self, connection: kopf.ConnectionInfo) -> kopf.AiohttpSession:
@@ -66,6 +71,7 @@ class Listening:
         if request.url.query.get("watch") == "true":
             resource = request.url.name
             metrics.WATCHES_BEGUN.labels(resource if resource in self._kinds else "other").inc()
+            self._begun(resource)
 
     async def _ended(
         self, session: aiohttp.ClientSession, context: SimpleNamespace, end: aiohttp.TraceRequestEndParams

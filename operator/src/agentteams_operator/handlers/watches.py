@@ -50,6 +50,8 @@ KINDS = {
 }  # fmt: skip
 _STOP_S = 10.0
 _SILENT_S = 70.0
+_LATE_S = 5.0
+_MOST_FAILURES, _FAILURES_S = 3, 300.0
 _SYNC_S = 300.0  # far more than the lists of a large cluster take
 
 
@@ -65,8 +67,8 @@ class _Pauses:
 def settings(silent_s: float = _SILENT_S) -> kopf.OperatorSettings:
     """How kopf watches; docs/operator.md has the reasons."""
     made = kopf.OperatorSettings()
-    made.watching.server_timeout = 240
-    made.watching.client_timeout = 300
+    made.watching.server_timeout = 600
+    made.watching.client_timeout = 660
     made.watching.connect_timeout = 10
     made.watching.inactivity_timeout = silent_s
     made.watching.chunk_size = 500
@@ -98,6 +100,22 @@ class Watches:
         self._sync_s = sync_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._synced = asyncio.Event()
+        self._again = asyncio.Event()
+        self._watched: set[str] = set()
+
+    def expect(self, kind: str, *, there: bool) -> None:
+        """A kind has come or gone. kopf may miss one that comes: it looks when its
+        CustomResourceDefinition changes, which is before the API server serves it, and not again."""
+        resource = next(plural for plural, one in KINDS.items() if one == kind)
+        if not there:
+            self._watched.discard(resource)
+        elif self._loop is not None:
+            self._loop.call_later(_LATE_S, self._check, resource)
+
+    def _check(self, resource: str) -> None:
+        if resource not in self._watched:
+            log.info("kind_not_watched", resource=resource)
+            self._again.set()
 
     async def synced(self) -> None:
         """Waits until the cache has all that there was at the start."""
@@ -106,11 +124,28 @@ class Watches:
     async def run(self) -> None:
         """Until it is cancelled.
 
+        When a kind goes that kopf watches, kopf may end with it, and is begun anew.
+
         Raises:
-            RuntimeError: kopf ended by itself.
+            Exception: kopf ended by itself before it had listed anything, or again and again.
             TimeoutError: It hangs: one of its tasks has failed, and its others never end.
         """
         self._loop = asyncio.get_running_loop()
+        failures: list[float] = []
+        while True:
+            try:
+                await self._watch()
+            except Exception as error:
+                now = self._loop.time()
+                failures = [*(at for at in failures if now - at < _FAILURES_S), now]
+                if not self._synced.is_set() or len(failures) > _MOST_FAILURES:
+                    raise
+                log.warning("watches_failed", error=f"{type(error).__name__}: {error}")
+            self._again.clear()
+
+    async def _watch(self) -> None:
+        """Until it is to begin anew. What was seen stays: new lists are compared with it."""
+        assert self._loop is not None
         ended: asyncio.Future[None] = self._loop.create_future()
         stop = threading.Event()
 
@@ -129,21 +164,26 @@ class Watches:
 
         thread = threading.Thread(target=body, name="kopf", daemon=True)
         thread.start()
-        synced = asyncio.ensure_future(self._synced.wait())
+        synced, again = (asyncio.ensure_future(one.wait()) for one in (self._synced, self._again))
         try:
             async with asyncio.timeout(self._sync_s):
                 waited: list[asyncio.Future[Any]] = [ended, synced]
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            await ended
+            until: list[asyncio.Future[Any]] = [ended, again]
+            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                await ended
         finally:
+            ended.cancel()  # how it ends from here on is nobody's concern
             synced.cancel()
+            again.cancel()
             stop.set()
             await asyncio.to_thread(thread.join, _STOP_S)
 
     async def _operate(self, stop: threading.Event) -> None:
         logging.getLogger("kopf").setLevel(logging.WARNING)  # else a line for each change of each object
         registry = kopf.OperatorRegistry()
-        listening = Listening(self._listed, self._synced.is_set, kinds=KINDS)
+        listening = Listening(self._listed, self._synced.is_set, kinds=KINDS, begun=self._begun)
 
         async def login(**arguments: Any) -> kopf.AiohttpSession | None:
             found = _login(**arguments)
@@ -179,6 +219,9 @@ class Watches:
             key = Key(str(body["kind"]), str(metadata.get("namespace", "")), str(metadata["name"]))
             self._call(self._cache.remove, key, int(metadata["resourceVersion"]))
 
+    def _begun(self, resource: str) -> None:
+        self._call(self._watched.add, resource)
+
     def _listed(self, path: str, listing: Mapping[str, Any]) -> None:
         """All names of a kind, in one namespace or in all."""
         parts = path.strip("/").split("/")
@@ -188,7 +231,7 @@ class Watches:
         namespace = parts[-2] if len(parts) > 2 and parts[-3] == "namespaces" else ""
         there = {
             Key(kind, str(item["metadata"].get("namespace", "")), str(item["metadata"]["name"]))
-            for item in listing["items"]
+            for item in listing["items"] or ()  # null: there is none
         }
         self._call(self._cache.retain, kind, namespace, there, int(listing["metadata"]["resourceVersion"]))
 

@@ -89,7 +89,8 @@ def pool_objects(pool: Pool, settings: PoolSettings) -> Iterator[Spec]:
         pool, "policy/v1", "PodDisruptionBudget", pool.name,
         spec={"maxUnavailable": 1, "selector": {"matchLabels": pool.selector}},
     )  # fmt: skip
-    yield _network_policy(pool, settings)
+    if settings.network.enabled:
+        yield _network_policy(pool, settings)
     scaling = pool.scaling(settings)
     if scaling is None:
         return
@@ -300,27 +301,29 @@ def _network_policy(pool: Pool, settings: PoolSettings) -> Spec:
     orchestrators = {"podSelector": {"matchLabels": {_NAME: APP}}}
     grpc, metrics = {"port": PORT, "protocol": "TCP"}, {"port": METRICS_PORT, "protocol": "TCP"}
     dns = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    # Model endpoints and MCP servers may be anywhere, but not where clouds hand out credentials.
-    anywhere = [
-        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
-        {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}},
+    allowed = settings.network
+    ingress: list[Spec] = [
+        {"from": [system("gateway"), system("evaluation"), orchestrators], "ports": [grpc]}
     ]
+    egress: list[Spec] = [
+        *(
+            {"to": [system(name)], "ports": [{"port": port, "protocol": "TCP"}]}
+            for name, port in _SERVICES.items()
+        ),
+        {"to": [{"podSelector": {}}]},  # other orchestrators, and MCP servers of the namespace
+    ]
+    # A rule without peers would let everybody through.
+    if allowed.metrics_from:
+        ingress.append({"from": list(allowed.metrics_from), "ports": [metrics]})
+    if allowed.dns:
+        egress.insert(0, {"to": list(allowed.dns), "ports": dns})
+    if allowed.model_endpoints:
+        egress.append({"to": [{"ipBlock": block} for block in allowed.model_endpoints]})
     spec = {
         "podSelector": {"matchLabels": pool.selector},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [
-            {"from": [system("gateway"), system("evaluation"), orchestrators], "ports": [grpc]},
-            {"from": [{"namespaceSelector": {}}], "ports": [metrics]},
-        ],
-        "egress": [
-            {"to": [{"namespaceSelector": {}}], "ports": dns},
-            *(
-                {"to": [system(name)], "ports": [{"port": port, "protocol": "TCP"}]}
-                for name, port in _SERVICES.items()
-            ),
-            {"to": [{"podSelector": {}}]},  # other orchestrators, and MCP servers of the namespace
-            {"to": anywhere},
-        ],
+        "ingress": ingress,
+        "egress": egress,
     }
     return _object(pool, "networking.k8s.io/v1", "NetworkPolicy", pool.name, spec=spec)
 

@@ -25,7 +25,17 @@ def _cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group("history")
+class _OfTeams(click.Group):
+    """Says what is missing to who leaves the kind out."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """See click."""
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f'"{args[0]}" is no kind: for a team of that name, {ctx.command_path} team {args[0]}')
+        return super().resolve_command(ctx, args)
+
+
+@click.group("history", cls=_OfTeams)
 def history_command() -> None:
     """Which revisions there are, on a cluster."""
 
@@ -46,7 +56,7 @@ def history_team(settings: Settings, /, *, name: str, **place: Any) -> None:
     )
 
 
-@click.group("undo")
+@click.group("undo", cls=_OfTeams)
 def undo_command() -> None:
     """Write an earlier revision back, on a cluster."""
 
@@ -66,6 +76,10 @@ def undo_team(settings: Settings, /, *, name: str, to_revision: int | None, **pl
     """
     one = run_async(_undo(settings, name, to_revision, place))
     settings.output.json({"team": name, "number": one.number, "revision": one.name})
+    if one.wanted:
+        why = "" if one.serves else f"; why it does not serve: kubectl describe agentteam {name}"
+        settings.output.line(f"Team {name} asks for revision {one.number} ({one.name}) already{why}.")
+        return
     settings.output.line(
         f"Team {name} asks for revision {one.number} ({one.name}) again; it serves as soon as it is ready. "
         "Apply the same from where your manifests are, or the next apply brings the newer spec back."
@@ -86,6 +100,8 @@ async def _undo(settings: Settings, name: str, number: int | None, place: dict[s
         for _ in range(_ATTEMPTS):
             team = await teams.team(name)
             one = to_undo(team, revisions_of(team, await teams.revisions(name)), number)
+            if one.wanted:
+                return one
             try:
                 await teams.replace(restored(team, one))
             except Conflicted:

@@ -144,8 +144,8 @@ def _ready(seen: ObservedTeam, wanted: str, current: str, parts: Sequence[Verdic
         words = f"revision {current}, the last good one, cannot serve either: {lost.message}; "
         return no("Ready", lost.reason, f"{words}the newest waits: {missing.message}")
     if seen.pool is None or not seen.pool.status.get("availableReplicas"):
-        name = seen.pool.key.name if seen.pool is not None else "of the orchestrator"
-        return no("Ready", "NoReplica", f"no pod of Deployment {name} is ready; kubectl get pods says why")
+        where = "the orchestrator" if seen.pool is None else f"Deployment {seen.pool.key.name}"
+        return no("Ready", "NoReplica", f"no pod of {where} is ready; kubectl get pods says why")
     if missing is not None:
         return yes(
             "Ready", "LastGoodServes", f"revision {current} serves; the newest waits: {missing.message}"
