@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentteams_operator.core.reading import Reader
 from agentteams_operator.core.served import Served
 from agentteams_operator.core.teams import Teams
 from agentteams_operator.core.texts import Texts
-from agentteams_operator.specs.settings import PoolSettings
+from agentteams_operator.specs.settings import PoolNetwork, PoolSettings
 from servicekit.testing import FakeClock
 from tests.unit.agentteams_operator.test_decide_team import condition
 
@@ -146,6 +147,18 @@ async def test_the_shared_pool_is_scaled_by_keda_as_soon_as_it_is_there() -> Non
     assert (scalers(outcome), [key.kind for key in outcome.gone]) == (set(), ["HorizontalPodAutoscaler"])
     scene.cache.remove(outcome.gone[0])
     assert scalers(await scene.look_at_pool()) == {"ScaledObject"}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_calls_have_no_policy_of_their_own_where_pools_have_none(enabled: bool) -> None:
+    """A policy that allows calls only would cut the pods off from all else."""
+    scene = Scene()
+    scene.teams._settings = replace(scene.teams._settings, network=PoolNetwork(enabled=enabled))
+    spec = {"members": [{"name": "a"}], "allowedNamespaces": {"from": "All"}}
+    scene.put("AgentTeam", "t", spec=spec, status={"currentRevision": "r"})
+    outcome = await scene.look_at_pool()
+    found = [o["metadata"]["name"] for o in outcome.objects if o["kind"] == "NetworkPolicy"]
+    assert sorted(found) == (["agentteams-calls", "agentteams-pool"] if enabled else [])
 
 
 def config(scene: Scene, **texts: str) -> None:

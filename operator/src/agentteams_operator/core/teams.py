@@ -133,9 +133,14 @@ class Teams:
         owners = called_owners(self._cache, self._with_served(teams))
         calls = {owner: self._tenant_key(namespace, calls_of=owner) for owner in owners}
         objects = list(namespace_objects(namespace, identity, calls)) if teams else []
-        objects += calls_policy(
-            namespace, pods={NAME_LABEL: APP}, port=PORT, callers=callers(self._cache, teams), owners=owners
-        )
+        if self._settings.network.enabled:  # alone it would let nothing else through
+            objects += calls_policy(
+                namespace,
+                pods={NAME_LABEL: APP},
+                port=PORT,
+                callers=callers(self._cache, teams),
+                owners=owners,
+            )
         shared = [team for team in teams if team.spec.get("runtime") is None]
         if shared:
             keys = {key for team in shared for key in secret_keys(team.spec)}
