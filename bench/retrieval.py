@@ -189,7 +189,9 @@ async def measure(
         took.append(time.perf_counter() - began)
         if response.outcome == pb.SEARCH_OUTCOME_FAILED:
             raise RuntimeError(f"a search failed: {response.reasons[0].message}")
-        degraded += response.outcome == pb.SEARCH_OUTCOME_DEGRADED
+        if response.outcome == pb.SEARCH_OUTCOME_DEGRADED:
+            degraded += 1
+            print(f"degraded: {response.reasons[0].message}", file=sys.stderr)
         ranked[id_] = [chunk.document_title.removesuffix(".md") for chunk in response.chunks]
 
     await spread((search(id_, text) for id_, text in data.queries.items()), at_a_time)
