@@ -135,38 +135,21 @@ def check_way(caller: Caller, owner: str) -> None:
     raise FailedPrecondition(problem, reason="TEAM_NOT_READY", metadata={"namespace": owner})
 
 
-class CallVerifier:
+class CallVerifier(TokenVerifier):
     """As TokenVerifier, and reads the tokens of calls from other tenants.
 
     Who calls from another tenant is a user of this one from here on, whose name says where it comes from
     (`Caller.home`): its sessions, runs and memories are nobody else's.
     """
 
-    def __init__(self, key: IdentityKey) -> None:
-        self._key = key
-        self._own = TokenVerifier(key)
-        self._cache: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
-
-    def verify(self, token: str) -> Caller:
-        """Who the token stands for.
-
-        Raises:
-            Unauthenticated: It is forged, expired, or for somebody else.
-        """
-        cached = self._cache.get(token)
-        if cached is not None and cached[0] > time.time():
-            return cached[1]
+    def _read(self, token: str) -> tuple[float, Caller]:
         try:
-            return self._own.verify(token)
+            return super()._read(token)
         except Unauthenticated as refused:
             try:
-                expiry, caller = self._call(token)
+                return self._call(token)
             except (jwt.PyJWTError, PermissionDenied):
                 raise refused from None
-        self._cache[token] = (expiry, caller)
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return caller
 
     def _call(self, token: str) -> tuple[float, Caller]:
         # Not verified yet, and used for nothing but to choose the key: a wrong one fails the signature.

@@ -99,14 +99,6 @@ class Issuer(Protocol):
         ...
 
 
-class Verifier(Protocol):
-    """Reads the tokens of calls."""
-
-    def verify(self, token: str) -> Caller:
-        """Who the token stands for. Raises: Unauthenticated."""
-        ...
-
-
 class TokenIssuer:
     """Makes tokens; the same caller gets the same token until it is nearly over."""
 
@@ -158,6 +150,14 @@ class TokenVerifier:
         cached = self._cache.get(token)
         if cached is not None and cached[0] > time.time():
             return cached[1]
+        expiry, caller = self._read(token)
+        self._cache[token] = (expiry, caller)
+        if len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return caller
+
+    def _read(self, token: str) -> tuple[float, Caller]:
+        """When it expires, and who it stands for. Raises: Unauthenticated."""
         try:
             # Not verified yet, and used for nothing but to choose the key: a wrong one fails the signature.
             unverified = jwt.decode(token, options={"verify_signature": False})
@@ -171,7 +171,4 @@ class TokenVerifier:
         except (jwt.PyJWTError, PermissionDenied) as error:
             raise Unauthenticated(f"token refused: {error}", reason="UNAUTHENTICATED") from error
         caller = Caller(str(claims["tenant"]), str(claims["sub"]), str(claims.get("service", "")))
-        self._cache[token] = (float(claims["exp"]), caller)
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return caller
+        return float(claims["exp"]), caller

@@ -22,7 +22,7 @@ from servicekit.errors import (
     Unauthenticated,
     status_from_error,
 )
-from servicekit.identity import Verifier
+from servicekit.identity import TokenVerifier
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Traces, measures, logs, authenticates and maps the errors of every call."""
 
-    def __init__(self, verifier: Verifier, *, service: str) -> None:
+    def __init__(self, verifier: TokenVerifier, *, service: str) -> None:
         self._verifier = verifier
         self._service = service
         self._handlers: dict[str, Handler] = {}
@@ -101,7 +101,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call from begin to end."""
 
-    def __init__(self, method: str, context: Any, verifier: Verifier, service: str) -> None:
+    def __init__(self, method: str, context: Any, verifier: TokenVerifier, service: str) -> None:
         self._method = method
         self._context = context
         self._verifier = verifier
