@@ -110,7 +110,7 @@ def test_a_quiet_watch_goes_on_from_where_it_was_without_a_new_list(
     with running_operator(
         cluster, tmp_path, namespaces=[NAMESPACE], lease_namespace=NAMESPACE, watch_silent_s=1
     ) as operator:
-        eventually(lambda: operator.leads, "leads", WAIT_S)
+        eventually(lambda: "service_ready" in operator.log, "has listed", WAIT_S)
         lists, watches = requests(cluster, "LIST"), requests(cluster, "WATCH")
 
         def begun_anew() -> bool:
