@@ -55,6 +55,10 @@ def memory(text: str, *, team: str = "", request_id: str = "", body: str = "") -
     )
 
 
+# Nothing of a user is in them: what a namespace may do, and what its teams are asked by schedule.
+OF_NAMESPACES = {"run_quotas", "team_golden_sets"}
+
+
 async def count(kit: Kit, table: sa.Table, owner: Owner) -> int:
     query = sa.select(sa.func.count()).where(table.c.tenant == owner.tenant, table.c.owner == owner.user)
     return int(await kit.database.read(lambda c: c.execute(query).scalar_one()))
@@ -391,7 +395,8 @@ async def test_erasing_deletes_all_of_one_user_and_nothing_of_others(kit: Kit) -
     erased = await erase(kit.store, ADA)
     assert erased == Erased(sessions=25, messages=50, runs=25, run_events=75, memories=1)
     for table in metadata.sorted_tables:
-        assert await count(kit, table, ADA) == 0
+        if table.name not in OF_NAMESPACES:
+            assert await count(kit, table, ADA) == 0
     for owner in (BOB, EVE):
         assert await count(kit, sessions, owner) == 25
         assert await count(kit, metadata.tables["run_events"], owner) == 75
