@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +365,15 @@ def test_chat_with_an_unknown_team(run: Run) -> None:
         assert "team dogs does not exist" in result.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children of a shell's background job ignore Ctrl-C, as it does; not those that are started here."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_run_too(services: Scenario, tmp_path: Path) -> None:
     services.stream = [STARTED, delta("m1", 0, "Because"), STALL]
     with subprocess.Popen(
@@ -376,7 +386,10 @@ def test_ctrl_c_stops_the_run_too(services: Scenario, tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.read(7) == b"Because"
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 130
+        try:
+            assert process.wait(15) == 130
+        finally:
+            process.kill()
         assert b"Traceback" not in process.stderr.read()
     assert services.cancelled == ["runs/r1"]
 

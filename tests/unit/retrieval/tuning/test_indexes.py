@@ -69,6 +69,16 @@ class Tunings:
         return {"kb": Tuning(state=TuningState.DONE, message="", measured=self._measured)}
 
 
+class Newest:
+    """The catalogue, for who looks once more."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    async def snapshot(self, tenant: str, id_: str) -> Snapshot:
+        return self._snapshot
+
+
 @pytest.fixture
 async def snapshot(tmp_path: Path) -> AsyncIterator[Snapshot]:
     world = World(tmp_path)
@@ -85,16 +95,25 @@ async def store(snapshot: Snapshot) -> Telling:
 
 
 def indexes(store: Telling, snapshot: Snapshot, *, memory_bytes: int | None = None) -> Indexes:
-    unused: Any = None
+    newest: Any = Newest(snapshot)
     tunings: Any = Tunings(snapshot.knowledge_base.collection)
     return Indexes(
-        catalogue=unused, tunings=tunings, store=store, clock=store.clock, memory_bytes=memory_bytes
+        catalogue=newest, tunings=tunings, store=store, clock=store.clock, memory_bytes=memory_bytes
     )
 
 
 async def test_segments_are_those_that_the_store_has_now(store: Telling, snapshot: Snapshot) -> None:
     (view,) = await indexes(store, snapshot).views([snapshot])
     assert view.segments == 3
+
+
+async def test_a_tuning_that_has_just_ended_is_shown_with_what_it_has_chosen(
+    store: Telling, snapshot: Snapshot
+) -> None:
+    now = replace(snapshot, search_params={"ef": 50})
+    (view,) = await indexes(store, now).views([snapshot])  # read before it ended
+    assert view.tuning is not None
+    assert (view.tuning.state, view.search_params) == (TuningState.DONE, {"ef": 50})
 
 
 async def test_a_list_asks_for_the_memory_once_and_for_no_segments(

@@ -109,6 +109,9 @@ class Indexes:
             return []
         tenant = snapshots[0].knowledge_base.tenant
         tunings = await self._tunings.get(tenant, [s.knowledge_base.id for s in snapshots])
+        if len(snapshots) == 1:  # read after it: a tuning that is DONE is shown with what it has chosen
+            [first] = snapshots
+            snapshots = [await self._catalogue.snapshot(tenant, first.knowledge_base.id) or first]
         said = await self._said(snapshots[0].knowledge_base.place if len(snapshots) == 1 else None)
         return [_view(snapshot, tunings.get(snapshot.knowledge_base.id), said) for snapshot in snapshots]
 
