@@ -76,10 +76,9 @@ class Bench:
         self._rate = rate
         self.late = 0
         self._texts = iter(real_documents(3000, seed=2).items())
+        asked = [text.decode(errors="replace").split() for text in real_documents(400, seed=3).values()]
         self._queries = (
-            " ".join(text.decode(errors="replace").split()[place : place + 7])
-            for place in itertools.count(20, 3)
-            for text in real_documents(400, seed=3).values()
+            " ".join(words[place : place + 7]) for place in itertools.count(20, 3) for words in asked
         )
 
     async def ingest(self, documents: int) -> Ingest:

@@ -21,7 +21,7 @@ from servicekit.server import Assembly, run
 
 log = structlog.get_logger()
 
-_NICE = 5  # where there are fewer cores than work, searches go first
+_NICE = 15  # where there are fewer cores than work, searches go first
 
 
 async def _migrate(settings: Settings) -> None:

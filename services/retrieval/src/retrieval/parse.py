@@ -24,7 +24,7 @@ from retrieval.parsing.formats import as_asked, read
 
 READY = "ready"  # the first line
 _PR_SET_PDEATHSIG = 1
-_NICE = 10  # where there are fewer cores than work, searches go first
+_NICE = 19  # where there are fewer cores than work, searches go first
 # The parent holds the answer several times while it reads it.
 _MAX_TEXT_CHARACTERS = 64 * 1024 * 1024
 

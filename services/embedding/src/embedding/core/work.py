@@ -22,11 +22,11 @@ PATIENCE_S = 2.0
 # While questions come, one thread is kept for them: an ingest takes as long as
 # it likes for a batch, and a question that waits for its end is late.
 QUESTIONS_COME_S = 5.0
-# And then what is not urgent rests after each job as long as the job took: the search that asks needs
-# the cores for more than its vector. Half a thread at least is left to an ingest.
-_MAX_REST_S = 1.0
-# Where there are fewer cores than work, what runs beside a question counts a tenth as much as it.
-_NICE = 10
+# And then what is not urgent rests after each job, so many times as long as the job took: the search that
+# asks needs the cores for more than its vector. A quarter of a thread at least is left to an ingest.
+_REST, _MAX_REST_S = 3, 1.0
+# Where there are fewer cores than work, what runs beside a question has what the question leaves.
+_NICE = 19
 
 _Waiting = tuple[float, Callable[[], Any], asyncio.Future[Any]]
 
@@ -133,7 +133,7 @@ class WorkQueue:
         if began_s is not None:  # not urgent
             self._running_patient -= 1
             now = loop.time()
-            self._rest_until_s = now + min(now - began_s, _MAX_REST_S)
+            self._rest_until_s = now + min(_REST * (now - began_s), _MAX_REST_S)
         error = done.exception()  # also marks it as seen, if the caller has gone
         if not outer.done():
             if error is not None:
