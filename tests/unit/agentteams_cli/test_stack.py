@@ -114,6 +114,17 @@ async def test_starts_all_says_so_and_stops_all(tmp_path: Path) -> None:
     assert reports[4:] == [("gateway", "stopped"), ("session", "stopped")]
 
 
+async def test_children_are_apart_for_signals_but_not_for_the_scheduler(tmp_path: Path) -> None:
+    stack = Stack(config(tmp_path), make_plan=children(session="ok"))
+    await stack.start()
+    try:
+        pid = stack.services["session"].pid
+        assert os.getpgid(pid) == pid  # the terminal's Ctrl-C does not reach it
+        assert os.getsid(pid) == os.getsid(0)  # or nice would mean nothing between services
+    finally:
+        await stack.stop()
+
+
 async def test_state_is_for_its_owner_alone(tmp_path: Path) -> None:
     async with Stack(config(tmp_path), make_plan=children(gateway="ok")):
         key = tmp_path / "state" / "identity.key"

@@ -73,8 +73,9 @@ class ServiceProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
-                # Ctrl-C is for us: we stop the children, in order.
-                start_new_session=True,
+                # Ctrl-C is for us: we stop the children, in order. Not a session of their own: Linux shares
+                # the CPU out among sessions first, and what a service does at low priority would count fully.
+                process_group=0,
             )
 
     async def wait_ready(self, deadline: float) -> None:
