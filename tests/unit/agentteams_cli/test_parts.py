@@ -59,7 +59,7 @@ def test_endpoint_of_the_environment() -> None:
     assert from_environment({"OPENAI_API_KEY": " "}) is None
     default = from_environment({"OPENAI_API_KEY": "sk-1"})
     assert default is not None
-    assert (default.chat.url, default.chat.model) == ("https://api.openai.com/v1", "gpt-4o-mini")  # type: ignore[union-attr]
+    assert (default.chat.url, default.chat.model) == ("https://api.openai.com/v1", "gpt-4o-mini")
     own = from_environment(
         {
             "OPENAI_API_KEY": "sk-1",
@@ -71,6 +71,10 @@ def test_endpoint_of_the_environment() -> None:
     assert own is not None
     assert (own.embedding.url, own.embedding.model) == ("http://127.0.0.1:1/v1", "e")  # type: ignore[union-attr]
     assert "sk-1" not in repr(own)
+    chat_only = from_environment({"OPENAI_API_KEY": "sk-1", "OPENAI_EMBEDDING_MODEL": "local"})
+    assert chat_only is not None
+    assert chat_only.embedding is None
+    assert "the local model for embeddings" in chat_only.why
 
 
 def test_ports_picked_at_once_are_all_different() -> None:

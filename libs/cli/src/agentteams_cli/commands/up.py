@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from agentteams_cli.asking import ask, show
-from agentteams_cli.client import connect
+from agentteams_cli.client import Client, connect
 from agentteams_cli.commands import ingest
 from agentteams_cli.context import Settings, common, run_async
 from agentteams_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CliError, StackError
@@ -25,10 +25,11 @@ from agentteams_cli.manifests_store import (
     stored_files,
     take_effect,
 )
-from agentteams_cli.models import BuiltIn, provide
+from agentteams_cli.models import LOCAL, BuiltIn, from_environment, provide
 from agentteams_cli.ports import DEFAULT_PORTS, parse_ports
 from agentteams_cli.stack import Stack, StackConfig
 from agentteams_cli.tracing import collector_url, trace_env
+from servicekit.errors import NotFound
 
 QUESTION = "How does the evidence ledger save searches?"
 QUESTION_ABOUT_YOURS = "What are these documents about?"
@@ -106,7 +107,8 @@ def up_command(
 
     Everything listens on 127.0.0.1 and is kept in the state folder, so that the second start has the data of
     the first. With OPENAI_API_KEY (and OPENAI_BASE_URL, OPENAI_MODEL, OPENAI_EMBEDDING_MODEL) set, that
-    endpoint is used; without, local models are fetched once.
+    endpoint is used (for chat only, if OPENAI_EMBEDDING_MODEL=local); without, local models are fetched
+    once.
     """
     if demo and no_ask:
         raise click.UsageError("--demo ends after an answer, and --no-ask asks for none: give one of them")
@@ -228,6 +230,7 @@ class Up:
             return
         files = find_files([docs])
         async with connect(self._settings.state) as client:
+            await _must_be_there(client)
             with self._output.progress() as bar:
                 results = await ingest_files(client, KNOWLEDGE_BASE, files, wait=True, bar=bar)
         ingest.report(self._output, KNOWLEDGE_BASE, results)
@@ -267,6 +270,20 @@ def _project_folder(name: str) -> Path | None:
         if (root / name).is_dir():
             return root / name
     return None
+
+
+async def _must_be_there(client: Client) -> None:
+    """Says so once, and not for each document."""
+    try:
+        await client.knowledge_base(KNOWLEDGE_BASE)
+    except NotFound as exc:
+        fix = "its problem stands above; without one, add the KnowledgeBase to the manifests"
+        if from_environment() is not None:
+            fix += "; if the endpoint has no such model for embeddings, set OPENAI_EMBEDDING_MODEL to one "
+            fix += f"that it has, or to {LOCAL}"
+        raise CliError(
+            f"no documents can be indexed: KnowledgeBase {KNOWLEDGE_BASE} is missing", fix=fix
+        ) from exc
 
 
 @contextlib.contextmanager
