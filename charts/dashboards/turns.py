@@ -4,6 +4,8 @@ from charts.dashboards.panels import Board, Kind, Panel, Query, Row, mean, quant
 
 _TEAM = 'team=~"$team"'
 _RUNS = rate("agentteams_runs_total", where=_TEAM)
+# Begins with a team's first run, as the sums of its stages do: a mean of runs that both have.
+_MEASURED = rate("agentteams_run_duration_seconds_count", where=_TEAM)
 _FAILED = rate("agentteams_runs_total", where=f'{_TEAM}, state="FAILED"')
 _SEARCHES = rate("agentteams_ledger_searches_total", where=_TEAM)
 _REUSED = rate("agentteams_ledger_searches_total", where=f'{_TEAM}, source!="SEARCH"')
@@ -33,7 +35,7 @@ OVERVIEW = Board(
                     kind=Kind.STAT,
                     width=4,
                     red_above=0.01,
-                    queries=(Query(expr=ratio(f"({_FAILED} or vector(0))", _RUNS)),),
+                    queries=(Query(expr=ratio(_FAILED, _RUNS)),),
                 ),
                 Panel(
                     title="p95 of a run",
@@ -92,9 +94,7 @@ OVERVIEW = Board(
                     kind=Kind.STACKED,
                     queries=(
                         Query(
-                            expr=rate(
-                                "agentteams_runs_total", by="team, reason", where=f'{_TEAM}, state="FAILED"'
-                            ),
+                            expr=rate("agentteams_run_failures_total", by="team, reason", where=_TEAM),
                             legend="{{team}} {{reason}}",
                         ),
                     ),
@@ -255,7 +255,7 @@ TURN = Board(
                     queries=(
                         Query(
                             expr=f"{rate(_STAGE_SECONDS, by='stage', where=_TEAM)} / on() group_left()"
-                            f" ({_RUNS} > 0)",
+                            f" ({_MEASURED} > 0)",
                             legend="{{stage}}",
                         ),
                     ),
@@ -269,7 +269,7 @@ TURN = Board(
                     queries=(
                         Query(
                             expr=rate(_STAGE_SECONDS, by="stage", where=f'{_TEAM}, stage!="llm_inference"')
-                            + f" / on() group_left() ({_RUNS} > 0)",
+                            + f" / on() group_left() ({_MEASURED} > 0)",
                             legend="{{stage}}",
                         ),
                     ),

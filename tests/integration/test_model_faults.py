@@ -13,9 +13,9 @@ import pytest
 from manifests import ModelConfig
 from manifests.endpoints import SecretFiles
 from orchestrator.adapters.models import EndpointModels
-from orchestrator.core.calling import CALLS
 from orchestrator.core.gate import QUEUED, Gates
 from orchestrator.core.model import MessageCompleted, ModelCallFinished, RunFinished
+from orchestrator.core.model_metrics import CALLS
 from orchestrator.core.run import execute
 from orchestrator.core.turn import World
 from tests.support.model_server import Fault, ModelServer, Reply

@@ -15,6 +15,7 @@ from agentteams_operator.core.outcome import Event, Outcome
 from agentteams_operator.core.ports import ApiFailure
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reconciler import Reconciler
+from agentteams_operator.handlers.session import Listening
 
 pytestmark = pytest.mark.looptime
 
@@ -94,6 +95,20 @@ async def test_each_look_is_counted_by_how_it_ended(
     assert after == [one + 1 for one in before]
     assert (A in queue.retrying) is again
     queue.forget(A)
+
+
+async def test_what_fails_is_counted_from_0() -> None:
+    queue = WorkQueue()
+    cache = Cache(queue.add)
+    applier = Applier(api=NoApi(), cache=cache)
+    Reconciler(cache=cache, queue=queue, applier=applier, looks={"FromZero": done}, workers=1)
+    Listening(lambda _path, _listing: None, lambda: True, kinds=("from-zero",))
+    for outcome in ("done", "gone", "conflict", "refused", "unavailable", "failed"):
+        labels = {"kind": "FromZero", "outcome": outcome}
+        assert REGISTRY.get_sample_value("agentteams_operator_reconciles_total", labels) == 0
+    assert (
+        REGISTRY.get_sample_value("agentteams_operator_watches_begun_total", {"resource": "from-zero"}) == 0
+    )
 
 
 async def test_what_is_gone_is_counted_so_and_not_as_a_failure() -> None:

@@ -2,20 +2,16 @@
 
 from prometheus_client import generate_latest
 
-from evaluation.metrics import teams_known
+from evaluation.metrics import TEAMS
 
 
-def series() -> str:
-    return generate_latest().decode()
-
-
-def test_sentences_of_a_known_team_begin_at_0() -> None:
-    teams_known(["known/first", "known/second"])
-    for finding in ("SUPPORTED", "UNSUPPORTED"):
-        name = f'agentteams_evaluation_sentences_total{{finding="{finding}",team="known/second"}}'
-        assert f"{name} 0.0" in series()
-
-
-def test_more_teams_than_the_label_allows_take_nobodys_place() -> None:
-    teams_known([f"many/{number}" for number in range(101)])
-    assert "many/" not in series()
+def test_what_alerts_look_at_of_a_known_team_begins_at_0() -> None:
+    TEAMS.expect(["known/first", "known/second"])
+    lines = generate_latest().decode().splitlines()
+    for series in (
+        'agentteams_evaluation_sentences_total{finding="SUPPORTED",team="known/second"}',
+        'agentteams_evaluation_sentences_total{finding="UNSUPPORTED",team="known/second"}',
+        'agentteams_evaluation_runs_total{outcome="FAILED",team="known/second"}',
+        'agentteams_evaluation_below_threshold_total{score="faithfulness",team="known/second"}',
+    ):
+        assert f"{series} 0.0" in lines

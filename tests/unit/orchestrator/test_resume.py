@@ -308,13 +308,13 @@ async def test_a_run_that_kills_its_process_again_and_again_is_given_up(fleet: F
     of = team()
     fleet.bench.catalogue.all_teams = [of]
     run = fleet.store.crashed(of, [], lost_attempts=5)
-    labels = {"state": "FAILED", "reason": "RUN_ATTEMPTS_EXHAUSTED"}
+    labels = {"reason": "RUN_ATTEMPTS_EXHAUSTED"}
     labels["team"] = f"{of.metadata.namespace}/{of.metadata.name}"
-    before = REGISTRY.get_sample_value("agentteams_runs_total", labels) or 0.0
+    before = REGISTRY.get_sample_value("agentteams_run_failures_total", labels) or 0.0
     await (await fleet.begin("b")).follow(run)
     (end,) = fleet.store.steps()
     assert (end.state, end.error.reason) == ("FAILED", "RUN_ATTEMPTS_EXHAUSTED")
-    assert REGISTRY.get_sample_value("agentteams_runs_total", labels) == before + 1
+    assert REGISTRY.get_sample_value("agentteams_run_failures_total", labels) == before + 1
     assert not fleet.bench.models.calls
 
 

@@ -167,6 +167,11 @@ class Metadata(Model):
     labels: dict[str, str] = Field(default_factory=dict, description="Free labels, as in Kubernetes.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Free notes, as in Kubernetes.")
 
+    @property
+    def full_name(self) -> str:
+        """namespace/name."""
+        return f"{self.namespace}/{self.name}"
+
 
 class SharedRef(Model):
     """Refers to an object that its owner may let other namespaces use (spec.allowedNamespaces)."""

@@ -10,11 +10,13 @@ from manifests.cel import BY_TYPE, Cel
 
 _PLACES = ("input", "output", "evidence", "tool_results")
 
+GuardrailType = Literal["PII", "PromptInjection"]
+
 
 class Guardrail(Model):
     """One thing that is looked for."""
 
-    type: Literal["PII", "PromptInjection"] = Field(
+    type: GuardrailType = Field(
         description="PII: personal data, such as e-mail addresses, phone numbers, cards, IBANs, IP addresses "
         "and national numbers. PromptInjection: text that gives orders to the model."
     )

@@ -75,9 +75,11 @@ class Objects:
 
     def every_team(self) -> list[AgentTeam]:
         """The teams of all namespaces by namespace and name, ready or not."""
-        objects = self._state.objects
-        found = [objects[key].resource for key in sorted(objects)]
-        return [resource for resource in found if isinstance(resource, AgentTeam)]
+        return [resource for resource in self._everything() if isinstance(resource, AgentTeam)]
+
+    def every_model(self) -> list[ModelConfig]:
+        """The models of all namespaces by namespace and name."""
+        return [resource for resource in self._everything() if isinstance(resource, ModelConfig)]
 
     def models(self, namespace: str) -> list[ModelConfig]:
         """The models of a namespace by name."""
@@ -134,6 +136,10 @@ class Objects:
     def _all(self, namespace: str) -> list[AgentTeam | KnowledgeBase | ModelConfig]:
         objects = self._state.objects
         return [objects[key].resource for key in sorted(objects) if key[1] == namespace]
+
+    def _everything(self) -> list[AgentTeam | KnowledgeBase | ModelConfig]:
+        objects = self._state.objects
+        return [objects[key].resource for key in sorted(objects)]
 
 
 def combine(found: Iterable[LoadedObject], problems: Iterable[Problem], *, local: bool = True) -> State:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from prometheus_client import Counter
 
+from servicekit.counters import from_zero
 from servicekit.errors import ServiceError
 
 Value: TypeAlias = str | bool | int | float | list[str]
@@ -33,6 +34,7 @@ _MAX_UNDECIDED = 100_000  # spans of all recordings of the process
 _MAX_PENDING = 500
 
 LOST = Counter("agentteams_trace_spans_lost_total", "Spans that were not kept for want of room", ["reason"])
+from_zero(LOST, reason=("buffer", "answer", "unreadable"))
 
 
 class Ref(NamedTuple):

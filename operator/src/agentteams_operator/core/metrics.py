@@ -12,6 +12,7 @@ from agentteams_operator.core.objects import OURS, Key, Stored
 RECONCILES = Counter(
     "agentteams_operator_reconciles_total", "Looks at objects, by how they ended", ["kind", "outcome"]
 )
+OUTCOMES = ("done", "gone", "conflict", "refused", "unavailable", "failed")
 RECONCILE_SECONDS = Histogram(
     "agentteams_operator_reconcile_seconds",
     "Wall time of a look at an object: observe, decide, apply",

@@ -14,6 +14,7 @@ from agentteams_operator.core.objects import Key, Stored
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiFailure
 from agentteams_operator.core.queue import WorkQueue
+from servicekit.counters import from_zero
 
 Look = Callable[[Stored], Awaitable[Outcome]]
 """Observes and decides about one object."""
@@ -38,6 +39,7 @@ class Reconciler:
         self._queue = queue
         self._applier = applier
         self._looks = looks
+        from_zero(metrics.RECONCILES, kind=looks, outcome=metrics.OUTCOMES)
         self._workers = workers
 
     async def work(self) -> None:

@@ -15,6 +15,7 @@ import structlog
 from yarl import URL
 
 from agentteams_operator.core import metrics
+from servicekit.counters import from_zero
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class Listening:
         self._listed = listed
         self._wanted = wanted
         self._kinds = kinds
+        from_zero(metrics.WATCHES_BEGUN, resource=kinds)
         self._begun = begun
         self._asking: dict[str, asyncio.Task[None]] = {}
 

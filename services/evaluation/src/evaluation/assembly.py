@@ -18,7 +18,7 @@ from evaluation.core.golden import GoldenRuns
 from evaluation.core.golden_worker import GoldenWorker
 from evaluation.core.judge import Memory
 from evaluation.core.worker import SERVICE, Times, Worker
-from evaluation.metrics import WAITING, Telemetry, golden_set_ended, golden_sets_seen, teams_known
+from evaluation.metrics import JUDGES, TEAMS, WAITING, Telemetry, golden_set_ended, golden_sets_seen
 from evaluation.servicer import EvaluationServicer, evaluation_service
 from evaluation.settings import Settings
 from manifests import Source, cluster_source, folder_source
@@ -30,7 +30,6 @@ from servicekit.ids import new_id
 from servicekit.server import Assembly
 
 _CALL = timedelta(seconds=30)
-_TEAMS_S = 5.0  # a third of Prometheus' usual scrape interval
 
 
 async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
@@ -106,15 +105,11 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         max_calls=settings.evaluation_max_golden_runs,
     )
 
-    async def tell_teams() -> None:
-        while True:
-            teams_known(teams.scored())
-            await asyncio.sleep(_TEAMS_S)
-
     async def work() -> None:
         await manifests.ready()  # without them no team would have a judge
         async with asyncio.TaskGroup() as group:
-            group.create_task(tell_teams())
+            group.create_task(TEAMS.follow(teams.scored))
+            group.create_task(JUDGES.follow(teams.judges))
             group.create_task(worker.work())
             group.create_task(golden_worker.work())
 

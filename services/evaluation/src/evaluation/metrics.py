@@ -2,15 +2,18 @@
 
 import secrets
 from collections.abc import Sequence
+from typing import get_args
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from prometheus_client import Counter, Gauge, Histogram
 
-from evaluation.core.model import Job, Scores
+from evaluation.core.model import SCORES, Job, Outcome, Scores, Verdict
 from evaluation.core.schedule import GoldenPolicy, GoldenSet
 from servicekit import span_wire, spans
+from servicekit.counters import from_zero
 from servicekit.labels import BoundedLabels
 
+_MAX_TEAMS, _MAX_JUDGES = 100, 200
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 SCORE = Histogram(
@@ -49,6 +52,7 @@ SECONDS = Histogram(
 GOLDEN_SETS = Counter(
     "agentteams_evaluation_golden_sets_total", "Golden sets of teams that were asked by schedule", ["outcome"]
 )
+from_zero(GOLDEN_SETS, outcome=("done", "failed"))
 GOLDEN_SCORE = Gauge(
     "agentteams_evaluation_golden_score", "Newest means of golden sets asked by schedule", ["team", "score"]
 )
@@ -57,20 +61,23 @@ GOLDEN_TEAMS = Gauge(
 )
 
 _MAX_TEAMS = 100
-_TEAMS, _MODELS = BoundedLabels(_MAX_TEAMS), BoundedLabels(200)  # of the process, as the metrics are
+
+
+def _team_at_zero(team: str) -> None:
+    from_zero(RUNS, team=[team], outcome=get_args(Outcome))
+    from_zero(BELOW, team=[team], score=SCORES)
+    from_zero(SENTENCES, team=[team], finding=get_args(Verdict))
+
+
+def _model_at_zero(model_config: str) -> None:
+    from_zero(CALLS, model_config=[model_config], outcome=("asked", "known"))
+    from_zero(TOKENS, model_config=[model_config], kind=("input", "output"))
+
+
+# Of the process, as the metrics are.
+TEAMS = BoundedLabels(_MAX_TEAMS, new=_team_at_zero)
+JUDGES = BoundedLabels(_MAX_JUDGES, new=_model_at_zero)
 _EVENT = "gen_ai.evaluation.result"
-
-
-def teams_known(names: Sequence[str]) -> None:
-    """Teams whose runs are scored: what alerts look at begins at 0.
-
-    A series that begins with its first count hides that one from rate(), and a process that is new has only
-    such. Where there are more teams than the label allows, those have it that are asked something.
-    """
-    for name in names if len(names) <= _MAX_TEAMS else ():
-        if (team := _TEAMS.of(name)) == name:
-            for finding in ("SUPPORTED", "UNSUPPORTED"):
-                SENTENCES.labels(team, finding)
 
 
 def golden_sets_seen(wanted: Sequence[tuple[GoldenSet, GoldenPolicy]]) -> None:
@@ -95,7 +102,7 @@ class Telemetry:
 
     def scored(self, job: Job, scores: Scores, *, seconds: float) -> None:
         """See Report."""
-        team = _TEAMS.of(f"{job.tenant}/{job.team}")
+        team = TEAMS.of(f"{job.tenant}/{job.team}")
         RUNS.labels(team, scores.outcome).inc()
         SECONDS.observe(seconds)
         for name, value in scores.named():
@@ -115,7 +122,7 @@ class Telemetry:
         usage = scores.usage
         if not usage.model_config:
             return
-        model = _MODELS.of(usage.model_config)
+        model = JUDGES.of(usage.model_config)
         CALLS.labels(model, "asked").inc(usage.calls)
         CALLS.labels(model, "known").inc(usage.cached)
         TOKENS.labels(model, "input").inc(usage.input_tokens)

@@ -1,5 +1,6 @@
 """The process, put together: settings, adapters, core, servicer."""
 
+import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from orchestrator.adapters.tokenizer_files import TokenizerFiles
 from orchestrator.adapters.tools import ToolSources
 from orchestrator.core.awaited import AwaitedScores
 from orchestrator.core.context.budget import Contexts, NoTokenizers
+from orchestrator.core.metrics import TEAMS
 from orchestrator.core.pool import Pool
 from orchestrator.core.ports import LeaseTimes
 from orchestrator.core.runs import Runs
@@ -89,6 +91,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     )
     peers = PeerClient(issuer)
     stack.push_async_callback(peers.close)
+    pool = Pool(tenant=key.tenant, team=settings.pool_team, known=catalogue)
     runs = Runs(
         world=world,
         store=store,
@@ -96,10 +99,21 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
         clock=SystemClock(),
         address=settings.address,
         times=times,
-        pool=Pool(tenant=key.tenant, team=settings.pool_team, known=catalogue),
+        pool=pool,
     )
     scores = AwaitedScores(ScoresClient(rpc(settings.session_target)))
     servicer = OrchestratorServicer(runs=runs, catalogue=catalogue, tokens=PageTokens(key), scores=scores)
+
+    def teams() -> list[str]:
+        return [team.metadata.full_name for team in catalogue.every_team() if pool.serves(team)]
+
+    def chat_models() -> list[str]:
+        return [model.metadata.full_name for model in catalogue.every_model() if model.spec.type == "Chat"]
+
+    async def count_from_zero() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(TEAMS.follow(teams))
+            group.create_task(world.gates.labels.follow(chat_models))
 
     async def drain() -> None:
         scores.stop()
@@ -108,7 +122,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
     return Assembly(
         services=[orchestrator_service(servicer)],
         ready=manifests.ready,
-        tasks=[manifests.watch, mcp.work, runs.work],
+        tasks=[manifests.watch, mcp.work, runs.work, count_from_zero],
         drain=drain,
     )
 

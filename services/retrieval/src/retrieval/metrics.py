@@ -11,10 +11,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from retrieval.core.ingest_model import Reconciled
 from retrieval.core.ingest_ports import IngestQueue
-from retrieval.core.model import DocumentState
+from retrieval.core.model import DocumentState, Outcome, ReasonCode
 from retrieval.core.quality import METRICS, QualityState, Watched, quality_of
 from retrieval.core.search_model import SearchResult
 from servicekit.clock import Clock
+from servicekit.counters import from_zero
 from servicekit.errors import ServiceError
 
 log = structlog.get_logger()
@@ -22,9 +23,11 @@ log = structlog.get_logger()
 _QUEUE_PERIOD_S = 5.0
 
 SEARCHES = Counter("agentteams_retrieval_searches_total", "Searches by outcome", ["outcome"])
+from_zero(SEARCHES, outcome=[outcome.name for outcome in Outcome])
 SEARCH_REASONS = Counter(
     "agentteams_retrieval_search_reasons_total", "What searches gave up or failed of", ["reason"]
 )
+from_zero(SEARCH_REASONS, reason=[code.name for code in ReasonCode])
 SEARCH_SECONDS = Histogram(
     "agentteams_retrieval_search_seconds",
     "Wall time of a search, embedding included",
@@ -42,6 +45,7 @@ SEARCHING = Gauge("agentteams_retrieval_searches_in_flight", "Searches that are 
 INGESTED = Counter(
     "agentteams_retrieval_ingested_documents_total", "Documents that ended as READY or FAILED", ["state"]
 )
+from_zero(INGESTED, state=("READY", "FAILED"))
 QUEUE = Gauge(
     "agentteams_retrieval_queue_documents",
     "Documents that wait, are being indexed, or have failed",
@@ -62,6 +66,7 @@ INGEST_STAGES = Histogram(
 RECONCILED = Counter(
     "agentteams_retrieval_reconciled_total", "What comparisons of catalogue and store have mended", ["what"]
 )
+from_zero(RECONCILED, what=("stray_chunks_removed", "documents_requeued"))
 
 # Of one process; knowledge bases beyond it are in the counts by state only.
 MAX_WATCHED = 200
@@ -76,6 +81,7 @@ QUALITY_STATES = Gauge(
 EVALUATIONS = Counter(
     "agentteams_retrieval_evaluations_total", "Evaluations by schedule that ended", ["outcome"]
 )
+from_zero(EVALUATIONS, outcome=("done", "failed"))
 
 IngestStage = Literal["parse", "embed", "insert", "flush", "catalogue"]
 

@@ -13,7 +13,7 @@ from embedding.core.admission import Admission
 from embedding.core.batching import Batching, Bounds
 from embedding.core.ports import Embedder, LocalSource, Reranker, Source
 from embedding.core.work import WorkQueue
-from embedding.metrics import BATCH_TEXTS, QUEUED
+from embedding.metrics import BATCH_TEXTS, QUEUED, provider_known
 
 # Of several callers in one request.
 _REQUEST_TEXTS = 64
@@ -45,6 +45,7 @@ class Factory:
         """
         provider = "onnx" if isinstance(source, LocalSource) else "openai"
         admission = Admission(max_texts=self._max_queued_texts, observe=QUEUED.labels(provider).inc)
+        provider_known(provider)
         observe = BATCH_TEXTS.labels(provider).observe
         if isinstance(source, LocalSource):
             work = WorkQueue(threads=self._threads)

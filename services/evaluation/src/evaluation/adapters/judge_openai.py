@@ -35,7 +35,7 @@ class OpenAIJudge:
         self._client = client
         self._model = model
         self._spec = config.spec
-        self.name = f"{config.metadata.namespace}/{config.metadata.name}"
+        self.name = config.metadata.full_name
         seed = config.spec.parameters.seed
         self._options: dict[str, Any] = {"temperature": 0} | ({} if seed is None else {"seed": seed})
         self.fingerprint = json.dumps([self.name, str(client.base_url), model, seed])

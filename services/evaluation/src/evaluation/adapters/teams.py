@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from evaluation.core.ports import Policy
 from evaluation.core.schedule import GoldenPolicy
-from manifests import Objects
+from manifests import AgentTeam, Objects
 from manifests.knowledge_evaluation import SCHEDULES
 
 _THRESHOLDS = ("faithfulness", "grounding", "retrieval_relevance", "answer_relevance")
@@ -41,8 +41,16 @@ class ManifestTeams:
 
     def scored(self) -> list[str]:
         """namespace/name of those whose runs are scored."""
-        teams = self._objects.every_team()
-        return [f"{t.metadata.namespace}/{t.metadata.name}" for t in teams if t.spec.evaluation is not None]
+        return [team.metadata.full_name for team in self._evaluated()]
+
+    def judges(self) -> list[str]:
+        """namespace/name of the models that judge them."""
+        found: dict[str, None] = {}
+        for team in self._evaluated():
+            wanted = team.spec.evaluation
+            if wanted is not None and (judge := wanted.judge_model_config_ref) is not None:
+                found[f"{judge.namespace or team.metadata.namespace}/{judge.name}"] = None
+        return list(found)
 
     def golden(self, tenant: str, team: str) -> GoldenPolicy | None:
         """See GoldenTeams."""
@@ -65,3 +73,6 @@ class ManifestTeams:
             if base is not None:
                 return base.spec.embedding.model_config_ref.of(tenant)
         return "builtin"
+
+    def _evaluated(self) -> list[AgentTeam]:
+        return [team for team in self._objects.every_team() if team.spec.evaluation is not None]

@@ -11,6 +11,7 @@ Verdict = Literal["SUPPORTED", "UNSUPPORTED", "NO_CLAIM", "UNCHECKED"]
 
 FAITHFULNESS, GROUNDING = "faithfulness", "grounding"
 RETRIEVAL_RELEVANCE, ANSWER_RELEVANCE = "retrieval_relevance", "answer_relevance"
+SCORES = (FAITHFULNESS, GROUNDING, RETRIEVAL_RELEVANCE, ANSWER_RELEVANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from manifests import AgentTeam
 from orchestrator.core.context.background import Background
 from orchestrator.core.ledger import EarlierLogs, Ledger
 from orchestrator.core.log import RunLog
+from orchestrator.core.metrics import team_asked
 from orchestrator.core.model import HistorySummarized, Message
 from orchestrator.core.ports import BusyPolicy
 from orchestrator.core.recorded import Recorded
@@ -54,6 +55,7 @@ def turn_of(
         recorded: What earlier attempts have done.
         attempt: Which of the run's it is.
     """
+    team_asked(team)
     return Turn(
         team=team,
         question=conversation[-1].content,

@@ -8,7 +8,6 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import Counter
 
 from manifests import ModelConfig, fallback_chain
 from manifests.base import owner_and_name, said_in
@@ -18,6 +17,7 @@ from orchestrator.core.guardrails.turns import report
 from orchestrator.core.log import Text
 from orchestrator.core.metrics import FIRST_TOKEN_SECONDS, MODEL_SECONDS
 from orchestrator.core.model import FailedModel
+from orchestrator.core.model_metrics import CALLS, COST, FALLBACKS, TOKENS, outcome_of
 from orchestrator.core.recorded import is_own
 from orchestrator.core.structured import Schema
 from orchestrator.core.tracing import chat_span, note_chat
@@ -29,32 +29,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CALLS = Counter(
-    "agentteams_model_calls_total",
-    "Requests to models, and calls that were refused before one was made",
-    ["model_config", "outcome"],
-)
-FALLBACKS = Counter(
-    "agentteams_model_fallbacks_total", "Model calls that were put to the next model", ["model_config"]
-)
-TOKENS = Counter("agentteams_model_tokens_total", "Tokens read and written", ["model_config", "kind"])
-COST = Counter(
-    "agentteams_model_cost_micros_total",
-    "What models cost, in millionths of the currency",
-    ["model_config", "currency"],
-)
-
 _RETRY_S = 0.5
 _RETRY_MAX_S = 30.0
 _FALL_BACK_AFTER_S = 5.0  # nobody waits longer for a busy model while another may be asked
 _RUN_MARGIN_S = 0.5  # a wait ends before the run's time does, so that the run can say what it waited for
 _CHARS_PER_TOKEN = 4
-_OUTCOMES = {
-    "MODEL_UNAVAILABLE": "unavailable",
-    "MODEL_RATE_LIMITED": "rate_limited",
-    "MODEL_REJECTED": "rejected",
-    "MODEL_BAD_RESPONSE": "bad_response",
-}
 
 
 class ModelCall:
@@ -149,7 +128,7 @@ class ModelCall:
                 if not done.text.strip() and not done.tool_calls:
                     raise _empty(config, done)
             except ServiceError as error:
-                CALLS.labels(gate.label, _OUTCOMES.get(error.reason, "other")).inc()
+                CALLS.labels(gate.label, outcome_of(error)).inc()
                 if attempt > config.spec.limits.max_retries or not _worth_repeating(error):
                     raise
                 if gate.paused_s() > min(self._patience_s(is_last), _RETRY_MAX_S):

@@ -9,6 +9,7 @@ from types import TracebackType
 from prometheus_client import Gauge, Histogram
 
 from manifests import ModelConfig
+from orchestrator.core.model_metrics import begin_at_zero
 from orchestrator.core.pace import Breaker, Bucket
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable
 from servicekit.labels import BoundedLabels
@@ -246,11 +247,15 @@ class Gate:
 
 
 class Gates:
-    """The gates of this process, one for each ModelConfig; a changed one gets a new gate."""
+    """The gates of this process, one for each ModelConfig; a changed one gets a new gate.
+
+    Attributes:
+        labels: What metrics call ModelConfigs, as namespace/name.
+    """
 
     def __init__(self) -> None:
         self._gates: OrderedDict[tuple[str, str], Gate] = OrderedDict()
-        self._labels = BoundedLabels(_MAX_LABELS)
+        self.labels = BoundedLabels(_MAX_LABELS, new=begin_at_zero)
 
     def of(self, config: ModelConfig) -> Gate:
         """The ModelConfig's."""
@@ -265,7 +270,7 @@ class Gates:
 
     def label(self, namespace: str, name: str) -> str:
         """What metrics call a ModelConfig; of very many the last ones are called "other"."""
-        return self._labels.of(f"{namespace}/{name}")
+        return self.labels.of(f"{namespace}/{name}")
 
     def _forget_an_idle_one(self) -> None:
         for key, gate in self._gates.items():

@@ -11,11 +11,13 @@ from prometheus_client import Counter
 from orchestrator.core.log import Parked, RunLog
 from orchestrator.core.model import InputProvided, InputRequested, Question, RunInput, ToolApproval
 from orchestrator.core.stages import StageClock
+from servicekit.counters import from_zero
 
 if TYPE_CHECKING:
     from orchestrator.core.recorded import Recorded
 
 INPUTS = Counter("agentteams_inputs_total", "What people were asked for by runs, and said", ["outcome"])
+from_zero(INPUTS, outcome=("yes", "no", "answered", "expired"))
 PARKED = Counter("agentteams_runs_parked_total", "Runs given up until a person answers")
 
 _SETTLE_S = 0.5  # a run that has done nothing for so long but wait for people is given up until they answer

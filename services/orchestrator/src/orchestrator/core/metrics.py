@@ -1,17 +1,22 @@
 """What runs count for their teams; other metrics stand beside the code that counts."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import Counter, Histogram
 
+from manifests import AgentTeam
+from orchestrator.core.model import Grade, State
 from orchestrator.core.totals import Summary, Usage
+from servicekit.counters import from_zero
 from servicekit.labels import BoundedLabels
 from servicekit.spans import observe
 
 if TYPE_CHECKING:
     from orchestrator.core.turn import Turn
 
-RUNS = Counter("agentteams_runs_total", "Runs that ended", ["team", "state", "reason"])
+RUNS = Counter("agentteams_runs_total", "Runs that ended", ["team", "state"])
+# Apart, since there are too many reasons for each team to have all of them at 0.
+FAILURES = Counter("agentteams_run_failures_total", "Runs that ended FAILED", ["team", "reason"])
 RUN_SECONDS = Histogram(
     "agentteams_run_duration_seconds",
     "Wall time of a run",
@@ -47,37 +52,57 @@ FIRST_TOKEN_SECONDS = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
+UNGRADED = "NONE"
 _MAX_TEAMS = 100
-_TEAMS = BoundedLabels(_MAX_TEAMS)  # of the process, as the metrics are
+
+
+def _at_zero(team: str) -> None:
+    from_zero(RUNS, team=[team], state=get_args(State))
+    from_zero(GRADES, team=[team], grade=[grade or UNGRADED for grade in get_args(Grade)])
+    from_zero(TOKENS, team=[team], kind=("input", "output"))
+
+
+TEAMS = BoundedLabels(_MAX_TEAMS, new=_at_zero)  # of the process, as the metrics are
+
+
+def team_asked(team: AgentTeam) -> None:
+    """Somebody asks the team: from here on it has its series, if it was not known before."""
+    TEAMS.of(team.metadata.full_name)
 
 
 def team_label(turn: "Turn") -> str:
     """What metrics call the team that was asked: `namespace/name`; of very many the last are "other"."""
     while turn.outer is not None:
         turn = turn.outer.turn
-    return _TEAMS.of(f"{turn.team.metadata.namespace}/{turn.team.metadata.name}")
+    return TEAMS.of(turn.team.metadata.full_name)
 
 
-def note_end(turn: "Turn", summary: Summary, *, state: str, reason: str) -> None:
+def note_end(turn: "Turn", summary: Summary, *, state: State, reason: str) -> None:
     """A run ended."""
     team = team_label(turn)
-    RUNS.labels(team, state, reason).inc()
+    _count_end(team, state, reason)
     observe(RUN_SECONDS.labels(team), summary.seconds)
     for stage in summary.stages:
         STAGES.labels(team, stage.stage).inc(stage.seconds)
     _note_usage(team, summary.usage)
 
 
-def note_recorded_end(tenant: str, team: str, *, state: str, reason: str, seconds: float) -> None:
+def note_recorded_end(tenant: str, team: str, *, state: State, reason: str, seconds: float) -> None:
     """A run ended as its log stands: nobody works on it any more."""
-    label = _TEAMS.of(f"{tenant}/{team}")
-    RUNS.labels(label, state, reason).inc()
+    label = TEAMS.of(f"{tenant}/{team}")
+    _count_end(label, state, reason)
     RUN_SECONDS.labels(label).observe(seconds)
 
 
 def note_saved(turn: "Turn", seconds: float) -> None:
     """The end of a run was stored: the one stage that its own summary cannot hold."""
     STAGES.labels(team_label(turn), "session_save").inc(seconds)
+
+
+def _count_end(team: str, state: State, reason: str) -> None:
+    RUNS.labels(team, state).inc()
+    if state == "FAILED":
+        FAILURES.labels(team, reason).inc()
 
 
 def _note_usage(team: str, usage: Usage) -> None:

@@ -46,14 +46,18 @@ class Pool:
         others = [team for team in self.known.teams(self.tenant) if team.spec.runtime is not None]
         return RunChoice(except_teams=tuple(f"teams/{team.metadata.name}" for team in others))
 
+    def serves(self, team: AgentTeam) -> bool:
+        """Whether it begins the team's runs."""
+        if not self.tenant:
+            return True
+        own = team.spec.runtime is not None
+        return team.metadata.name == self.team or (not own and not self.team)
+
     def check(self, team: AgentTeam) -> None:
         """Raises FailedPrecondition, TEAM_SERVED_ELSEWHERE: another pool begins the team's runs."""
-        if not self.tenant:
+        if self.serves(team):
             return
-        name = team.metadata.name
-        own = team.spec.runtime is not None
-        if name == self.team or (not own and not self.team):
-            return
+        name, own = team.metadata.name, team.spec.runtime is not None
         raise FailedPrecondition(
             f"team {name} is served by pods of its own"
             if own

@@ -16,6 +16,7 @@ from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import Cancelled
 from orchestrator.core.totals import Summary
 from servicekit.clock import Clock
+from servicekit.counters import from_zero
 from servicekit.errors import FailedPrecondition, Internal, NotFound, ServiceError
 
 _log = structlog.get_logger()
@@ -27,6 +28,7 @@ TAKE_OVERS = Counter(
     "Runs that this process went on with: their owner was lost, or handed them over",
     ["cause"],
 )
+from_zero(TAKE_OVERS, cause=("lost", "handed_over"))
 TAKE_OVER_SECONDS = Histogram(
     "agentteams_lease_takeover_seconds",
     "From the last time that the lost owner renewed its lease until this process went on",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import structlog
 from prometheus_client import Counter
@@ -13,10 +14,11 @@ from orchestrator.core import prompts
 from orchestrator.core.grading import grade, rewritten
 from orchestrator.core.guardrails.turns import screen_evidence
 from orchestrator.core.ledger import UNKNOWN_REVISION, Found
-from orchestrator.core.metrics import GRADES, SEARCHES, team_label
+from orchestrator.core.metrics import GRADES, SEARCHES, UNGRADED, team_label
 from orchestrator.core.model import (
     Embedding,
     EvidenceRetrieved,
+    Grade,
     SearchQuery,
     SearchResult,
     StoredEvent,
@@ -25,15 +27,18 @@ from orchestrator.core.recorded import Recorded, knowledge_of, search_step
 from orchestrator.core.stages import ORDER
 from orchestrator.core.tracing import note_search, search_span
 from orchestrator.core.turn import Turn, together
+from servicekit.counters import from_zero
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 
 log = structlog.get_logger()
 
+_NOTHING = "NOTHING"
 CORRECTIONS = Counter(
     "agentteams_ledger_corrections_total",
     "Second searches, in other words, after one that found nothing that fits",
     ["grade"],
 )
+from_zero(CORRECTIONS, grade=[grade or _NOTHING for grade in get_args(Grade)])
 
 _DEFAULT_TOP_K = 8
 # A restarted retrieval service is back within seconds: waiting beats an answer without evidence.
@@ -114,7 +119,7 @@ async def _best(turn: Turn, use: KnowledgeUse, query: SearchQuery, *, member: st
         return first
     other = replace(query, text=words, vector=None, model_fingerprint="")
     second = await _graded(turn, use, other, words, member=member)
-    CORRECTIONS.labels(second.grade or "NOTHING").inc()
+    CORRECTIONS.labels(second.grade or _NOTHING).inc()
     quarantined = first.quarantined + second.quarantined
     if second.grade == "STRONG":
         return replace(second, corrected_query=words, quarantined=quarantined)
@@ -266,7 +271,7 @@ def _log(turn: Turn, query: SearchQuery, found: Found, step: str, member: str) -
         turn.usage.searches_saved += 1
     team = team_label(turn)
     SEARCHES.labels(team, found.source, found.result.outcome).inc()
-    GRADES.labels(team, found.result.grade or "NONE").inc()
+    GRADES.labels(team, found.result.grade or UNGRADED).inc()
     is_other_query = found.source in ("LEDGER_SEMANTIC", "LEDGER_SESSION")
     reason = "; ".join(found.result.reasons) or (found.reused_query if is_other_query else "")
     sequence = turn.log.emit(

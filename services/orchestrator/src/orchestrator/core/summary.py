@@ -19,11 +19,13 @@ from orchestrator.core.context.tokens import MESSAGE_TOKENS, Measure, tokens
 from orchestrator.core.model import HistorySummarized, Message
 from orchestrator.core.recorded import own_step
 from orchestrator.core.turn import Turn
+from servicekit.counters import from_zero
 from servicekit.errors import ServiceError
 
 log = structlog.get_logger()
 
 SUMMARIES = Counter("agentteams_history_summaries_total", "Summaries of conversations", ["outcome"])
+from_zero(SUMMARIES, outcome=("ok", "failed"))
 
 _STEP = own_step("summary#1")
 _LIMIT_S = 60.0

@@ -17,8 +17,10 @@ from orchestrator.core.model import Question
 from orchestrator.core.search import search
 from orchestrator.core.tools import ToolFailed
 from orchestrator.core.turn import Turn, together
+from servicekit.counters import from_zero
 
 TOOL_CALLS = Counter("agentteams_tool_calls_total", "Calls of tools of manifests", ["kind", "outcome"])
+from_zero(TOOL_CALLS, kind=("mcp", "python"), outcome=("ok", "failed"))
 
 _MAX_NAME = 64  # as the OpenAI API has it, with the letters below
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

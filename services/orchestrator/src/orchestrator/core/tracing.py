@@ -20,6 +20,7 @@ from orchestrator.core.ledger import Found
 from orchestrator.core.model import RunStarted, StoredEvent
 from orchestrator.core.trace_content import CONTENT_EVENT, content
 from servicekit import span_wire, spans
+from servicekit.counters import from_zero
 from servicekit.spans import NoSpan, Recording, Ref, Span
 
 TRACES = Counter(
@@ -27,6 +28,7 @@ TRACES = Counter(
     "Traces of runs that ended, by why they were kept or that they were not",
     ["verdict"],
 )
+from_zero(TRACES, verdict=("failed", "degraded", "slow", "scored", "sampled", "dropped"))
 
 _INVOKE = gen_ai.GenAiOperationNameValues.INVOKE_AGENT.value
 _CHAT = gen_ai.GenAiOperationNameValues.CHAT.value

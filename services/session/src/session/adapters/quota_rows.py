@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from prometheus_client import Counter
 from sqlalchemy.engine import Connection
 
+from servicekit.counters import from_zero
 from servicekit.errors import ResourceExhausted
 from servicekit.labels import BoundedLabels
 from session.adapters import rows
@@ -21,7 +22,7 @@ REFUSED = Counter(
     ["tenant"],
 )
 _MOST_TENANTS = 500
-_tenants = BoundedLabels(_MOST_TENANTS)
+TENANTS = BoundedLabels(_MOST_TENANTS, new=lambda tenant: from_zero(REFUSED, tenant=[tenant]))
 
 _OF_TENANT = run_quotas.c.tenant == sa.bindparam("b_tenant")
 _QUOTA = sa.select(run_quotas.c.max_concurrent_runs, run_quotas.c.source).where(_OF_TENANT)
@@ -75,7 +76,7 @@ class QuotaRows:
 
     async def _quota_exhausted(self, tenant: str, reached: QuotaReached) -> ResourceExhausted:
         """The refusal, with where the limit is set. Counts it."""
-        REFUSED.labels(_tenants.of(tenant)).inc()
+        REFUSED.labels(TENANTS.of(tenant)).inc()
         quota = await self._quota_of(tenant) or self._default_quota
         source = quota.source if quota is not None and quota.most == reached.most else ""
         return rows.quota_exhausted(tenant, active=reached.active, most=reached.most, source=source)

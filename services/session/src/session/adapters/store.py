@@ -21,7 +21,7 @@ from session.adapters.inputs import ProvideInput, said
 from session.adapters.leases import AcquireExpired, RenewLeases, reply_bytes, those
 from session.adapters.memories import MemoryRows
 from session.adapters.news import RunNews
-from session.adapters.quota_rows import QuotaRows
+from session.adapters.quota_rows import TENANTS, QuotaRows
 from session.adapters.records import Missed, summaries
 from session.adapters.rows import MESSAGE, RUN, SESSION, owned, owner_values, to_us
 from session.adapters.run_log import AppendEvents
@@ -203,6 +203,7 @@ class SqlSessionStore(EventRows, UserRows, MemoryRows, ScoreRows, QuotaRows, Gol
 
     async def begin_run(self, owner: Owner, new: NewRun) -> BegunRun:
         """See SessionStore."""
+        TENANTS.of(owner.tenant)  # its refusals are counted from 0
         transaction = BeginRun(
             owner=owner,
             new=new,

@@ -8,15 +8,17 @@ from prometheus_client import Counter
 from manifests import ModelConfig
 from orchestrator.core.chat import Completion, Prompt, Tool
 from orchestrator.core.context.budget import counting, model_key, reply_tokens
-from orchestrator.core.context.fit import Fitted, fit
+from orchestrator.core.context.fit import KINDS, Fitted, fit
 from orchestrator.core.context.tokens import MIN_PERCENT, all_units, most_tokens
 from orchestrator.core.model import ContextTrimmed
 from orchestrator.core.turn import LimitReached, Turn
+from servicekit.counters import from_zero
 from servicekit.errors import FailedPrecondition
 
 TRIMMED = Counter(
     "agentteams_context_trimmed_total", "Pieces left out of prompts that did not fit, or cut", ["kind"]
 )
+from_zero(TRIMMED, kind=KINDS)
 TOO_LARGE = Counter("agentteams_context_too_large_total", "Model calls whose prompt could not be made to fit")
 
 # Only a prompt that comes near its budget is counted, and teaches: the others cost nothing.

@@ -65,4 +65,4 @@ def reply_tokens(config: ModelConfig, room: int) -> int:
 
 def model_key(config: ModelConfig) -> str:
     """What is learnt of a model is kept under this name."""
-    return f"{config.metadata.namespace}/{config.metadata.name}"
+    return config.metadata.full_name

@@ -13,6 +13,10 @@ _FLOOR_TOKENS = 96  # of a text that is cut, its mark included: less says nothin
 _SHRINK = 0.9
 
 
+KINDS = ("history", "memory", "summary", "evidence", "tool_result", "report")
+"""What can be left out or cut, in this order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """A prompt as it is sent.

@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import Counter
 
+from manifests.guardrails import GuardrailType
 from orchestrator.core.guardrails.screen import Screen, Screened
-from orchestrator.core.model import GuardrailPlace, GuardrailTriggered, SearchResult
+from orchestrator.core.model import GuardrailAction, GuardrailPlace, GuardrailTriggered, SearchResult
+from servicekit.counters import from_zero
 from servicekit.errors import FailedPrecondition
 from servicekit.spans import mark
 
@@ -18,6 +20,12 @@ TRIGGERED = Counter(
     "agentteams_guardrails_triggered_total",
     "Texts in which guardrails found something",
     ["guardrail", "place", "action"],
+)
+from_zero(
+    TRIGGERED,
+    guardrail=get_args(GuardrailType),
+    place=get_args(GuardrailPlace),
+    action=get_args(GuardrailAction),
 )
 
 _LONG = 4_000  # characters that take a few milliseconds; longer texts are checked beside the event loop

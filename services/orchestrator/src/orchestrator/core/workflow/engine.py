@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import get_args
 
 from prometheus_client import Counter
 
 from manifests.expressions import ExpressionError, Scope, Wanted, as_text, canonical, evaluate, render
-from manifests.workflow_plan import Block, Plan, PlannedStep, plan
+from manifests.workflow_plan import Block, Kind, Plan, PlannedStep, plan
 from orchestrator.core.chat import Prompt
 from orchestrator.core.members import Members
 from orchestrator.core.model import Evidence, StepFinished, StepStarted, ToolApproval
@@ -17,11 +18,13 @@ from orchestrator.core.workflow import errors
 from orchestrator.core.workflow.frame import NOTHING, Frame, Outcome, Seen
 from orchestrator.core.workflow.paths import agent_path, attempt_path, is_within
 from orchestrator.core.workflow.work import Given, MemberWork, given_to_member, own_input
+from servicekit.counters import from_zero
 from servicekit.errors import FailedPrecondition, ServiceError
 
 STEPS = Counter(
     "agentteams_workflow_steps_total", "Attempts of workflow steps that ended", ["kind", "outcome"]
 )
+from_zero(STEPS, kind=get_args(Kind), outcome=("done", "failed"))
 
 APPROVAL = "approval"  # what stands for the tool when a step asks for leave
 MAX_STEPS = 1000  # steps that a run may begin, each attempt and iteration counted

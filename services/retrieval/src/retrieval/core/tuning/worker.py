@@ -26,6 +26,7 @@ from retrieval.core.tuning.rebuild import JobLost, Rebuild
 from retrieval.core.tuning.tuner import Tuner
 from servicekit.clock import Clock
 from servicekit.context import Caller, scope
+from servicekit.counters import from_zero
 from servicekit.errors import FailedPrecondition, ServiceError
 from servicekit.leased_work import do_while_leased
 
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 TUNINGS = Counter(
     "agentteams_retrieval_tunings_total", "Jobs of the tuner, by how an attempt ended", ["kind", "outcome"]
 )
+from_zero(TUNINGS, kind=[kind.name for kind in Kind], outcome=("done", "failed", "postponed", "lost"))
 TUNING_SECONDS = Histogram(
     "agentteams_retrieval_tuning_seconds",
     "Wall time of one attempt of the tuner",
