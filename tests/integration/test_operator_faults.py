@@ -6,17 +6,20 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from servicekit.identity import IdentityKey
+from tests.support import at_rest
 from tests.support.kube import Cluster, shared_cluster
 from tests.support.kube_node import fake_node
 from tests.support.kube_proxy import KubeProxy, kube_proxy
 from tests.support.kube_state import Api, conditions, eventually, remains
+from tests.support.kube_writes import Writes, all_writes
 from tests.support.operator_process import (
     KEY,
     WAIT_S,
@@ -27,11 +30,13 @@ from tests.support.operator_process import (
     running_operator,
 )
 from tests.support.retrieval_stub import RetrievalStub, retrieval_stub
+from tests.support.session_stub import SessionStub, session_stub
 
 pytestmark = pytest.mark.slow
 
 GROUP = "agentteams.dev/v1alpha1"
 STORM_S = 3.0
+RESYNC_S, MINUTE_S = 12.0, 60.0
 EMBED = {
     "apiVersion": GROUP, "kind": "ModelConfig", "metadata": {"name": "e"},
     "spec": {"type": "Embedding", "provider": "BuiltIn"},
@@ -72,16 +77,69 @@ def proxy(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
+def session() -> Iterator[SessionStub]:
+    with session_stub(IdentityKey(KEY)) as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def own(cluster: Cluster) -> Iterator[str]:
+    """The operator's namespace."""
+    with cluster.namespace("operator") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
 def operator(
-    cluster: Cluster, proxy: KubeProxy, stub: RetrievalStub, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Operator]:
-    with cluster.namespace("operator") as own:
-        with running_operator(
-            cluster, tmp_path_factory.mktemp("operator"), kubeconfig=proxy.kubeconfig, lease_namespace=own,
-            lease_s="6", retrieval_target=stub.target, system_namespace=own,
-        ) as operator:  # fmt: skip
-            yield operator
-        assert "Traceback" not in operator.log
+    *, cluster: Cluster, proxy: KubeProxy, stub: RetrievalStub, session: SessionStub, own: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Operator]:  # fmt: skip
+    with running_operator(
+        cluster, tmp_path_factory.mktemp("operator"), kubeconfig=proxy.kubeconfig, lease_namespace=own,
+        lease_s="6", retrieval_target=stub.target, session_target=session.target, system_namespace=own,
+        resync_s=RESYNC_S,
+    ) as operator:  # fmt: skip
+        yield operator
+    assert "Traceback" not in operator.log
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """That in which nothing is to be written.
+
+    Attributes:
+        namespaces: With objects of all kinds, and the operator's own.
+        endpoint: Of their models.
+        asked: What was asked of the operator to be written in them before.
+    """
+
+    namespaces: tuple[str, str, str]
+    endpoint: FakeEndpoint
+    writes: Writes
+    asked: list[str]
+
+
+def asked_of(proxy: KubeProxy, namespaces: Sequence[str]) -> list[str]:
+    """What the operator has asked to be written there, though it may change nothing."""
+    return [path for path in proxy.paths if any(f"/{name}/" in path for name in namespaces)]
+
+
+@pytest.fixture(scope="module")
+def minute(
+    *, cluster: Cluster, proxy: KubeProxy, stub: RetrievalStub, session: SessionStub, own: str,
+    operator: Operator,
+) -> Iterator[Minute]:  # fmt: skip
+    """Passes beside the other tests, in namespaces of its own: the first asks for it, the last waits."""
+    with cluster.namespace("owner") as owner, cluster.namespace("user") as user, fake_endpoint() as endpoint:
+        at_rest.settle(cluster, owner, user, endpoint=endpoint, retrieval=stub, session=session)
+        namespaces = (owner, user, own)
+        asked: list[str] = []
+        for _ in range(5):  # events, pods that have just become ready
+            if asked == (asked := asked_of(proxy, namespaces)):
+                break
+            time.sleep(STORM_S)
+        with all_writes(cluster, *namespaces) as writes:
+            yield Minute(namespaces, endpoint, writes, asked)
 
 
 @pytest.fixture
@@ -146,7 +204,7 @@ def storm(cluster: Cluster, *writes: list[str]) -> Iterator[list[int]]:
 
 
 def test_a_finalizer_is_set_though_another_writes_the_object_all_the_time(
-    cluster: Cluster, api: Api, namespace: str, stub: RetrievalStub
+    cluster: Cluster, api: Api, namespace: str, stub: RetrievalStub, minute: Minute
 ) -> None:
     """It is set with the version that was seen: each other write in between is a conflict."""
     where = f"--namespace={namespace}"
@@ -207,7 +265,7 @@ def test_every_owned_object_is_put_right_when_it_is_changed_or_deleted(
     }
 
     def at(item: Any, path: list[str]) -> Any:
-        return functools.reduce(lambda here, part: here.get(part, {}), path, item)
+        return functools.reduce(lambda here, part: here.get(part, {}), path, item or {})
 
     checked = 0
     for resource, (path, value, not_ours) in changes.items():
@@ -233,6 +291,17 @@ def test_every_owned_object_is_put_right_when_it_is_changed_or_deleted(
             )  # fmt: skip
             checked += 1
     assert checked == 16
+    # A label that gives it to another team, which does not want it.
+    cluster.kubectl("label", "deployment/at-u", where, "agentteams.dev/team=t", "--overwrite")
+    eventually(
+        lambda: (
+            at(of(api, "apps/v1/deployments", namespace).get("at-u"), ["metadata", "labels"]).get(
+                "agentteams.dev/team"
+            )
+            == "u"
+        ),
+        "it is u's again", WAIT_S,
+    )  # fmt: skip
     await_ready(api, namespace)
     await_ready(api, namespace, "u")
 
@@ -283,26 +352,6 @@ def test_a_default_that_is_written_out_is_no_new_revision_and_no_failure(
     assert of(api, f"{GROUP}/agentteams", namespace)["t"]["metadata"]["generation"] == 2
     await_ready(api, namespace)
     assert len(of(api, "apps/v1/controllerrevisions", namespace)) == 1
-
-
-def test_at_rest_nothing_is_asked_to_be_written(
-    cluster: Cluster, api: Api, namespace: str, endpoint: FakeEndpoint, proxy: KubeProxy
-) -> None:
-    """Not even what would change nothing: a look at every object costs no request but reads."""
-    cluster.apply(model(endpoint), team(), team("u", runtime={"replicas": 1}), namespace=namespace)
-    await_ready(api, namespace)
-    await_ready(api, namespace, "u")
-
-    def written() -> list[str]:
-        return [path for path in proxy.paths if f"/{namespace}/" in path]
-
-    before: list[str] = []
-    while before != written():  # events, and pods that have just become ready
-        before = written()
-        time.sleep(STORM_S)
-    cluster.kubectl("label", "mc/m", "at/t", "at/u", "looked=at", f"--namespace={namespace}")
-    time.sleep(STORM_S)
-    assert written() == before
 
 
 def cells(head: str, row: str) -> dict[str, str]:
@@ -377,3 +426,23 @@ def test_a_rotated_secret_rolls_the_pods_of_the_teams_that_name_it_and_no_others
         "new pods", WAIT_S,
     )  # fmt: skip
     assert template("at-u") == others
+
+
+def test_in_a_minute_at_rest_nothing_at_all_is_written(
+    minute: Minute, proxy: KubeProxy, stub: RetrievalStub, session: SessionStub, operator: Operator
+) -> None:
+    """By nobody, of any kind: specs, statuses, events, revisions; but for the operator's own Lease.
+
+    The operator looks at everything several times within it, and asks the endpoints and services again.
+    """
+    owner = minute.namespaces[0]
+    time.sleep(max(0.0, minute.writes.began + MINUTE_S - time.monotonic()))
+    assert minute.writes.broken == []
+    assert minute.writes.seen == []
+    assert minute.writes.changed() == []
+    assert asked_of(proxy, minute.namespaces) == minute.asked
+    rounds = MINUTE_S // RESYNC_S
+    assert min(minute.endpoint.asked.count(path) for path in ("/v1/models", "/v1/embeddings")) > rounds
+    assert stub.asked[owner, "knowledgeBases/docs"] > rounds
+    assert session.asked[owner, "GetTeamQuality"] > rounds
+    assert operator.process.poll() is None

@@ -205,25 +205,3 @@ def test_a_rotated_secret_rolls_the_pods_and_is_mounted_as_a_file(
         lambda: template()["metadata"]["annotations"][hash_of] != first["metadata"]["annotations"][hash_of]
     )
     await_condition(cluster, namespace, "at/t", "Progressing", "UpToDate")
-
-
-def test_when_nothing_changes_nothing_is_written(
-    cluster: Cluster, namespace: str, endpoint: FakeEndpoint
-) -> None:
-    where = f"--namespace={namespace}"
-    cluster.apply(model(endpoint), team(), team("u", runtime={}), namespace=namespace)
-    for name in ("at/t", "at/u"):
-        await_condition(cluster, namespace, name, "Progressing", "UpToDate")
-
-    def versions() -> dict[str, str]:
-        kinds = "at,mc,deployments,services,roles,networkpolicies,controllerrevisions,secrets,pdb"
-        found = cluster.get(kinds, where)["items"]
-        return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
-
-    before = versions()
-    # A look at every object, as the timer would bring it.
-    cluster.kubectl("label", "mc/m", "at/t", "at/u", "looked=at", where)
-    time.sleep(3)
-    after = versions()
-    labelled = {"ModelConfig/m", "AgentTeam/t", "AgentTeam/u"}
-    assert {name for name in after if after[name] != before.get(name)} == labelled

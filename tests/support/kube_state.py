@@ -34,7 +34,7 @@ class Api:
     """Reads, as the administrator."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._client = httpx.Client(**_connection(cluster))
+        self._client = httpx.Client(**connection(cluster))
 
     def get(self, path: str) -> dict[str, Any]:
         """One answer, as JSON."""
@@ -45,7 +45,7 @@ class Api:
 
     def items(self, resource: str, namespace: str = "") -> list[dict[str, Any]]:
         """All objects of `group/version/plural`, with their kind."""
-        return _items(self.get(_path(resource, namespace)))
+        return _items(self.get(path_of(resource, namespace)))
 
     def close(self) -> None:
         """Ends the connections."""
@@ -65,11 +65,11 @@ class AsyncApi:
     """The same, within a loop."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._client = httpx.AsyncClient(**_connection(cluster))
+        self._client = httpx.AsyncClient(**connection(cluster))
 
     async def items(self, resource: str, namespace: str) -> list[dict[str, Any]]:
         """All objects of `group/version/plural` in a namespace, with their kind."""
-        return _items(await self._get(_path(resource, namespace)))
+        return _items(await self._get(path_of(resource, namespace)))
 
     async def namespace(self, name: str) -> dict[str, Any]:
         """The namespace itself."""
@@ -77,7 +77,7 @@ class AsyncApi:
 
     async def apply(self, resource: str, namespace: str, wanted: Mapping[str, Any]) -> None:
         """Server-side apply, as a user."""
-        path = f"{_path(resource, namespace)}/{wanted['metadata']['name']}"
+        path = f"{path_of(resource, namespace)}/{wanted['metadata']['name']}"
         query = {"fieldManager": "user", "fieldValidation": "Strict", "force": "true"}
         headers = {"Content-Type": "application/apply-patch+yaml"}
         answer = await self._client.patch(path, params=query, content=json.dumps(wanted), headers=headers)
@@ -85,7 +85,7 @@ class AsyncApi:
 
     async def delete(self, resource: str, namespace: str, name: str) -> None:
         """Begins the deletion."""
-        (await self._client.delete(f"{_path(resource, namespace)}/{name}")).raise_for_status()
+        (await self._client.delete(f"{path_of(resource, namespace)}/{name}")).raise_for_status()
 
     async def create_namespace(self, name: str) -> None:
         """An empty one."""
@@ -154,7 +154,8 @@ def conditions(item: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _connection(cluster: Cluster) -> dict[str, Any]:
+def connection(cluster: Cluster) -> dict[str, Any]:
+    """Arguments of an HTTP client that reads as the administrator."""
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     server = config["clusters"][0]["cluster"]
     return {
@@ -165,7 +166,8 @@ def _connection(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _path(resource: str, namespace: str) -> str:
+def path_of(resource: str, namespace: str) -> str:
+    """Of `group/version/plural`, in a namespace or, without one, in all."""
     group_version, _, plural = resource.rpartition("/")
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"

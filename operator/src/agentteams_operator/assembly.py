@@ -18,6 +18,7 @@ from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.credentials import Credentials
+from agentteams_operator.core.decide.model_config import PROBE_S
 from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.models import Models
@@ -90,7 +91,10 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             changed(key)
 
     served = Served(api=api, clock=clock, changed=kind_changed)
-    models = Models(cache=cache, reader=reader, api=api, endpoints=EndpointProbes(), clock=clock)
+    models = Models(
+        cache=cache, reader=reader, api=api, endpoints=EndpointProbes(), clock=clock,
+        probe_s=min(settings.resync_s, PROBE_S),
+    )  # fmt: skip
     key = load_key(settings.identity_key_file)
     quotas = Quotas(cache=cache, defaults=settings.quotas)
     teams = Teams(
@@ -157,6 +161,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Assembly:
             SHARED_MODELS: SharedModels(cache=cache, api=api).look,
         },
         workers=settings.workers,
+        resync_s=settings.resync_s,
     )
     lease = LeaderLease(
         client,

@@ -18,6 +18,12 @@ class Settings(ServerSettings):
     watch_silent_s: float = Field(
         70.0, ge=1, le=600, description="A watch that says nothing for so long is begun anew."
     )
+    resync_s: float = Field(
+        600.0,
+        ge=1,
+        le=86_400,
+        description="Each object is looked at again, and endpoints asked, so often at least.",
+    )
     workers: int = Field(8, ge=1, le=64, description="Objects that are worked on side by side.")
     orchestrator_image: str = Field("agentteams/orchestrator:dev", description="Image of orchestrators.")
     orchestrator_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -114,6 +114,11 @@ def test_what_the_operator_made_is_told_to_its_owner_alone() -> None:
     assert told.take() == set()
     cache.put(body("Deployment", "agentteams-pool", 3, labels=managed | {"agentteams.dev/pool": "shared"}))
     assert told.take() == {Key("Pool", "n", "")}
+    # Both see a label that somebody has changed: the one puts it right, the other never wanted it.
+    cache.put(body("Deployment", "at-t", 4, labels=managed | {"agentteams.dev/team": "u"}))
+    assert told.take() == {team, Key("AgentTeam", "n", "u")}
+    cache.put(body("Deployment", "at-t", 5, labels=managed | {"agentteams.dev/team": "t"}))
+    told.take()
     cache.remove(Key("Deployment", "n", "at-t"))
     assert told.take() == {team}
     assert cache.owned(team) == []

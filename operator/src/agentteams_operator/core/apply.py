@@ -1,13 +1,11 @@
 """Making it so: only what differs is written."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agentteams_operator.core.cache import Cache
-from agentteams_operator.core.objects import Key, Stored
+from agentteams_operator.core.objects import Key, Stored, digest_of
 from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiServer
 
@@ -63,24 +61,21 @@ class Applier:
         metadata = wanted["metadata"]
         key = Key(wanted["kind"], metadata["namespace"], metadata["name"])
         applied = self._applied.setdefault(owner, {})
-        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        digest = digest_of(wanted)
         found, known = self._cache.get(key), applied.get(key)
-        if (
-            found is not None
-            and known is not None
-            and known == _Applied(digest, found.uid, _state(found.version, found.generation))
-        ):
+        if found is not None and known is not None and known == _Applied(digest, found.uid, _state(found)):
             return
         body = await self._api.apply(wanted)
         self._cache.put(body)
         made = self._cache.get(key)
         if made is not None:
-            applied[key] = _Applied(digest, made.uid, _state(made.version, made.generation))
+            applied[key] = _Applied(digest, made.uid, _state(made))
 
 
-def _state(version: str, generation: int) -> str:
-    """What changes with a spec: the generation where there is one, else every write."""
-    return f"generation {generation}" if generation else f"version {version}"
+def _state(one: Stored) -> str:
+    """What changes with labels and with a spec: the generation, else what is kept of it, else each write."""
+    spec = one.generation or one.content.get("written") or one.version
+    return f"{spec} {sorted(one.labels.items())}"
 
 
 def _ours(one: Stored) -> tuple[str, ...]:

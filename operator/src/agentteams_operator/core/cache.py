@@ -167,8 +167,9 @@ class Cache:
         if key.kind == NAMESPACE:
             self._tell_namespace(key.name, old, new)
         owner = owner_of(new) or owner_of(old)
-        if owner is not None:
-            self._changed(owner)
+        for one in {owner, owner_of(old)}:  # somebody may have given it another owner by its label
+            if one is not None:
+                self._changed(one)
         if owner is not None and owner.kind == SHARED_MODELS and matters(old, new):
             self._changed(Key(POOL, key.namespace, ""))
             for name in self._names.get((TEAM, key.namespace), ()):

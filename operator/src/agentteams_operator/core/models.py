@@ -37,16 +37,28 @@ class _Probed:
 
 
 class Models:
-    """Looks at one ModelConfig at a time; remembers what endpoints answered."""
+    """Looks at one ModelConfig at a time; remembers what endpoints answered.
+
+    Args:
+        probe_s: How long a good answer holds.
+    """
 
     def __init__(
-        self, *, cache: Cache, reader: Reader, api: ApiServer, endpoints: Endpoints, clock: Clock
+        self,
+        *,
+        cache: Cache,
+        reader: Reader,
+        api: ApiServer,
+        endpoints: Endpoints,
+        clock: Clock,
+        probe_s: float = PROBE_S,
     ) -> None:
         self._cache = cache
         self._reader = reader
         self._api = api
         self._endpoints = endpoints
         self._clock = clock
+        self._probe_s = probe_s
         self._probed: dict[Key, _Probed] = {}
 
     async def look(self, one: Stored) -> Outcome:
@@ -83,7 +95,7 @@ class Models:
         of = (one.uid, one.generation, secret_hash(secrets, keys))
         known, now = self._probed.get(one.key), self._clock.monotonic()
         if known is not None and known.of == of:
-            good_for = PROBE_S if known.probe.reached else PROBE_FAILED_S
+            good_for = self._probe_s if known.probe.reached else min(PROBE_FAILED_S, self._probe_s)
             if now - known.at < good_for - _SLACK_S:
                 return known.probe
         names = sorted({name for name, _ in keys})

@@ -1,6 +1,7 @@
 """Objects of the API server as the operator keeps them."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ SECRET = "Secret"
 CONFIG_MAP = "ConfigMap"
 NAMESPACE = "Namespace"
 REVISION = "ControllerRevision"
+SCALER = "HorizontalPodAutoscaler"
 OURS = (MODEL, KNOWLEDGE, TEAM)
 SHARED_KINDS = OURS
 """The kinds whose `spec.allowedNamespaces` lets other namespaces in."""
@@ -146,6 +148,9 @@ def stored(body: Mapping[str, Any]) -> Stored:
         content = {part: body[part] for part in ("spec", "status") if part in body}
     elif kind == "Deployment":
         content = {"status": body.get("status") or {}}
+    elif kind == SCALER:
+        # It has no generation, and its status is written every few seconds.
+        content = {"written": digest_of(body.get("spec"))}
     elif kind == REVISION:
         content = {"revision": body.get("revision", 0), "spec": skeleton(body.get("data") or {})}
     return Stored(
@@ -165,6 +170,11 @@ def stored(body: Mapping[str, Any]) -> Stored:
         content=content,
         hashes=hashes,
     )
+
+
+def digest_of(*parts: object) -> str:
+    """Differs when one of them does."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(uid: str, key: str, value: str) -> str:

@@ -18,6 +18,7 @@ from servicekit.counters import from_zero
 
 Look = Callable[[Stored], Awaitable[Outcome]]
 """Observes and decides about one object."""
+RESYNC_S = 600.0
 _GONE = (404, 403)
 _CONFLICT = 409
 _SOON = (0, _CONFLICT, 429, 500, 503, 504)
@@ -30,10 +31,18 @@ class Reconciler:
 
     Args:
         looks: By kind. A kind that is no object (a pool) is asked with an object that has only its key.
+        resync_s: Each object is looked at again so often at least.
     """
 
     def __init__(
-        self, *, cache: Cache, queue: WorkQueue, applier: Applier, looks: Mapping[str, Look], workers: int
+        self,
+        *,
+        cache: Cache,
+        queue: WorkQueue,
+        applier: Applier,
+        looks: Mapping[str, Look],
+        workers: int,
+        resync_s: float = RESYNC_S,
     ) -> None:
         self._cache = cache
         self._queue = queue
@@ -41,6 +50,7 @@ class Reconciler:
         self._looks = looks
         from_zero(metrics.RECONCILES, kind=looks, outcome=metrics.OUTCOMES)
         self._workers = workers
+        self._resync_s = resync_s
 
     async def work(self) -> None:
         """Until it is cancelled."""
@@ -90,7 +100,7 @@ class Reconciler:
             log.exception("object_failed", object=str(key), again_s=round(seconds))
             return "failed"
         self._queue.succeeded(key)
-        self._queue.add_after(key, outcome.again_s)
+        self._queue.add_after(key, min(outcome.again_s, self._resync_s))
         return "done"
 
     def _leaving(self, key: Key) -> bool:

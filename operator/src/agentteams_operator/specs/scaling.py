@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentteams_operator.core.objects import SCALER
 from agentteams_operator.specs.settings import PoolSettings
 from manifests import Runtime
 
 METRIC = "agentteams_active_runs"
-HPA, SCALED_OBJECT = "HorizontalPodAutoscaler", "ScaledObject"
+HPA, SCALED_OBJECT = SCALER, "ScaledObject"
 SCALERS = (HPA, SCALED_OBJECT)
 
 Scaler = Literal["HPA", "KEDA"]
