@@ -21,7 +21,7 @@ from bench.faithfulness import MODEL, local_model
 from evaluation.adapters.judge_openai import OpenAIJudge
 from evaluation.core.judge import Judge, Memory
 from manifests import ModelConfig
-from tests.support.milvus import free_port
+from tests.support.ports import free_port
 
 MANIFEST = """\
 apiVersion: agentteams.dev/v1alpha1

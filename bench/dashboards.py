@@ -25,12 +25,13 @@ from agentteams_cli.stack import Endpoint
 from bench.dashboard_pictures import draw, read
 from bench.operator_scale import team as small_team
 from charts.dashboards.boards import BOARDS
-from tests.support.kube import Cluster, find_assets, free_ports, temporary_cluster
+from tests.support.kube import Cluster, find_assets, temporary_cluster
 from tests.support.kube_node import fake_node
 from tests.support.model_script import ChatRequest, Reply, scenario
 from tests.support.model_server import Fault, ModelServer
 from tests.support.operator_process import fake_endpoint, model, running_operator
 from tests.support.otlp import collector
+from tests.support.ports import free_ports
 from tests.support.stack import LiveStack, knowledge_base, running_stack, team, until
 
 ROOT = Path(__file__).resolve().parent.parent

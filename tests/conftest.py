@@ -5,11 +5,33 @@ from collections import Counter
 
 import pytest
 
+from tests.support import run
+
 # pytest-asyncio asks for the current event loop before its first test, which
 # in Python 3.11 makes one that nobody closes: a ResourceWarning, and so an
 # error, in whatever test the garbage collector runs. Having set one, even
 # None, there is nothing to make.
 asyncio.set_event_loop(None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Parallel runs are divided by us."""
+    if config.pluginmanager.hasplugin("dsession"):
+        from tests.support.workers import Divided  # noqa: PLC0415  # only these need xdist
+
+        config.pluginmanager.register(Divided())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest lane begins first, so that no worker ends long after the others."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: run.lane(item.nodeid.partition("::")[0]) != run.CLUSTER)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """After the last fixture."""
+    run.end()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

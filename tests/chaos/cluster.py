@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,8 +21,9 @@ from servicekit.identity import TokenIssuer, load_key
 from tests.chaos.asking import MANIFEST, ask_first
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.model_server import ModelServer
+from tests.support.ports import free_port
 from tests.support.postgres import Postgres, temporary_postgres
-from tests.support.stack import MODELS, SERVICES, LiveStack, knowledge_base, running_stack, team
+from tests.support.stack import MODELS, LiveStack, knowledge_base, running_stack, stack_ports, team
 
 SECOND = "orchestrator-2"
 ORCHESTRATORS = ("orchestrator", SECOND)
@@ -122,7 +122,7 @@ def two_orchestrators(
 
 
 def _second(first: ServiceSpec) -> ServiceSpec:
-    port = Port(port=_free_port(), metrics=_free_port())
+    port = Port(port=free_port(), metrics=free_port())
     own = {
         "AGENTTEAMS_PORT": str(port.port),
         "AGENTTEAMS_METRICS_PORT": str(port.metrics),
@@ -130,12 +130,6 @@ def _second(first: ServiceSpec) -> ServiceSpec:
     address = f"{HOST}:{first.port.port}"
     moved = {k: f"{HOST}:{port.port}" for k, v in first.env.items() if v == address}
     return dataclasses.replace(first, name=SECOND, port=port, env={**first.env, **moved, **own})
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
@@ -163,7 +157,7 @@ async def running_cluster(folder: Path, *, store: str, chunk_delay_s: float) -> 
             state_dir=folder,
             chat=chat,
             embedding=chat,
-            ports=dict.fromkeys(SERVICES, 0),
+            ports=stack_ports(),
             start_timeout_s=90.0,
         )
         stack = Stack(config, make_plan=two_orchestrators(url))

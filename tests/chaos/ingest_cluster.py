@@ -14,7 +14,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
-from tests.support.milvus import MilvusLite, free_port
+from tests.support.milvus import MilvusLite
+from tests.support.ports import free_port
 from tests.support.postgres import shared_postgres
 from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient
 

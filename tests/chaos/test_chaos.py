@@ -194,6 +194,7 @@ async def test_the_checker_finds_a_store_without_fencing(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("store", ["sqlite"])
 async def test_nothing_is_lost_while_services_are_killed(tmp_path: Path, store: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.chaos.ingest_run import IngestPlan, ingest_chaos
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 async def test_everything_is_killed_once(tmp_path: Path) -> None:
     plan = IngestPlan(documents=60, seed=7, workers=1, faults=3, every_s=0.8)

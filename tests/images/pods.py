@@ -18,7 +18,7 @@ from agentteams_operator.specs.settings import PoolSettings
 from servicekit.identity import IdentityKey
 from tests.images.engines import Container
 from tests.support.helm import render
-from tests.support.kube import free_ports
+from tests.support.ports import free_ports
 
 PREFIX = "localhost/agentteams-under-test/"
 SYSTEM = "agentteams-system"

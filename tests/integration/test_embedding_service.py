@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -41,6 +40,7 @@ from servicekit.errors import (
 )
 from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
 from tests.support.model_server import Fault, ModelServer
+from tests.support.ports import free_port
 from tests.support.tiny_embedding import DIMENSION, MAX_INPUT_TOKENS, write_tiny_model
 
 MANIFEST = """\
@@ -218,12 +218,6 @@ async def test_a_key_that_is_missing_then_wrong_then_right(client: Client, state
         await client.embed("models/remote", "a")
     file.write_text("right")
     assert (await client.embed("models/remote", "a")).dimension == 256
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

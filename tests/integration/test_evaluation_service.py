@@ -4,7 +4,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,6 +39,7 @@ from session.servicer import SessionServicer, session_service
 from tests.support.live import FakeEmbedding
 from tests.support.model_server import ChatRequest, ModelServer, Reply
 from tests.support.otlp import Received, collector
+from tests.support.ports import free_port
 from tests.support.session_service import Client, answer, append, begin, event, finished
 from tests.support.sessions import fill
 
@@ -350,9 +350,7 @@ async def test_scores_are_written_by_evaluation_services_and_read_by_their_owner
 
 
 async def test_a_run_is_scored_on_demand_and_known_scores_are_not_computed_again(world: World) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     run = await world.ask(PLANTED)
     async with world.serving("evaluation", port):
         await world.scores(run)  # it is up

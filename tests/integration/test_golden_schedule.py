@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from servicekit.errors import Conflict, InvalidArgument, NotFound, PermissionDen
 from servicekit.testing import rpc_as
 from tests.integration.test_evaluation_service import MANIFESTS, PLANTED, TRUE, World, world_of
 from tests.support.fake_orchestrator import FakeOrchestrator, finished, items
+from tests.support.ports import free_port
 from tests.support.stack import until
 
 pytestmark = pytest.mark.timeout(240)  # processes that start on a busy machine
@@ -118,12 +118,6 @@ async def evaluated(world: World, times: int) -> pb.TeamGoldenSet:
 
     await until(done, within_s=90, what=f"evaluation {times}")
     return await state(world)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_golden_set_is_asked_once_whoever_is_killed_and_again_of_each_revision(

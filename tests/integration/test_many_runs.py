@@ -24,6 +24,8 @@ from tests.support.model_server import ModelServer, Reply
 from tests.support.replicas import Fleet, Replica
 from tests.support.sessions import Databases, databases, migrated_file
 
+pytestmark = pytest.mark.alone
+
 __all__ = ["as_ada", "databases", "migrated_file"]
 
 LIMIT = 50

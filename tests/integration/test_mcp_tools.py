@@ -92,6 +92,7 @@ async def test_an_error_of_the_tool_is_for_the_model_and_marked_as_data(
     assert (caught.value.error.reason, caught.value.error.metadata["tool"]) == ("TOOL_FAILED", "fail")
 
 
+@pytest.mark.alone
 async def test_a_tool_that_hangs_is_cancelled_when_its_time_is_over(
     tools: ToolSources, server: McpStandIn
 ) -> None:

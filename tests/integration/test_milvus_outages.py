@@ -21,6 +21,8 @@ from tests.support.milvus_binary import milvus_folder
 from tests.support.milvus_server import MilvusStandalone
 from tests.support.vector_stores import DIMENSION, axis, dense, record, rows, walked
 
+pytestmark = pytest.mark.alone
+
 Server = MilvusLite | MilvusStandalone
 _BATCH = 20
 

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.helm import render
-from tests.support.kube import WHY, Cluster, find_assets, free_ports, temporary_cluster
+from tests.support.kube import WHY, Cluster, find_assets, temporary_cluster
 from tests.support.kube_node import fake_node
 from tests.support.operator_process import (
     WAIT_S,
@@ -24,6 +24,7 @@ from tests.support.operator_process import (
     model,
     running_operator,
 )
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 ACCOUNT = "agentteams-operator"

@@ -228,6 +228,7 @@ async def test_a_request_that_is_wrong_is_told_which_field(
     assert not live.model.chats()
 
 
+@pytest.mark.alone
 async def test_stopping_gives_the_runs_back_and_refuses_new_ones(live: Live) -> None:
     live.model.queue(Reply(chunks=["Half", " of"], gate=asyncio.Event(), gate_after=1))
     run = await live.start("?")

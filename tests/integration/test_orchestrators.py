@@ -18,6 +18,8 @@ from tests.support.model_server import Reply
 from tests.support.replicas import Fleet, replicas
 from tests.support.run_items import events, texts
 
+pytestmark = pytest.mark.alone
+
 MANIFESTS = """
 apiVersion: agentteams.dev/v1alpha1
 kind: ModelConfig

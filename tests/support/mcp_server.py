@@ -1,7 +1,6 @@
 """A real MCP server on a free port of this machine, with tools that behave well and badly."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from manifests import ToolSource
+from tests.support.ports import free_port
 
 TOKEN = "Bearer s3cret"
 ALLOWED = ["echo", "fail", "hang", "big", "two_parts", "book", "absent"]
@@ -37,9 +37,7 @@ class McpStandIn:
     """A server that can be stopped, and started again on the same port."""
 
     def __init__(self, *, json: bool = False, sse: bool = False, token: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.calls = Calls()
         self._json = json
         self._sse = sse
@@ -180,9 +178,7 @@ def _tools(stand_in: McpStandIn) -> MCPServer:
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[int]:
     """An app on a free port: which."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1)
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 from pymilvus import MilvusClient
+
+from tests.support.ports import free_port
 
 _START_TIMEOUT_S = 30
 
@@ -82,13 +83,6 @@ class MilvusLite:
         """Goes on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

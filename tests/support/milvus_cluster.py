@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.milvus_binary import milvus_folder, parts_folder
-from tests.support.milvus_config import SECTIONS, base_config, free_ports, write_config
+from tests.support.milvus_config import SECTIONS, base_config, write_config
 from tests.support.milvus_process import ServerProcess, healthy
+from tests.support.ports import free_ports
 
 _START_TIMEOUT_S = 90
 # Of each role its section in the configuration.

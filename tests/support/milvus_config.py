@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,6 @@ import yaml
 # Sections of the configuration that have a port, and the template's default of none of them is
 # used: other test runs on the machine have servers too.
 SECTIONS = ("rootCoord", "dataCoord", "queryCoord", "dataNode", "indexNode", "queryNode", "proxy")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, all different."""
-    listeners = [socket.socket() for _ in range(count)]
-    try:
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
 
 
 def base_config(binaries: Path, ports: Mapping[str, int]) -> dict[str, Any]:

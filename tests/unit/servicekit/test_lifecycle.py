@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from servicekit.errors import Unavailable
 from servicekit.testing import TEST_KEY, rpc_as
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 Start = Callable[..., Awaitable[Process]]
@@ -25,9 +26,7 @@ Start = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
