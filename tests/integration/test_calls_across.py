@@ -16,7 +16,8 @@ from servicekit.calls import CallKey
 from servicekit.clock import SystemClock
 from servicekit.context import Caller, scope
 from tests.support.model_script import ChatRequest, Reply
-from tests.support.replicas import Fleet, Replica, free_address, replicas
+from tests.support.ports import free_address
+from tests.support.replicas import Fleet, Replica, replicas
 
 MANIFESTS = """
 apiVersion: agentteams.dev/v1alpha1
