@@ -2,6 +2,7 @@
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import NodeManager
 
 from tests.support.run import lane
 
@@ -19,4 +20,6 @@ class Divided:
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: object) -> Lanes:
         """In the order of the collection, which has the longest first."""
         config.option.loadscopereorder = False
+        # Workers that are stopped end their servers first; with 10 s they leave some on a busy machine.
+        NodeManager.EXIT_TIMEOUT = 60
         return Lanes(config, log)
