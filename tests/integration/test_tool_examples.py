@@ -74,7 +74,7 @@ async def rest(follower: AsyncIterator[pb.RunItem]) -> list[pb.RunItem]:
 
 async def parked(replica: Replica) -> None:
     async with asyncio.timeout(10):
-        while replica.runs._active:  # noqa: ASYNC110  what is waited for is no event
+        while replica.runs._held.active:  # noqa: ASYNC110  what is waited for is no event
             await asyncio.sleep(0.05)
 
 

@@ -208,7 +208,7 @@ async def test_an_owner_that_wakes_up_too_late_is_refused_and_stops(fleet: Fleet
     assert events(zombie)[-1].sequence == events(items)[-1].sequence
     (answer,) = of_type(bench.store.steps(), MessageCompleted)
     assert answer.message.content == "Alive."
-    await until(lambda: not first.runs._active)
+    await until(lambda: not first.runs._held.active)
     assert sum(isinstance(step, RunFinished) for step in bench.store.steps()) == 1
 
 

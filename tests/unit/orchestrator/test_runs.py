@@ -313,5 +313,5 @@ async def test_finished_runs_are_kept_for_a_while_only(bench: Bench) -> None:
             bench.models.add(says("ok"))
             await process.ended((await process.start(f"q{number}")).name)
         await asyncio.sleep(0)
-        assert len(process.runs._finished) == 200
+        assert len(process.runs._held.finished) == 200
         assert not process.runs._places

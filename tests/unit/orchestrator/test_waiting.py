@@ -83,7 +83,7 @@ async def test_a_call_waits_for_its_approval_and_nobody_holds_the_run_meanwhile(
     process = await started(fleet)
     await waits(fleet)
     assert fleet.store.holders == {}
-    assert (shop.keys, process.runs._active) == ([], {})
+    assert (shop.keys, process.runs._held.active) == ([], {})
     (asked,) = of_type(fleet.store.steps(), InputRequested)
     assert (asked.call_id, asked.asked.tool, asked.asked.arguments) == (CALL, "cancel", {"order": 17})
     await asyncio.sleep(MINUTE)

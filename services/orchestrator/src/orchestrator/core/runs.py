@@ -1,54 +1,39 @@
-"""All runs of this process: begins them, keeps their leases, takes over those of others."""
+"""All runs of this process: begins them, takes over those of others, answers calls about them."""
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import structlog
-from prometheus_client import Gauge
 
 from manifests import AgentTeam
-from orchestrator.core.active import Active, Finished
+from orchestrator.core.active import Active
 from orchestrator.core.admission import ready_team, too_many_runs
 from orchestrator.core.approving import provide
 from orchestrator.core.beginning import Asked, turn_of
 from orchestrator.core.context.conversation import history_messages, retention
 from orchestrator.core.following import Following
+from orchestrator.core.held import HeldRuns
 from orchestrator.core.leases import Leases
-from orchestrator.core.log import Item, LogUnavailable, Parked, RunLog
+from orchestrator.core.log import Item
 from orchestrator.core.model import HistorySummarized, Message, RunInput, StoredEvent
 from orchestrator.core.pool import Pool
-from orchestrator.core.ports import (
-    Acquired,
-    Appended,
-    BusyPolicy,
-    LeaseTimes,
-    Peers,
-    Renewed,
-    RunRow,
-    SessionLog,
-)
+from orchestrator.core.ports import Acquired, BusyPolicy, LeaseTimes, Peers, RunRow, SessionLog
 from orchestrator.core.recorded import Recorded
 from orchestrator.core.resume import end_recorded, note_take_over, refusal
-from orchestrator.core.run import Cancelled, conclude, execute, fail
+from orchestrator.core.run import execute
 from orchestrator.core.stages import StageClock
 from orchestrator.core.structured import Schema
 from orchestrator.core.tracing import RunTrace
 from orchestrator.core.turn import Turn, World
 from servicekit.clock import Clock
-from servicekit.context import Caller, current_caller, scope
-from servicekit.errors import Conflict, FailedPrecondition, ServiceError, Unavailable
+from servicekit.context import Caller, current_caller
+from servicekit.errors import FailedPrecondition, ServiceError, Unavailable
 
 log = structlog.get_logger()
-
-ACTIVE_RUNS = Gauge("agentteams_active_runs", "Runs that this process works on")
-
-_KEEP_FINISHED = 200  # so that a follower which comes a moment late needs no look into the store
-_STOP_S = 5.0
 
 Place = tuple[str, str]  # whose limit of active runs it counts for: tenant and team
 
@@ -83,8 +68,13 @@ class Runs:
         self._clock = clock
         self._address = address
         self._pool = pool
-        self._active: dict[str, Active] = {}
-        self._finished: OrderedDict[str, Finished] = OrderedDict()
+        self._held = HeldRuns(
+            store=store,
+            clock=clock,
+            caller=pool.caller,
+            arrived=self._arrived,
+            take=self._take,
+        )
         self._places: Counter[Place] = Counter()  # taken
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
@@ -93,11 +83,11 @@ class Runs:
             clock=clock,
             times=times,
             pool=pool,
-            runs=lambda: list(self._active),
-            renewed=self._renewed,
+            runs=lambda: list(self._held.active),
+            renewed=self._held.renewed,
             take=self._take,
         )
-        self._following = Following(store=store, peers=peers, address=address, find=self._find)
+        self._following = Following(store=store, peers=peers, address=address, find=self._held.log_of)
 
     # --- the process' loops -------------------------------------------------
 
@@ -112,14 +102,7 @@ class Runs:
         """Lets the runs end within the grace period, and hands over what is left then."""
         self._draining = True
         self._leases.stop()
-        tasks = [active.task for active in self._active.values()]
-        if tasks:
-            log.info("runs_draining", runs=len(tasks))
-            _, left = await asyncio.wait(tasks, timeout=grace.total_seconds())
-            for active in list(self._active.values()):
-                self._stop(active)
-            if left:
-                await asyncio.wait(left, timeout=_STOP_S)
+        await self._held.drain(grace)
         self._following.stop()
 
     # --- calls ----------------------------------------------------------------
@@ -179,16 +162,16 @@ class Runs:
             NotFound: RUN_NOT_FOUND.
             FailedPrecondition: RUN_FINISHED.
         """
-        active = self._active.get(run)
+        active = self._held.active.get(run)
         if active is not None and active.caller == current_caller():
-            self._cancel(active)
+            self._held.cancel(active)
             if not forwarded:  # else the note is there already
                 try:
                     await self._store.request_cancel(run)  # for whoever goes on if this process dies now
                 except ServiceError as error:
                     log.info("cancel_not_noted", run=run, error=error.message)
             return active.row
-        finished = self._finished.get(run)
+        finished = self._held.finished.get(run)
         if finished is not None and finished.caller == current_caller():
             if finished.row.state == "CANCELLED":
                 return finished.row
@@ -205,9 +188,9 @@ class Runs:
     async def provide(self, run: str, said: RunInput, *, forwarded: bool = False) -> RunRow:
         """What the caller says to a run that asked for it. Raises as `approving.provide`."""
         row = await provide(self._store, self._world.catalogue, run, said)
-        active = self._active.get(run)
+        active = self._held.active.get(run)
         if active is not None:
-            self._deliver(active, [replace(said, user=current_caller().user)])
+            self._held.deliver(active, [replace(said, user=current_caller().user)])
         elif row.owner_address in ("", self._address):
             self._leases.look()  # it waited, and is free now
         elif not forwarded:
@@ -225,7 +208,7 @@ class Runs:
         active = self._places[asked.caller.tenant, team.metadata.name]
         if active < limit:
             return
-        for other in self._active.values():
+        for other in self._held.active.values():
             # A repeated call is answered with that run; one behind another of its session only waits.
             if other.caller == asked.caller and (
                 other.request_id == asked.request_id or other.row.session == asked.session
@@ -283,10 +266,10 @@ class Runs:
             begun.set_result(stored.run)
         if stored.run.state == "PENDING" and asked.on_busy == "INTERRUPT":
             self._interrupt(asked.caller, stored.run)
-        if not stored.created or not stored.fencing_token or stored.run.name in self._active:
+        if not stored.created or not stored.fencing_token or stored.run.name in self._held.active:
             trace.refuse()
             return
-        active = self._register(
+        active = self._held.register(
             asked.caller, stored.run, stored.fencing_token, trace, request_id=asked.request_id
         )
         active.log.adopt([stored.started] if stored.started is not None else [])
@@ -297,18 +280,18 @@ class Runs:
             active.turn = self._turn(active, team, said, stored.summary, stages=stages, recorded=fresh)
             await execute(active.turn)
 
-        await self._work_on(active, work)
+        await self._held.work_on(active, work)
 
     def _interrupt(self, caller: Caller, waiting: RunRow) -> None:
         """Does at once what the store would tell with the next renewal."""
-        for active in self._active.values():
+        for active in self._held.active.values():
             if active.caller == caller and active.row.session == waiting.session:
-                self._cancel(active)
+                self._held.cancel(active)
 
     def _take(self, acquired: Acquired) -> None:
         """Goes on with a run that is ours now."""
         name = acquired.run.name
-        active = self._active.get(name)
+        active = self._held.active.get(name)
         if active is not None and active.log.failure is None and active.log.own_again(acquired.fencing_token):
             return  # nobody could renew our own lease for a while; the run is ours again
         team = acquired.run.team.removeprefix("teams/")
@@ -318,9 +301,9 @@ class Runs:
         run = acquired.run
         RunTrace(None).set_current()  # not that of the run whose end brought us this one
         if before is not None:
-            self._lose(before)
+            self._held.lose(before)
             await asyncio.wait([before.task])
-        active = self._register(acquired.caller, run, acquired.fencing_token, RunTrace(None))
+        active = self._held.register(acquired.caller, run, acquired.fencing_token, RunTrace(None))
 
         async def work() -> None:
             if self._draining:
@@ -347,7 +330,10 @@ class Runs:
             await execute(active.turn)
 
         note_take_over(acquired, self._clock.now())
-        await self._work_on(active, work)
+        await self._held.work_on(active, work)
+
+    def _arrived(self) -> None:
+        self._following.arrived()
 
     async def _events(self, run: str) -> list[StoredEvent]:
         events: list[StoredEvent] = []
@@ -376,125 +362,3 @@ class Runs:
             recorded=recorded,
             attempt=active.row.attempt,
         )
-
-    # --- a run while it is ours ---------------------------------------------------
-
-    def _register(
-        self, caller: Caller, row: RunRow, fencing_token: int, trace: RunTrace, *, request_id: str = ""
-    ) -> Active:
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a run has a task of its own")
-        run_log = RunLog(
-            run=row.name,
-            fencing_token=fencing_token,
-            store=self._store,
-            clock=self._clock,
-            last_sequence=row.last_sequence,
-            on_appended=lambda appended: self._appended(row.name, appended),
-        )
-        active = Active(caller=caller, row=row, log=run_log, task=task, trace=trace, request_id=request_id)
-        active.name_trace()
-        self._active[row.name] = active
-        ACTIVE_RUNS.set(len(self._active))
-        self._following.arrived()
-        return active
-
-    async def _work_on(self, active: Active, work: Callable[[], Awaitable[None]]) -> None:
-        run = active.row.name
-        try:
-            # The run outlives the call that began it: its own caller, no deadline but its own.
-            with scope(caller=active.caller):
-                try:
-                    await work()
-                except asyncio.CancelledError:
-                    await self._stopped(active)
-        except Parked:
-            log.info("run_parked", run=run)
-        except (ServiceError, LogUnavailable) as error:
-            log.warning("run_given_up", run=run, error=str(error))
-        except Exception as error:
-            log.error("run_crashed", run=run, exc_info=error)
-        finally:
-            await active.log.close()
-            active.end_trace()
-            if self._active.get(run) is active:
-                del self._active[run]
-            ACTIVE_RUNS.set(len(self._active))
-            if active.log.finished:
-                row = replace(active.row, state=active.log.end_state)
-                self._finished[run] = Finished(caller=active.caller, row=row, log=active.log)
-                if len(self._finished) > _KEEP_FINISHED:
-                    self._finished.popitem(last=False)
-
-    def _find(self, run: str) -> RunLog | None:
-        active = self._active.get(run)
-        if active is not None:
-            return active.log if active.caller == current_caller() else None
-        finished = self._finished.get(run)
-        return finished.log if finished is not None and finished.caller == current_caller() else None
-
-    def _appended(self, run: str, appended: Appended) -> None:
-        active = self._active.get(run)
-        if active is not None:
-            self._deliver(active, appended.inputs)
-            if appended.cancel_requested:
-                self._cancel(active)
-        if appended.next_run is not None:
-            self._take(appended.next_run)
-
-    def _renewed(self, renewed: Renewed) -> None:
-        for run, active in list(self._active.items()):
-            # One that ends right now counts as lost, too; its last append tells which it is.
-            if run in renewed.lost and not active.ends and active.log.failure is None:
-                self._lose(active)
-            elif run in renewed.cancelled:
-                self._cancel(active)
-            self._deliver(active, renewed.inputs.get(run, ()))
-
-    def _deliver(self, active: Active, inputs: Sequence[RunInput]) -> None:
-        # Before there is a turn they are no use; the store tells of them again.
-        if inputs and active.turn is not None:
-            active.turn.inputs.deliver(inputs)
-
-    def _cancel(self, active: Active) -> None:
-        active.cancelled = True
-        self._stop(active)
-
-    def _lose(self, active: Active) -> None:
-        log.warning("lease_lost", run=active.row.name)
-        active.log.failure = Conflict(
-            f"{active.row.name} was taken over by another process", reason="LEASE_LOST"
-        )
-        active.stopped = True
-        active.task.cancel()
-
-    def _stop(self, active: Active) -> None:
-        # Once only, and not when it ends already: both would cut off the storing of its end.
-        if not active.stopped and not active.ends:
-            active.stopped = True
-            active.task.cancel()
-
-    async def _stopped(self, active: Active) -> None:
-        if active.log.failure is not None:
-            return  # the lease is lost: whoever has it goes on
-        if active.turn is not None and active.turn.end is not None:
-            await conclude(active.turn)
-        elif active.turn is not None and active.cancelled:
-            await fail(active.turn, Cancelled("the run was cancelled", reason="RUN_CANCELLED"))
-        else:
-            await self._hand_over(active)
-
-    async def _hand_over(self, active: Active) -> None:
-        """Stores what there is and gives the lease back, for another process to go on."""
-        run = active.row.name
-        try:
-            with suppress(TimeoutError, LogUnavailable):
-                async with asyncio.timeout(_STOP_S / 2):
-                    await active.log.flush()
-            with scope(caller=self._pool.caller, timeout=timedelta(seconds=_STOP_S / 2)):
-                await self._store.release([run])
-            log.info("run_handed_over", run=run)
-        except ServiceError as error:
-            # The lease runs out by itself.
-            log.warning("run_not_handed_over", run=run, error=error.message)
