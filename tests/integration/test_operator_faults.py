@@ -101,6 +101,7 @@ def operator(
     ) as operator:  # fmt: skip
         yield operator
     assert "Traceback" not in operator.log
+    assert "being terminated" not in operator.log  # namespaces that end with all that is in them
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ def test_a_standby_takes_over_from_a_leader_that_was_killed_and_one_that_ended(t
                 cluster.apply(model(endpoint, "n"), namespace=namespace)
                 await_condition(cluster, namespace, "mc/n", "Ready", "Ready")
                 assert not second.leads
+                assert '"level": "warning"' not in first.log  # nothing is wrong with a cluster without KEDA
                 first.kill()
                 cluster.apply(model(endpoint, "o"), namespace=namespace)
                 await_condition(cluster, namespace, "mc/o", "Ready", "Ready")

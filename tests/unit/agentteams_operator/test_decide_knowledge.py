@@ -212,4 +212,12 @@ def test_a_deletion_waits_and_not_for_ever() -> None:
     assert (
         decide_deletion(one(**{TIMEOUT_ANNOTATION: "5"}), "away", T0 + timedelta(seconds=6)).finalizers == ()
     )
-    assert decide_deletion(one(**{TIMEOUT_ANNOTATION: "soon"}), "away", T0).finalizers is None
+    for wrong in ("soon", "inf", "nan", "1e300", "-1", "60s", "99999999", "٣"):
+        waiting = decide_deletion(one(**{TIMEOUT_ANNOTATION: wrong}), "away", T0)
+        assert waiting.finalizers is None
+        assert waiting.status is not None
+        told = waiting.status["conditions"][-1]["message"]
+        assert told.startswith("its documents could not be deleted yet: away; annotation")
+        assert f'is "{wrong}", which is no number of seconds below 10000000' in told
+        late = decide_deletion(one(**{TIMEOUT_ANNOTATION: wrong}), "away", T0 + timedelta(minutes=60))
+        assert late.finalizers == ()

@@ -52,7 +52,7 @@ async def test_a_reference_is_resolved_only_where_the_owner_allows_it() -> None:
         assert condition(outcome, "ResolvedRefs") == ("False", "RefNotPermitted")
         assert condition(outcome, "Ready") == ("False", "RefNotPermitted")
         # Nor does it say how a knowledge base is doing that is not for this namespace.
-        assert condition(outcome, "KnowledgeReady") == ("True", "NoneNeeded")
+        assert condition(outcome, "KnowledgeReady") == ("Unknown", "NotAsked")
         words |= {c["message"] for c in (outcome.status or {})["conditions"] if c["type"] == "ResolvedRefs"}
     # The same whether it is there or not.
     assert words == {

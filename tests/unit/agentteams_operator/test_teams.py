@@ -59,6 +59,7 @@ class Scene:
         metadata = {
             "name": name, "namespace": namespace, "uid": f"u-{kind}-{name}", "generation": self._version,
             "resourceVersion": str(self._version), "labels": more.pop("labels", {}),
+            "deletionTimestamp": more.pop("deleted", None),
         }  # fmt: skip
         self.cache.put({"kind": kind, "metadata": metadata, **more})
 
@@ -243,3 +244,22 @@ async def test_a_config_map_that_cannot_be_read_is_a_failure_and_not_an_absence(
         await scene.look()
     scene.failure = ApiFailure("gone", 404)
     assert condition(await scene.look(), "ResolvedRefs") == ("False", "ConfigMapKeyNotFound")
+
+
+async def test_what_is_missing_is_neither_ready_nor_its_own_replacement() -> None:
+    """A knowledge base that is being deleted is not there any more, and is not what was meant either."""
+    scene = Scene()
+    scene.model("m")
+    spec = {"embedding": {"modelConfigRef": {"name": "e"}}}
+    scene.put("KnowledgeBase", "docs", spec=spec, deleted="2026-01-01T00:00:00Z")
+    scene.put("KnowledgeBase", "dogs", spec=spec, status=READY)
+    refs = [{"name": "docs", "knowledgeBaseRef": {"name": "docs"}}]
+    scene.team({"knowledge": refs})
+    outcome = await scene.look()
+    assert condition(outcome, "ModelsReady") == ("True", "AllReady")
+    assert condition(outcome, "KnowledgeReady") == ("Unknown", "NotAsked")
+    assert condition(outcome, "ResolvedRefs") == ("False", "KnowledgeBaseNotFound")
+    assert outcome.status is not None
+    told = next(c["message"] for c in outcome.status["conditions"] if c["type"] == "ResolvedRefs")
+    assert told.endswith('no KnowledgeBase "docs" in namespace "n"; did you mean "dogs"?')
+    assert outcome.status["members"] == 1

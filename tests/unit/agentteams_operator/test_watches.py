@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import threading
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiohttp import web
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key
 from agentteams_operator.handlers.session import Listening
-from agentteams_operator.handlers.watches import KINDS, OWNED, WATCHED, Watches, settings
+from agentteams_operator.handlers.watches import KINDS, OWNED, WATCHED, Watches, settings, worth_a_line
 
 MODEL = Key("ModelConfig", "n", "m")
 
@@ -27,6 +28,21 @@ async def watches() -> tuple[Watches, Cache]:
     made = Watches(cache=cache)
     made._loop = asyncio.get_running_loop()
     return made, cache
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("OS signals are ignored: running not in the main thread.", False),
+        ("Unresolved resources cannot be served: Selector(group='keda.sh', version='v1alpha1')", False),
+        ("Unresolved resources cannot be served: Selector(group='agentteams.dev'), (group='keda.sh')", True),
+        ("Root task has failed", True),
+    ],
+)
+def test_what_kopf_warns_of_without_need_is_left_out(text: str, told: bool) -> None:
+    """A cluster without KEDA is well; one without our CustomResourceDefinitions is not."""
+    record = logging.LogRecord("kopf", logging.WARNING, "", 0, text, None, None)
+    assert worth_a_line(record) is told
 
 
 async def test_what_is_seen_is_kept_and_what_is_deleted_goes() -> None:

@@ -45,6 +45,7 @@ _PLURALS = {
 _TIMEOUT_S = 20.0
 _UNPROCESSABLE = 422
 _MAX_NOTE = 1024
+_FORBIDDEN, _TERMINATED = 403, "being terminated"
 
 
 class Kubernetes:
@@ -155,6 +156,8 @@ class Kubernetes:
                 async with asyncio.timeout(_TIMEOUT_S):
                     await self._client.create(event_resource.from_dict(body))
         except ApiFailure as error:
+            if error.code == _FORBIDDEN and _TERMINATED in str(error):
+                return  # the events of a namespace that goes, go with it
             log.warning("event_not_written", object=str(one.key), reason=event.reason, error=str(error))
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:

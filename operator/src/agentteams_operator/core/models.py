@@ -1,7 +1,7 @@
 """Observes ModelConfigs."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentteams_operator.core.across import leads_back
@@ -113,7 +113,15 @@ def broken_references(cache: Cache, reader: Reader, one: Stored) -> list[tuple[s
     if resource is None:
         return []
     own = one.key.namespace
-    objects = Objects(reader, own, lambda: cache.keys(*_NAMED), visible=lambda key: may_use(cache, own, key))
+
+    def there_to_stay() -> Iterator[Key]:
+        """What can be named instead: nothing that is being deleted, the one that is missing least of all."""
+        for key in cache.keys(*_NAMED):
+            other = cache.get(key)
+            if other is not None and other.deleted_at is None:
+                yield key
+
+    objects = Objects(reader, own, there_to_stay, visible=lambda key: may_use(cache, own, key))
     found, invalid = [*refused(cache, one), *leads_back(cache, one)], set()
     for key in sorted(references(one.key.namespace, one.spec)):
         if key.namespace != one.key.namespace:

@@ -114,6 +114,7 @@ class Teams:
             serving=served[0] if served else None,
             compiled=whole,
             incomplete=whole is None,
+            missing={key.kind for key in references(namespace, one.spec) - {other.key for other in found}},
             allowed=allowed_tenants(self._cache, one),
             keda=own and await self._keda(one.spec["runtime"].get("autoscaling") or {}),
         )

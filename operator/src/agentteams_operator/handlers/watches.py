@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -182,6 +183,8 @@ class Watches:
 
     async def _operate(self, stop: threading.Event) -> None:
         logging.getLogger("kopf").setLevel(logging.WARNING)  # else a line for each change of each object
+        for name in ("running", "observation"):
+            logging.getLogger(f"kopf._core.reactor.{name}").addFilter(worth_a_line)
         registry = kopf.OperatorRegistry()
         listening = Listening(self._listed, self._synced.is_set, kinds=KINDS, begun=self._begun)
 
@@ -238,6 +241,14 @@ class Watches:
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def worth_a_line(record: logging.LogRecord) -> bool:
+    """Of kopf's warnings at the start: not that signals are not for it, nor that KEDA is not there."""
+    text = record.getMessage()
+    if text.startswith("Unresolved resources"):
+        return set(re.findall(r"group='([^']*)'", text)) != {"keda.sh"}
+    return not text.startswith("OS signals are ignored")
 
 
 def _login(**arguments: Any) -> kopf.ConnectionInfo | None:

@@ -22,6 +22,7 @@ from agentteams_operator.core.reading import Read
 FINALIZER = "agentteams.dev/knowledge"
 TIMEOUT_ANNOTATION = "agentteams.dev/deletion-timeout-seconds"
 DELETION_TIMEOUT_S = 3600.0
+_MOST_DIGITS = 7
 _QUIET_S, _WATCHED_S, _BUSY_S, _FAILED_S = 600.0, 60.0, 10.0, 15.0
 _FIGURES = (
     "documents", "chunks", "deployment", "embedding", "ingestion", "index", "quality", "segments", "memory"
@@ -103,17 +104,14 @@ def decide_deletion(one: Stored, failure: str, now: datetime) -> Outcome:
     if not failure:
         return Outcome(finalizers=())
     deleted = datetime.fromisoformat(str(one.deleted_at))
-    try:
-        timeout_s = float(one.annotations.get(TIMEOUT_ANNOTATION, DELETION_TIMEOUT_S))
-    except ValueError:
-        timeout_s = DELETION_TIMEOUT_S
+    timeout_s, wrong = _timeout_s(one)
     if now - deleted >= timedelta(seconds=timeout_s):
         message = (
             f"after {timeout_s:.0f} s its documents and vectors are left where they are ({failure}); make a "
             "KnowledgeBase of the same name with deletionPolicy: Delete and delete it, to be rid of them"
         )
         return Outcome(finalizers=(), events=(Event("KeptOutside", message, "Warning"),))
-    waits = no("Ready", "DeletionWaits", f"its documents could not be deleted yet: {failure}")
+    waits = no("Ready", "DeletionWaits", f"its documents could not be deleted yet: {failure}{wrong}")
     status = {key: value for key, value in one.status.items() if key != "conditions"}
     before = one.status.get("conditions", ())
     others = [c for c in before if c.get("type") != "Ready"]
@@ -121,6 +119,17 @@ def decide_deletion(one: Stored, failure: str, now: datetime) -> Outcome:
         *others, *conditions([waits], before, generation=one.generation, now=now)
     ]  # fmt: skip
     return Outcome(status=status, events=transitions(one.status, status), again_s=_BUSY_S)
+
+
+def _timeout_s(one: Stored) -> tuple[float, str]:
+    """How long a deletion may wait, and what is wrong with what the object says about it."""
+    said = one.annotations.get(TIMEOUT_ANNOTATION)
+    if said is None:
+        return DELETION_TIMEOUT_S, ""
+    if said.isascii() and said.isdigit() and len(said) <= _MOST_DIGITS:  # and never for ever
+        return float(said), ""
+    words = f'annotation {TIMEOUT_ANNOTATION} is "{said[:40]}", which is no number of seconds below 10000000'
+    return DELETION_TIMEOUT_S, f"; {words}, so that it waits for {DELETION_TIMEOUT_S:.0f} s at most"
 
 
 def _connected(seen: ObservedKnowledge) -> Verdict:

@@ -1,14 +1,14 @@
 """An AgentTeam: what serves, what would, and what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentteams_operator.core.conditions import Verdict, conditions, no, ready, yes
+from agentteams_operator.core.conditions import Verdict, conditions, no, ready, unknown, yes
 from agentteams_operator.core.decide.allowed import accepted, allowed_status
 from agentteams_operator.core.decide.model_config import resolved_refs, secret_hash
-from agentteams_operator.core.objects import Key, Stored, rolled_out
+from agentteams_operator.core.objects import KNOWLEDGE, MODEL, Key, Stored, rolled_out
 from agentteams_operator.core.outcome import Event, Outcome, transitions
 from agentteams_operator.core.reading import Read
 from agentteams_operator.specs.pool import Pool, one_scaler, pool_objects
@@ -47,6 +47,7 @@ class ObservedTeam:
         keda: Whether the cluster has KEDA.
         allowed: Tenants that may ask it, besides its own.
         incomplete: A text is missing, so that nobody can tell the revision.
+        missing: Kinds of which something that it names is not there, or must not be used.
     """
 
     one: Stored
@@ -63,6 +64,7 @@ class ObservedTeam:
     serving: ObservedServing | None = None
     compiled: Stored | None = None
     incomplete: bool = False
+    missing: Collection[str] = ()
     keda: bool = False
     allowed: Sequence[str] = ()
 
@@ -81,8 +83,10 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     parts = (
         accepted(seen.read, seen.allowed),
         resolved_refs(one.key.namespace, seen.secrets, seen.keys, seen.broken),
-        _others_ready("ModelsReady", "ModelNotReady", seen.models),
-        _others_ready("KnowledgeReady", "KnowledgeNotReady", seen.knowledge),
+        _others_ready("ModelsReady", "ModelNotReady", seen.models, missing=MODEL in seen.missing),
+        _others_ready(
+            "KnowledgeReady", "KnowledgeNotReady", seen.knowledge, missing=KNOWLEDGE in seen.missing
+        ),
     )
     wanted = team.revision if team is not None else before.get("updatedRevision", "")
     can_serve = team is not None and all(part.holds for part in parts)
@@ -93,8 +97,7 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
         status["currentRevision"] = current
     if wanted:
         status["updatedRevision"] = wanted
-    if team is not None:
-        status["members"] = len(team.spec.members)
+    status["members"] = len(one.spec.get("members") or ())
     if seen.keys:
         status["secretHash"] = secret_hash(seen.secrets, seen.keys)
     status |= _replicas(seen, team)
@@ -113,8 +116,10 @@ def decide_team(seen: ObservedTeam, settings: PoolSettings, now: datetime) -> Ou
     )
 
 
-def _others_ready(kind: str, reason: str, others: Sequence[Stored]) -> Verdict:
+def _others_ready(kind: str, reason: str, others: Sequence[Stored], *, missing: bool = False) -> Verdict:
     waiting = [one for one in others if one.condition("Ready").get("status") != "True"]
+    if not waiting and missing:
+        return unknown(kind, "NotAsked", "one that is named is not there, or not for this namespace")
     if not waiting:
         return yes(kind, "AllReady" if others else "NoneNeeded")
     first = waiting[0]
