@@ -7,22 +7,17 @@ teams, and can speak for nobody, neither for the owner at other services nor for
 
 import hashlib
 import hmac
-import time
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import jwt
 
 from servicekit.context import MAX_CALLED_THROUGH, Caller
 from servicekit.errors import FailedPrecondition, PermissionDenied, Unauthenticated
-from servicekit.identity import ALGORITHM, IdentityKey, Issuer, TokenIssuer, TokenVerifier
+from servicekit.identity import ALGORITHM, CachingIssuer, IdentityKey, Issuer, TokenIssuer, TokenVerifier
 
 AUDIENCE = "agentteams-call"
 """Of tokens of calls: what serves nobody's calls refuses them."""
 
-_LIFETIME_S = 600
-_RENEW_S = 120
-_CACHE_SIZE = 4096
 _CALL_KEY = b"agentteams-call-key"
 
 
@@ -62,7 +57,7 @@ class CallKey:
             raise ValueError("not a key for calls, or damaged") from None
 
 
-class CallIssuer:
+class CallIssuer(CachingIssuer):
     """Makes the tokens of calls of one owner's teams, for the callers of other tenants.
 
     Args:
@@ -72,37 +67,14 @@ class CallIssuer:
     """
 
     def __init__(self, key: IdentityKey | CallKey, *, owner: str, service: str) -> None:
+        super().__init__(service=service)
         self._key = key
         self._owner = owner
-        self._service = service
-        self._cache: OrderedDict[Caller, tuple[float, str]] = OrderedDict()
 
-    def token(self, caller: Caller) -> str:
-        """A token for a call on the caller's behalf, good for two minutes at least.
-
-        Raises:
-            PermissionDenied: The key is not for calls from the caller's tenant.
-            FailedPrecondition: The caller has come through too many tenants, or through the owner.
-        """
+    def _claims(self, caller: Caller) -> tuple[dict[str, str], bytes]:
         check_way(caller, self._owner)
-        now = time.time()
-        cached = self._cache.get(caller)
-        if cached is not None and cached[0] - now > _RENEW_S:
-            return cached[1]
-        expiry = now + _LIFETIME_S
-        claims = {
-            "iss": self._service,
-            "aud": AUDIENCE,
-            "exp": int(expiry),
-            "tenant": self._owner,
-            "home": caller.tenant,
-            "sub": caller.user,
-        }
-        token = jwt.encode(claims, self._secret(caller.tenant), algorithm=ALGORITHM)
-        self._cache[caller] = (expiry, token)
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return token
+        claims = {"aud": AUDIENCE, "tenant": self._owner, "home": caller.tenant, "sub": caller.user}
+        return claims, self._secret(caller.tenant)
 
     def _secret(self, home: str) -> bytes:
         if isinstance(self._key, IdentityKey):

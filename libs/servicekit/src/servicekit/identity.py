@@ -11,6 +11,7 @@ own namespace holds only that tenant's, and can speak for nobody else
 import hashlib
 import hmac
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,14 @@ class Issuer(Protocol):
         ...
 
 
-class TokenIssuer:
-    """Makes tokens; the same caller gets the same token until it is nearly over."""
+class CachingIssuer(ABC):
+    """Makes tokens; the same caller gets the same token until it is nearly over.
 
-    def __init__(self, key: IdentityKey, *, service: str) -> None:
-        self._key = key
+    Args:
+        service: Who makes the calls.
+    """
+
+    def __init__(self, *, service: str) -> None:
         self._service = service
         self._cache: OrderedDict[Caller, tuple[float, str]] = OrderedDict()
 
@@ -111,27 +115,39 @@ class TokenIssuer:
         """A token for the caller, good for two minutes at least.
 
         Raises:
-            PermissionDenied: The key is another tenant's.
+            PermissionDenied: The key of this process is not for that caller.
+            FailedPrecondition: A call of another tenant's team may not go that way.
         """
         now = time.time()
         cached = self._cache.get(caller)
         if cached is not None and cached[0] - now > _RENEW_S:
             return cached[1]
         expiry = now + _LIFETIME_S
-        claims = {
-            "iss": self._service,
-            "aud": _AUDIENCE,
-            "exp": int(expiry),
-            "tenant": caller.tenant,
-            "sub": caller.user,
-        }
-        if caller.service:
-            claims["service"] = caller.service
-        token = jwt.encode(claims, self._key.of_tenant(caller.tenant).secret, algorithm=ALGORITHM)
+        claims, secret = self._claims(caller)
+        whole = {"iss": self._service, "exp": int(expiry), **claims}
+        token = jwt.encode(whole, secret, algorithm=ALGORITHM)
         self._cache[caller] = (expiry, token)
         if len(self._cache) > _CACHE_SIZE:
             self._cache.popitem(last=False)
         return token
+
+    @abstractmethod
+    def _claims(self, caller: Caller) -> tuple[dict[str, str], bytes]:
+        """What the token says, `aud` included, and what it is signed with; as `token` raises."""
+
+
+class TokenIssuer(CachingIssuer):
+    """Makes the tokens of calls within a tenant."""
+
+    def __init__(self, key: IdentityKey, *, service: str) -> None:
+        super().__init__(service=service)
+        self._key = key
+
+    def _claims(self, caller: Caller) -> tuple[dict[str, str], bytes]:
+        claims = {"aud": _AUDIENCE, "tenant": caller.tenant, "sub": caller.user}
+        if caller.service:
+            claims["service"] = caller.service
+        return claims, self._key.of_tenant(caller.tenant).secret
 
 
 class TokenVerifier:

@@ -18,13 +18,11 @@ from evaluation.core.ports import Teams
 from evaluation.core.worker import SERVICE
 from servicekit.context import Caller, current_caller, remaining, scope
 from servicekit.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+from servicekit.golden import check_questions
 from servicekit.ids import is_uuid4
 from servicekit.server import Service
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EvaluationService"].full_name
-
-_MAX_QUESTIONS, _MAX_EXPECTED = 500, 50
-_MAX_ID, _MAX_QUESTION, _MAX_TEXT = 128, 8_192, 1_024
 
 
 class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
@@ -149,30 +147,8 @@ def _name(field: str, value: str, collection: str) -> str:
 
 
 def _questions(request: pb.EvaluateTeamRequest) -> list[Question]:
-    if not 1 <= len(request.questions) <= _MAX_QUESTIONS:
-        raise InvalidArgument.field("questions", f"must be 1 to {_MAX_QUESTIONS}", len(request.questions))
-    found: dict[str, Question] = {}
-    for index, one in enumerate(request.questions):
-        field = f"questions[{index}]"
-        _text(f"{field}.id", one.id, _MAX_ID)
-        _text(f"{field}.question", one.question, _MAX_QUESTION)
-        for name, values in (("sources", one.sources), ("facts", one.facts)):
-            if len(values) > _MAX_EXPECTED:
-                raise InvalidArgument.field(f"{field}.{name}", f"at most {_MAX_EXPECTED}", len(values))
-            for position, value in enumerate(values):
-                _text(f"{field}.{name}[{position}]", value, _MAX_TEXT)
-        if one.id in found:
-            raise InvalidArgument.field(
-                f"{field}.id", "is another question's already; choose another", one.id
-            )
-        found[one.id] = Question(
-            id=one.id, text=one.question, sources=tuple(one.sources), facts=tuple(one.facts)
-        )
-    return list(found.values())
-
-
-def _text(field: str, value: str, maximum: int) -> None:
-    if not value.strip():
-        raise InvalidArgument.field(field, "is required")
-    if len(value) > maximum:
-        raise InvalidArgument.field(field, f"has {len(value)} characters, at most {maximum} are allowed")
+    check_questions(request.questions)
+    return [
+        Question(id=one.id, text=one.question, sources=tuple(one.sources), facts=tuple(one.facts))
+        for one in request.questions
+    ]

@@ -1,6 +1,6 @@
 """The gRPC face of golden sets of teams: checks and translates, calls the store, translates back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servicekit.context import current_caller
 from servicekit.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
-from servicekit.golden import fingerprint
+from servicekit.golden import MAX_QUESTIONS, check_questions, fingerprint
 from servicekit.paging import PageTokens, page_size
 from servicekit.server import Service
 from session import checks, convert
@@ -21,8 +21,6 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GoldenSetService"].full_name
 
 MAX_BYTES = 2 * 1024 * 1024
 _EVALUATION = "evaluation"
-_MAX_QUESTIONS, _MAX_EXPECTED = 500, 50
-_MAX_ID, _MAX_QUESTION, _MAX_TEXT = 128, 8_192, 1_024
 _MAX_NAME, _MAX_MESSAGE = 520, 1_000
 
 
@@ -43,7 +41,7 @@ class GoldenSetServicer(golden_sets_pb2_grpc.GoldenSetServiceServicer):
         if not request.questions:
             await self._store.drop_golden_set(tenant, team)
             return pb.TeamGoldenSet(tenant=f"tenants/{tenant}", team=request.team)
-        _check_questions(request.questions)
+        check_questions(request.questions)
         payload = pb.SetTeamGoldenSetRequest(questions=request.questions).SerializeToString()
         if len(payload) > MAX_BYTES:
             raise InvalidArgument.field(
@@ -121,7 +119,7 @@ class GoldenSetServicer(golden_sets_pb2_grpc.GoldenSetServiceServicer):
             team,
             token=checks.text("token", request.token, required=True),
             lease=checks.lease("golden", request.lease_duration).duration,
-            done=checks.number("done", request.done, maximum=_MAX_QUESTIONS),
+            done=checks.number("done", request.done, maximum=MAX_QUESTIONS),
         )
         if not held:
             raise _taken(team)
@@ -207,32 +205,6 @@ def _taken(team: str) -> Conflict:
         reason="GOLDEN_SET_TAKEN",
         metadata={"team": f"teams/{team}"},
     )
-
-
-def _check_questions(questions: Sequence[pb.ScheduledQuestion]) -> None:
-    if len(questions) > _MAX_QUESTIONS:
-        raise InvalidArgument.field("questions", f"at most {_MAX_QUESTIONS}", len(questions))
-    seen: set[str] = set()
-    for index, one in enumerate(questions):
-        field = f"questions[{index}]"
-        _text(f"{field}.id", one.id, _MAX_ID)
-        _text(f"{field}.question", one.question, _MAX_QUESTION)
-        for name, values in (("sources", one.sources), ("facts", one.facts)):
-            if len(values) > _MAX_EXPECTED:
-                raise InvalidArgument.field(f"{field}.{name}", f"at most {_MAX_EXPECTED}", len(values))
-            for position, value in enumerate(values):
-                _text(f"{field}.{name}[{position}]", value, _MAX_TEXT)
-        if one.id in seen:
-            raise InvalidArgument.field(
-                f"{field}.id", "is another question's already; choose another", one.id
-            )
-        seen.add(one.id)
-
-
-def _text(field: str, value: str, maximum: int) -> None:
-    checks.text(field, value, maximum=maximum)
-    if not value.strip():
-        raise InvalidArgument.field(field, "is required")
 
 
 def _failure(failure: pb.TeamGoldenSetFailure) -> NewFailure:

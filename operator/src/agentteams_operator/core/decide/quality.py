@@ -1,4 +1,4 @@
-"""What the retrieval service measured, as status and condition of a KnowledgeBase."""
+"""What was measured, as status and condition of a KnowledgeBase; a team's means against its thresholds."""
 
 from collections.abc import Mapping
 from decimal import ROUND_DOWN, Decimal
@@ -28,6 +28,34 @@ def quality_verdict(state: KnowledgeState | None, problem: tuple[str, str] | Non
         return unknown(QUALITY, quality.reason, quality.message)
     say = yes if quality.verdict == "Degraded" else no
     return say(QUALITY, quality.reason, quality.message)
+
+
+def against_thresholds(
+    limits: Mapping[str, str], means: Mapping[str, float], *, of: str, missing: tuple[str, str]
+) -> Verdict:
+    """Whether a mean is below its threshold; if none is, whether each that has one is known.
+
+    Args:
+        limits: Thresholds as they are written.
+        of: What the means are of, for the message.
+        missing: The reason where a mean is not known, and what is said of it.
+    """
+    told: list[str] = []
+    low = False
+    for name, limit in limits.items():
+        if name not in means:
+            told.append(missing[1].format(name=name))
+        elif means[name] < float(limit):
+            low = True
+            told.append(f"{name} is {decimal(means[name], 4)}, below its threshold {limit}")
+        else:
+            told.append(f"{name} is {decimal(means[name], 4)}, threshold {limit}")
+    message = f"{'; '.join(told)}; {of}"
+    if low:
+        return yes(QUALITY, "BelowThresholds", message)
+    if not limits.keys() <= means.keys():
+        return unknown(QUALITY, missing[0], message)
+    return no(QUALITY, "AboveThresholds", message)
 
 
 def quality_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentteams_operator.core.conditions import Verdict, no, timestamp, unknown, yes
-from agentteams_operator.core.decide.quality import QUALITY, decimal
+from agentteams_operator.core.decide.quality import QUALITY, against_thresholds, decimal
 from agentteams_operator.core.ports import GoldenScores, GoldenState
 from servicekit.schedules import TOLERATED_FAILURES
 
@@ -61,21 +61,12 @@ def golden_verdict(seen: ObservedGolden, limits: Mapping[str, str], revision: st
     if newest is None or newest.revision != revision:
         words = f"revision {revision} was not asked the golden set yet; {ready.message}"
         return unknown(QUALITY, "NotEvaluated", words)
-    told, low, unsaid = [], False, False
-    for name, limit in limits.items():
-        value = newest.means.get(name)
-        if value is None:
-            unsaid = True
-            told.append(f"no question of the golden set has an expectation for {name}")
-        elif value < float(limit):
-            low = True
-            told.append(f"{name} is {decimal(value, 4)}, below its threshold {limit}")
-        else:
-            told.append(f"{name} is {decimal(value, 4)}, threshold {limit}")
-    message = f"{'; '.join(told)}; golden set, revision {revision}{_before(seen.state, limits)}"
-    if low:
-        return yes(QUALITY, "BelowThresholds", message)
-    return unknown(QUALITY, "NotEvaluated", message) if unsaid else no(QUALITY, "AboveThresholds", message)
+    return against_thresholds(
+        limits,
+        newest.means,
+        of=f"golden set, revision {revision}{_before(seen.state, limits)}",
+        missing=("NotEvaluated", "no question of the golden set has an expectation for {name}"),
+    )
 
 
 def golden_figures(state: GoldenState | None) -> dict[str, Any]:

@@ -5,8 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from agentteams_operator.core.conditions import Verdict, conditions, no, timestamp, unknown, yes
-from agentteams_operator.core.decide.quality import QUALITY, decimal, quality_events
+from agentteams_operator.core.conditions import Verdict, conditions, timestamp, unknown
+from agentteams_operator.core.decide.quality import (
+    QUALITY,
+    against_thresholds,
+    decimal,
+    quality_events,
+)
 from agentteams_operator.core.decide.team_golden import (
     MEANS,
     ObservedGolden,
@@ -103,26 +108,8 @@ def _verdict(seen: ObservedQuality) -> Verdict:
     over = f"{runs} runs of revision {seen.revision} in {hours}"
     if runs < MIN_RUNS:
         return unknown(QUALITY, "TooFewRuns", f"only {over} have scores; the verdict needs {MIN_RUNS}")
-    return _compared(seen.limits, seen.scores.means, over)
-
-
-def _compared(limits: Mapping[str, str], means: Mapping[str, float], over: str) -> Verdict:
-    told: list[str] = []
-    low = False
-    for name, limit in limits.items():
-        if name not in means:
-            told.append(f"{name} has no scores")
-        elif means[name] < float(limit):
-            low = True
-            told.append(f"{name} is {decimal(means[name], 4)}, below its threshold {limit}")
-        else:
-            told.append(f"{name} is {decimal(means[name], 4)}, threshold {limit}")
-    message = f"{'; '.join(told)}; {over}"
-    if low:
-        return yes(QUALITY, "BelowThresholds", message)
-    if not limits.keys() <= means.keys():
-        return unknown(QUALITY, "NotScored", message)
-    return no(QUALITY, "AboveThresholds", message)
+    missing = ("NotScored", "{name} has no scores")
+    return against_thresholds(seen.limits, seen.scores.means, of=over, missing=missing)
 
 
 def _figures(scores: RunScores | None) -> dict[str, Any]:
