@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +40,6 @@ CRDS = Path(__file__).parents[2] / "charts" / "agentteams-crds" / "files"
 _START_S = 60.0
 _STOP_S = 20.0
 _KUBECTL_S = 60.0
-# Killed with us, even if we are killed, where Linux can do that.
-_TIED = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class KubectlError(Exception):
@@ -189,9 +188,12 @@ class LocalCluster(Cluster):
             _end(self._processes.pop(name), signal.SIGKILL)
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
+        # Killed with us, even if we are killed; with a thread of ours, if one starts it, so not then.
+        ours = threading.current_thread() is threading.main_thread() and shutil.which("setpriv")
+        tied = ["setpriv", "--pdeathsig", "KILL"] if ours else []
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*_TIED, str(self._assets / name), *arguments],
+                [*tied, str(self._assets / name), *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
