@@ -7,7 +7,6 @@ DOCS ?=
 ASK ?=
 SEED ?= 1
 MINUTES ?= 2
-WORKERS ?= 2
 STORE ?= postgres
 ENGINE ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -53,14 +52,11 @@ demo: $(VENV)/.run ## The same, but end after the answer; on free ports, beside 
 ##@ Work on it
 setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
 
-# Two workers (tests/support/run.py says who gets what), then what wants the machine for itself. Both, whatever
-# becomes of the first, unless somebody stopped it (2).
-test: $(VENV)/.dev ## All tests, with real services, Postgres, Milvus Lite and Standalone: WORKERS=2
-	@$(BIN)/python -m pytest tests -n $(WORKERS) -m "not alone"; result=$$?; [ $$result -ne 2 ] || exit 2; \
-	  $(BIN)/python -m pytest -m alone $$(grep -rlw mark.alone tests --include='test_*.py') && exit $$result
+test: $(VENV)/.dev ## All tests, with real services, Postgres, Milvus Lite and Standalone
+	@$(BIN)/python -m pytest tests
 
 test-unit: $(VENV)/.dev ## Only the tests that start no server process
-	@$(BIN)/python -m pytest tests/unit -n $(WORKERS)
+	@$(BIN)/python -m pytest tests/unit
 
 conformance: $(VENV)/.dev ## The vector store on every Milvus, and what holds while its roles are killed; 20 min
 	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters*.py \

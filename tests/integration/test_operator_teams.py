@@ -81,8 +81,8 @@ def eventually(check: Callable[[], Any], wait_s: float = WAIT_S) -> Any:
 
 
 def names(cluster: Cluster, kind: str, namespace: str) -> list[str]:
-    found = cluster.kubectl("get", kind, f"--namespace={namespace}", "-o", "name").split()
-    return sorted(one.partition("/")[2] for one in found)
+    found = cluster.get(kind, f"--namespace={namespace}")["items"]
+    return sorted(one["metadata"]["name"] for one in found)
 
 
 def gone(cluster: Cluster, kind: str, namespace: str) -> bool:
