@@ -46,9 +46,10 @@ from embedding.core.ports import TextKind  # noqa: E402
 from embedding.core.work import WorkQueue  # noqa: E402
 from evaluation.adapters.judge_openai import OpenAIJudge  # noqa: E402
 from evaluation.core.grounding import Evidence  # noqa: E402
-from evaluation.core.judge import CALLS_PER_CLAIM, PROMPTS, Judge, Memory  # noqa: E402
+from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory  # noqa: E402
 from evaluation.core.model import Chunk  # noqa: E402
 from evaluation.core.ports import Vectors  # noqa: E402
+from evaluation.core.prompts import PROMPTS  # noqa: E402
 from manifests import ModelConfig  # noqa: E402
 from tests.support.stack import cached_embedding_model  # noqa: E402
 
@@ -229,7 +230,7 @@ def main() -> int:
             began = time.perf_counter()
             scores = asyncio.run(judged(pairs, url, MODEL))
     value = _row("judge", scores, pairs, time.perf_counter() - began)
-    calls = f"{CALLS_PER_CLAIM} calls a claim"
+    calls = f"at most {CALLS_PER_CLAIM} calls a claim"
     print(f"judge: {options.model}, prompts version {PROMPTS}, {calls}; target AUC {TARGET}")
     return 0 if value >= TARGET else 1
 

@@ -1,5 +1,7 @@
 """The scores of one run: by the local method, and with a judge."""
 
+import math
+
 import pytest
 
 from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory
@@ -78,7 +80,7 @@ async def test_a_number_that_no_chunk_has_is_as_if_nothing_was_cited() -> None:
 
 async def test_calls_are_bounded_and_what_is_left_says_so() -> None:
     claims = " ".join(f"The warranty of lamp {n} is two years." for n in range(6))
-    model, calls = FakeJudge(), 4 * CALLS_PER_CLAIM
+    model, calls = FakeJudge(), 4  # it is clear about all: a call for each
     scores = await score(record(claims, WARRANTY), embed=embed, judge=judge(model, calls=calls))
     assert len(model.asked) == calls
     assert sorted(verdicts(scores)) == ["SUPPORTED"] * 4 + ["UNCHECKED"] * 2
@@ -89,25 +91,34 @@ async def test_calls_are_bounded_and_what_is_left_says_so() -> None:
     assert [one.judged for one in scores.chunks] == [False]
 
 
-async def test_a_claim_is_asked_about_in_all_ways_or_in_none() -> None:
-    model = FakeJudge()
+async def test_what_it_believes_is_asked_while_calls_are_left() -> None:
+    model = FakeJudge(says=lambda user: 0.2 if "(empty)" in user else 0.75)
     one = judge(model, calls=2 * CALLS_PER_CLAIM - 1)
-    assert await one.supports("Two years.", "It is two years.") == pytest.approx(1.0, abs=0.001)
-    assert await one.supports("Two years.", "It is three years.") is None
-    assert (len(model.asked), one.usage.calls, one.skipped) == (CALLS_PER_CLAIM, CALLS_PER_CLAIM, 1)
-    assert await one.supports("Two years.", "It is two years.") is not None
-    assert (len(model.asked), one.usage.cached) == (CALLS_PER_CLAIM, CALLS_PER_CLAIM)
+    assert await one.supports("Two years.", "It is two years.") == pytest.approx(6 / 7)
+    assert await one.supports("Two years.", "It is three years.") == 0.75
+    assert await one.supports("Two years.", "It is four years.") is None
+    assert (len(model.asked), one.usage.calls, one.usage.cached) == (3, 3, 0)
+    assert await one.supports("Two years.", "It is two years.") == pytest.approx(6 / 7)
+    assert (len(model.asked), one.usage.cached) == (3, 2)
 
 
-async def test_the_ways_of_asking_count_by_their_log_odds() -> None:
-    shares = iter((0.9, 0.5))
-    one = judge(FakeJudge(says=lambda _: next(shares)))
-    assert await one.supports("e", "c") == pytest.approx(0.75)  # odds of 9 and 1: their mean is 3
-    shares = iter((0.0, 0.9))
-    sure = judge(FakeJudge(says=lambda _: next(shares)))
-    p_yes = await sure.supports("e", "c")
-    assert p_yes is not None
-    assert 0.0 < p_yes < 0.5
+async def test_half_of_what_the_judge_believes_anyway_is_taken_off() -> None:
+    def says(with_evidence: float, without: float) -> Judge:
+        return judge(FakeJudge(says=lambda user: without if "(empty)" in user else with_evidence))
+
+    assert await says(0.75, 0.5).supports("e", "c") == pytest.approx(0.75)  # it believes nothing
+    assert await says(0.75, 0.8).supports("e", "c") == pytest.approx(0.6)  # odds of 3, and of 4 without: 3/2
+    assert await says(0.75, 0.2).supports("e", "c") == pytest.approx(6 / 7)
+    # However sure it is without evidence, it counts for what it reads.
+    assert await says(0.9, 1.0).supports("e", "c") == pytest.approx(9 / (9 + math.e))
+
+
+async def test_a_judge_that_is_clear_is_not_asked_what_it_believes() -> None:
+    for p_yes in (0.999, 0.001):
+        model = FakeJudge(says=lambda _, p_yes=p_yes: p_yes)  # type: ignore[misc]
+        one = judge(model, calls=2)
+        assert await one.supports("e", "c") == pytest.approx(p_yes)
+        assert (len(model.asked), one.usage.calls) == (1, 1)
 
 
 async def test_answers_are_remembered_by_model_and_text() -> None:

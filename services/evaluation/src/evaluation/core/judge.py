@@ -1,63 +1,17 @@
-"""Asks a judge model about claims: versioned prompts, remembered answers, bounded calls."""
+"""Asks a judge model about claims: remembered answers, bounded calls."""
 
 import asyncio
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Callable
 
+from evaluation.core import prompts
 from evaluation.core.model import Usage
 from evaluation.core.ports import Answer, JudgeModel, Question
 
-PROMPTS = "2"
-"""Version of the prompts below: change it with any of them."""
-
-SUPPORTED = (
-    "Passage:\n{evidence}\n\nClaim: {claim}\n\n"
-    "According to the passage, is the claim true or false? Answer true or false."
-)
-TAUGHT_SYSTEM = "You check claims against passages."
-# What small models get wrong: the opposite direction, negations, numbers, swapped subjects.
-TAUGHT_BY = (
-    (
-        "In a randomised trial of 412 adults with hypertension, a daily glass of beetroot juice lowered "
-        "systolic pressure by 6 mmHg compared with placebo.",
-        "Beetroot juice reduces blood pressure in people with hypertension.",
-        True,
-    ),
-    (
-        "Mice that lacked the receptor showed a marked decrease in bone density.",
-        "Loss of the receptor increases bone density in mice.",
-        False,
-    ),
-    (
-        "Vitamin K supplements had no effect on the number of fractures.",
-        "Vitamin K supplements prevent fractures.",
-        False,
-    ),
-    (
-        "When the gene was deleted, T cells no longer released the cytokine.",
-        "T cells need the gene to release the cytokine.",
-        True,
-    ),
-    (
-        "Sleep apnoea was found in 31% of lorry drivers and in 12% of office workers.",
-        "Office workers have sleep apnoea more often than lorry drivers.",
-        False,
-    ),
-    (
-        "Of all measures, only the number of steps a day failed to predict the outcome.",
-        "The number of steps a day is not associated with the outcome.",
-        True,
-    ),
-)
-RELEVANT_SYSTEM = "You judge search results. Answer with one word: yes or no."
-RELEVANT = (
-    "Question: {query}\n\nPassage:\n{passage}\n\nDoes the passage help to answer the question, yes or no?"
-)
-ANSWERS_SYSTEM = "You judge answers by their topic, not by their truth. Answer with one word: yes or no."
-ANSWERS = "Question: {question}\n\nAnswer:\n{answer}\n\nDoes the answer address the question, yes or no?"
+CALLS_PER_CLAIM = 2
+"""At most: one where the judge is clear about it."""
 
 
 class Memory:
@@ -107,45 +61,40 @@ class Judge:
         self._slots = asyncio.Semaphore(parallel)
         self._asked = asked
         self.usage = Usage(model_config=model.name)
-        self.skipped = 0
 
     async def supports(self, evidence: str, claim: str) -> float | None:
-        """P(yes) that the evidence supports the claim; None: fewer calls are left than it takes.
+        """P(yes) that the evidence supports the claim; None: no call is left.
 
-        It is asked in CALLS_PER_CLAIM ways; the mean of their log-odds counts.
+        Small models say what they believe of a claim whatever the evidence says. Where the answer is not
+        clear they are asked without any too, if a call is left, and half of those log-odds are taken off.
         """
-        found = await self._ask(support_questions(evidence, claim))
-        return None if found is None else _together(found)
+        p_yes = await self._ask(prompts.supported(evidence, claim))
+        if p_yes is None or abs(_log_odds(p_yes)) >= _CLEAR:
+            return p_yes
+        believed = await self._ask(prompts.believed(claim))
+        return p_yes if believed is None else _less_belief(p_yes, believed)
 
     async def relevant(self, query: str, passage: str) -> float | None:
         """P(yes) that the passage helps to answer the query; None as above."""
-        user = RELEVANT.format(query=query, passage=passage)
-        found = await self._ask([Question(system=RELEVANT_SYSTEM, user=user)])
-        return None if found is None else found[0]
+        return await self._ask(prompts.relevant(query, passage))
 
     async def answers(self, question: str, answer: str) -> float | None:
         """P(yes) that the answer is about the question; None as above."""
-        user = ANSWERS.format(question=question, answer=answer)
-        found = await self._ask([Question(system=ANSWERS_SYSTEM, user=user)])
-        return None if found is None else found[0]
+        return await self._ask(prompts.answers(question, answer))
 
-    async def _ask(self, questions: Sequence[Question]) -> list[float] | None:
-        """P(yes) of each; None if a call is missing for any: then none is made."""
-        keys = [self._key(question) for question in questions]
-        known = [self._memory.get(key) for key in keys]
-        calls = known.count(None)
-        if calls > self._left:
-            self.skipped += 1
+    async def _ask(self, question: Question) -> float | None:
+        key = self._key(question)
+        known = self._memory.get(key)
+        if known is not None:
+            self.usage.cached += 1
+            return known
+        if self._left == 0:
             return None
-        self._left -= calls
-        self.usage.cached += len(known) - calls
-        return [
-            await self._send(question, key) if p_yes is None else p_yes
-            for question, key, p_yes in zip(questions, keys, known, strict=True)
-        ]
+        self._left -= 1
+        return await self._send(question, key)
 
     def _key(self, question: Question) -> bytes:
-        text = "\0".join((self._model.fingerprint, PROMPTS, repr(question)))
+        text = "\0".join((self._model.fingerprint, prompts.PROMPTS, repr(question)))
         return hashlib.sha256(text.encode()).digest()
 
     async def _send(self, question: Question, key: bytes) -> float:
@@ -163,22 +112,16 @@ class Judge:
         return answer.p_yes
 
 
-def support_questions(evidence: str, claim: str) -> tuple[Question, ...]:
-    """Whether the evidence supports the claim, asked in several ways: CALLS_PER_CLAIM."""
-    user, words = SUPPORTED.format(evidence=evidence, claim=claim), ("true", "false")
-    examples = tuple(
-        (SUPPORTED.format(evidence=passage, claim=said), verdict) for passage, said, verdict in TAUGHT_BY
-    )
-    return (
-        Question(user=user, words=words),
-        Question(system=TAUGHT_SYSTEM, user=user, words=words, examples=examples),
-    )
+_SURE = 1e-4  # so that log-odds have an end
+# Log-odds. Below the first, what the model believes anyway is asked for and taken to be the second at most.
+_CLEAR, _MOST_BELIEF, _BELIEF_SHARE = 3.0, 2.0, 0.5
 
 
-CALLS_PER_CLAIM = len(support_questions("", ""))
-_SURE = 1e-4  # so that one certain answer does not outvote all others
+def _less_belief(with_evidence: float, without: float) -> float:
+    belief = max(-_MOST_BELIEF, min(_MOST_BELIEF, _log_odds(without)))
+    return 1 / (1 + math.exp(_BELIEF_SHARE * belief - _log_odds(with_evidence)))
 
 
-def _together(shares: Sequence[float]) -> float:
-    log_odds = fmean(math.log(p / (1 - p)) for p in (min(max(p, _SURE), 1 - _SURE) for p in shares))
-    return 1 / (1 + math.exp(-log_odds))
+def _log_odds(share: float) -> float:
+    p = min(max(share, _SURE), 1 - _SURE)
+    return math.log(p / (1 - p))

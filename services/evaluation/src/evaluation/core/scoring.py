@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evaluation.core import judge as prompts
+from evaluation.core import prompts
 from evaluation.core.claims import Sentence, sentences
 from evaluation.core.grounding import GROUNDED, Closest, Evidence
 from evaluation.core.judge import Judge
