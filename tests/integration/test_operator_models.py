@@ -98,6 +98,9 @@ def test_a_late_secret_a_late_key_and_a_rotation(
     assert "THE-ANSWER" not in told
     cluster.kubectl("delete", "secret", "llm", f"--namespace={namespace}")
     await_condition(cluster, namespace, "mc/m", "Ready", "SecretNotFound")
+    cluster.apply(model(endpoint), namespace=namespace)
+    found = await_condition(cluster, namespace, "mc/m", "Ready", "Refused")
+    assert condition(found, "Ready")["message"].endswith("name one by spec.credentialsSecretKeyRef")
 
 
 def test_dimensions_are_probed_and_compared(cluster: Cluster, namespace: str, endpoint: FakeEndpoint) -> None:

@@ -1,5 +1,6 @@
 """The quality of a KnowledgeBase: its golden set out of a ConfigMap, its condition, its figures."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -212,3 +213,42 @@ async def test_figures_are_what_the_definition_allows() -> None:
     status = (await world.look(spec=OWN)).status
     assert status is not None
     assert (status["index"], "segments" in status) == ({"type": "FLAT"}, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "queries: [{query: warm?, relevant: [a.md]}]",
+            "golden set: cannot be read: line 1, column 23: expected ',' or '}', but got '?'; a golden set",
+        ),
+        ("queries: \a", "cannot be read: special characters are not allowed; a golden set"),
+        ("queries: " + "[" * 5_000, "cannot be read: it is nested too deeply; a golden set"),
+    ],
+    ids=["yaml", "character", "depth"],
+)
+async def test_a_golden_set_that_cannot_be_read_says_where(text: str, words: str) -> None:
+    world = World()
+    put(world, {"docs.yaml": text})
+    outcome = await world.look(spec=SPEC)
+    assert words in condition(outcome, "ResolvedRefs")["message"]
+
+
+async def test_while_a_large_golden_set_is_read_the_rest_goes_on() -> None:
+    """A lease is to be renewed meanwhile, and other objects are looked at."""
+    world, over, turns = World(), asyncio.Event(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    lines = (f"- {{query: number {n}, relevant: [a.md]}}\n" for n in range(400))
+    put(world, {"docs.yaml": "queries:\n" + "".join(lines)})
+    rest = asyncio.ensure_future(others())
+    await world.look(spec=SPEC)
+    over.set()
+    await rest
+    assert len(world.knowledge.golden_sets[0][1]) == 400
+    assert turns > 5  # in one turn of its own it would be 1

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from manifests.golden_text import GoldenSetInvalid, read_yaml
+
+__all__ = ["GoldenQuery", "GoldenSetInvalid", "parse_golden_set"]
 
 Grade = Annotated[int, Field(ge=1, le=10)]
 
@@ -26,10 +29,6 @@ class GoldenQuery:
     id: str
     query: str
     relevant: Mapping[str, int]
-
-
-class GoldenSetInvalid(ValueError):
-    """The text is no golden set; says where and why."""
 
 
 class _Query(BaseModel):
@@ -68,9 +67,11 @@ def parse_golden_set(text: str, *, name: str) -> list[GoldenQuery]:
     """
     try:
         # JSON is YAML, but a megabyte of it takes YAML's reader a minute.
-        found: Any = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as exc:
-        raise GoldenSetInvalid(f"cannot be read: {' '.join(str(exc).split())}") from exc
+        found: Any = json.loads(text) if name.endswith(".json") else read_yaml(text)
+    except json.JSONDecodeError as exc:
+        raise GoldenSetInvalid(f"cannot be read: {exc}") from exc
+    except RecursionError as exc:
+        raise GoldenSetInvalid("cannot be read: it is nested too deeply") from exc
     is_beir = isinstance(found, dict) and "qrels" in found
     try:
         return _of_beir(_Beir.model_validate(found)) if is_beir else _of_own(_Own.model_validate(found))

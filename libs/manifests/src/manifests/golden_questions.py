@@ -6,12 +6,9 @@ questions:
   facts: ["8080"]          # `a|b`: one of them
 """
 
-from typing import Any
-
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from manifests.golden import GoldenSetInvalid
+from manifests.golden_text import GoldenSetInvalid, read_yaml
 
 FORM = "a team's golden set is `questions: [{question: ..., sources: [PATH], facts: [TEXT]}, ...]`"
 
@@ -37,10 +34,7 @@ def parse_questions(text: str) -> list[GoldenQuestion]:
     Raises:
         GoldenSetInvalid: It is of another form.
     """
-    try:
-        found: Any = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as exc:
-        raise GoldenSetInvalid(f"cannot be read: {' '.join(str(exc).split())}") from exc
+    found = read_yaml(text)
     try:
         questions = _Questions.model_validate(found).questions
     except ValidationError as exc:

@@ -120,8 +120,12 @@ def _failure(config: ModelConfig, code: int) -> Probe | None:
     url = _url(config)
     if code in (401, 403):
         ref = config.spec.credentials_secret_key_ref
-        where = f'key "{ref.key}" of the Secret "{ref.name}"' if ref else "spec.credentialsSecretKeyRef"
-        return Probe(reason="Refused", message=f"{url} refuses with {code}; correct the {where}")
+        fix = (
+            f'correct the key "{ref.key}" of the Secret "{ref.name}"'
+            if ref
+            else "it wants a key: name one by spec.credentialsSecretKeyRef"
+        )
+        return Probe(reason="Refused", message=f"{url} refuses with {code}; {fix}")
     if code in (400, 404, 422):
         message = f'{url} answers with {code} for model "{config.spec.model}"; correct it, or the URL'
         return Probe(reason="ModelNotServed", message=message)

@@ -1,5 +1,6 @@
 """Golden sets out of ConfigMaps, into the service that measures with them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -120,7 +121,8 @@ class GoldenSets:
         ref, name = evaluation.golden_set_ref.config_map_key_ref, evaluation.golden_set_name
 
         async def send(text: str) -> str:
-            queries = parse_golden_set(text, name=ref.key)
+            # A megabyte of YAML takes many seconds, and the lease is to be renewed each few.
+            queries = await asyncio.to_thread(parse_golden_set, text, name=ref.key)
             return await self._knowledge.set_golden_set(*one.key[1:], queries=queries, called=name)
 
         there = state.quality.golden_set_sha256 if state.quality is not None else ""

@@ -1,5 +1,6 @@
 """Observes the golden sets that AgentTeams are asked by schedule."""
 
+import asyncio
 from collections.abc import Callable
 
 from pydantic import ValidationError
@@ -37,7 +38,7 @@ class GoldenTeams:
         put: list[GoldenState] = []
 
         async def send(text: str) -> str:
-            questions = parse_questions(text)
+            questions = await asyncio.to_thread(parse_questions, text)
             put.append(await self._sets.put(namespace, team, name=name, questions=questions))
             return put[0].sha256
 
