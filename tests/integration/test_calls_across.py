@@ -15,24 +15,14 @@ from orchestrator.adapters.team_calls import TeamCalls, call_keys, filled_in
 from servicekit.calls import CallKey
 from servicekit.clock import SystemClock
 from servicekit.context import Caller, scope
+from tests.support.across import OWNERS_DESK
 from tests.support.model_script import ChatRequest, Reply
 from tests.support.ports import free_address
 from tests.support.replicas import Fleet, Replica, replicas
 
-MANIFESTS = """
-apiVersion: agentteams.dev/v1alpha1
-kind: ModelConfig
-metadata: {name: chat, namespace: owner}
-spec: {type: Chat, provider: BuiltIn}
----
-apiVersion: agentteams.dev/v1alpha1
-kind: AgentTeam
-metadata: {name: desk, namespace: owner}
-spec:
-  modelConfigRef: {name: chat}
-  members: [{name: clerk, instructions: You are the clerk of another house.}]
-  allowedNamespaces: {from: All}
----
+MANIFESTS = (
+    OWNERS_DESK
+    + """
 apiVersion: agentteams.dev/v1alpha1
 kind: ModelConfig
 metadata: {name: chat, namespace: user}
@@ -48,6 +38,7 @@ spec:
   - {name: own, instructions: You are of this house.}
   - {name: theirs, teamRef: {name: desk, namespace: owner}}
 """
+)
 ALICE = Caller("user", "alice")
 AS_CALLED = Caller("owner", "tenant:user/alice")
 

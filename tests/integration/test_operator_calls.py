@@ -12,18 +12,11 @@ from servicekit.calls import CallKey
 from servicekit.testing import TEST_KEY
 from tests.integration.test_operator_knowledge import apply, kubectl
 from tests.integration.test_operator_teams import team
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.operator_process import WAIT_S, await_condition, fake_endpoint, model, running_operator
 
 pytestmark = pytest.mark.slow
 SELECTOR = {"from": "Selector", "selector": {"matchLabels": {"rag": "yes"}}}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
 
 
 async def until_allowed(cluster: Cluster, namespace: str, *wanted: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,13 @@ import pytest
 import yaml
 
 from manifests import load_text
-from tests.support.kube import Cluster, KubectlError, shared_cluster
+from tests.support.kube import Cluster, KubectlError
 from tests.support.wrong_manifests import GOOD, WRONG, Wrong
 
 ROOT = Path(__file__).parents[2]
 EXPLAIN_S = 20.0  # its schemas are published a while after the kinds are served
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
-
-
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    with cluster.namespace() as name:
-        yield name
 
 
 @pytest.fixture(scope="module")

@@ -16,26 +16,13 @@ from embedding.__main__ import build
 from embedding.settings import Settings
 from servicekit.errors import FailedPrecondition, ServiceError
 from servicekit.testing import rpc_as, serve_in_process
-from tests.support.kube import Cluster, KubectlError, shared_cluster
-from tests.support.operator_process import FakeEndpoint, fake_endpoint, model, running_operator
+from tests.support.kube import Cluster, KubectlError
+from tests.support.operator_process import FakeEndpoint, model, running_operator
 
 pytestmark = pytest.mark.slow
 
 _PATIENCE_S = 40
 KEY: dict[str, Any] = {"credentialsSecretKeyRef": {"name": "llm", "key": "apiKey"}}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
-
-
-@pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
-    with fake_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

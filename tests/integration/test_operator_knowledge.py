@@ -1,7 +1,7 @@
 """KnowledgeBases under a real operator, a real API server and a real retrieval service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from agentteams.retrieval.v1 import retrieval_service_pb2 as pb
 
 from servicekit.errors import NotFound
 from servicekit.testing import TEST_KEY, serve_in_process
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
 from tests.support.operator_process import WAIT_S, await_condition, condition, running_operator
 from tests.support.retrieval import MODEL, HashEmbeddingServicer, RetrievalClient, running, settings
@@ -19,19 +19,6 @@ from tests.support.retrieval import MODEL, HashEmbeddingServicer, RetrievalClien
 pytestmark = pytest.mark.slow
 
 EMBED = MODEL.removeprefix("models/")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
-
-
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    with cluster.namespace() as name:
-        yield name
 
 
 @pytest.fixture

@@ -6,41 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.operator_process import (
     FakeEndpoint,
     Operator,
     await_condition,
     condition,
-    fake_endpoint,
     model,
-    running_operator,
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    with cluster.namespace("operator") as own:
-        with running_operator(
-            cluster, tmp_path_factory.mktemp("operator"), lease_namespace=own, lease_s="6"
-        ) as operator:
-            yield operator
-        assert "Traceback" not in operator.log
-
-
-@pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
-    with fake_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

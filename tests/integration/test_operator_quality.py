@@ -13,13 +13,11 @@ from prometheus_client import generate_latest
 
 from tests.integration.test_operator_knowledge import (
     apply,
-    cluster,
     embedding,
     get,
     knowledge,
     kubectl,
     model,
-    namespace,
     operator,
     seen,
 )
@@ -30,7 +28,7 @@ from tests.support.operator_process import condition
 from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, running, settings
 from tests.support.stack import until
 
-__all__ = ["cluster", "embedding", "namespace", "operator"]
+__all__ = ["embedding", "operator"]
 
 pytestmark = pytest.mark.slow
 

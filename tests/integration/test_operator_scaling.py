@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.integration.test_operator_teams import eventually, names, team
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.kube_state import Api
 from tests.support.operator_process import WAIT_S, await_condition, fake_endpoint, model, running_operator
 
@@ -33,13 +33,6 @@ SCALED_OBJECT: dict[str, Any] = {
         }],
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
 
 
 HPA, SCALED = "autoscaling/v2/horizontalpodautoscalers", "keda.sh/v1alpha1/scaledobjects"

@@ -16,7 +16,7 @@ from servicekit.errors import NotFound
 from tests.integration.test_operator_credentials import embed as embed_own
 from tests.integration.test_operator_credentials import embedding, secret, until
 from tests.integration.test_operator_teams import team
-from tests.support.kube import Cluster, KubectlError, shared_cluster
+from tests.support.kube import Cluster, KubectlError
 from tests.support.operator_process import (
     FakeEndpoint,
     await_condition,
@@ -31,13 +31,6 @@ pytestmark = pytest.mark.slow
 SELECTOR = {"from": "Selector", "selector": {"matchLabels": {"models": "yes"}}}
 KEY: dict[str, Any] = {"credentialsSecretKeyRef": {"name": "llm", "key": "apiKey"}}
 WORDS = "is not there, or does not allow namespace"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
 
 
 @pytest.fixture

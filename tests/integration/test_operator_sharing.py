@@ -13,7 +13,7 @@ from servicekit.errors import NotFound, ServiceError
 from servicekit.testing import TEST_KEY, rpc_as, serve_in_process
 from tests.integration.test_operator_knowledge import apply, knowledge, kubectl, model
 from tests.integration.test_operator_teams import team
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.milvus import MilvusLite, milvus_lite, milvus_server  # noqa: F401
 from tests.support.operator_process import WAIT_S, await_condition, fake_endpoint, running_operator
 from tests.support.operator_process import model as chat
@@ -21,13 +21,6 @@ from tests.support.retrieval import HashEmbeddingServicer, RetrievalClient, runn
 
 pytestmark = pytest.mark.slow
 SELECTOR = {"from": "Selector", "selector": {"matchLabels": {"rag": "yes"}}}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
 
 
 @pytest.fixture

@@ -19,15 +19,13 @@ from agentteams_operator.adapters.session import SessionScores
 from agentteams_operator.core.ports import ScoresUnavailable
 from servicekit.testing import TEST_KEY, rpc_as
 from tests.integration.test_evaluation_service import PLANTED, TRUE, World, world_of
-from tests.integration.test_operator_knowledge import apply, cluster, kubectl, namespace
+from tests.integration.test_operator_knowledge import apply, kubectl
 from tests.integration.test_operator_teams import team
 from tests.support.alerts import Timeline
 from tests.support.kube import Cluster
 from tests.support.operator_process import condition, fake_endpoint, model, running_operator
 from tests.support.ports import free_port
 from tests.support.stack import until
-
-__all__ = ["cluster", "namespace"]
 
 pytestmark = pytest.mark.slow
 EVALUATION = {"judgeModelConfigRef": {"name": "m"}, "thresholds": {"faithfulness": "0.5"}}

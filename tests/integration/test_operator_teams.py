@@ -18,7 +18,6 @@ from tests.support.operator_process import (
     condition,
     fake_endpoint,
     model,
-    running_operator,
 )
 
 pytestmark = pytest.mark.slow
@@ -35,16 +34,6 @@ def cluster() -> Cluster:
 def node(cluster: Cluster) -> Iterator[FakeNode]:
     with fake_node(cluster) as node:
         yield node
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    with cluster.namespace("operator") as own:
-        with running_operator(
-            cluster, tmp_path_factory.mktemp("operator"), lease_namespace=own, lease_s="6"
-        ) as operator:
-            yield operator
-        assert "Traceback" not in operator.log
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from tests.support.kube import WHY, LocalCluster, find_assets, temporary_cluster
 from tests.support.kube_proxy import kube_proxy
 from tests.support.kube_state import Api, conditions, eventually
-from tests.support.operator_process import WAIT_S, FakeEndpoint, fake_endpoint, model, running_operator
+from tests.support.operator_process import WAIT_S, FakeEndpoint, model, running_operator
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +27,6 @@ def cluster() -> Iterator[LocalCluster]:
         cluster.install_crds()
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield cluster
-
-
-@pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
-    with fake_endpoint() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The quota of a namespace's runs: from the annotation to the refusal, and who may set it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +24,7 @@ from session.quota_servicer import QuotaServicer, quota_service
 from session.servicer import SessionServicer, session_service
 from tests.integration.test_operator_teams import team
 from tests.integration.test_orchestrators import MANIFESTS
-from tests.support.kube import Cluster, shared_cluster
+from tests.support.kube import Cluster
 from tests.support.model_server import ModelServer, Reply
 from tests.support.operator_process import fake_endpoint, model, running_operator
 from tests.support.replicas import Fleet, Replica
@@ -72,19 +72,6 @@ class World:
             return (None if quota is None else quota.most) == most
 
         await until(known, within_s=40, what=f"the quota is {most}")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    cluster = shared_cluster()
-    cluster.install_crds()
-    return cluster
-
-
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    with cluster.namespace() as namespace:
-        yield namespace
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentteams_cli.stack import Endpoint
+from tests.support.across import OWNERS_DESK
 from tests.support.model_server import ModelServer
 from tests.support.otlp import Received, collector, is_run, orphans, path, tree
 from tests.support.stack import MODELS, running_stack, until
@@ -12,7 +13,7 @@ from tests.support.traced import ask, stored_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-TEAMS = """
+TEAM = """
 apiVersion: agentteams.dev/v1alpha1
 kind: AgentTeam
 metadata: {name: house}
@@ -20,19 +21,6 @@ spec:
   mode: Broadcast
   modelConfigRef: {name: chat}
   members: [{name: own}, {name: theirs, teamRef: {name: desk, namespace: owner}}]
----
-apiVersion: agentteams.dev/v1alpha1
-kind: ModelConfig
-metadata: {name: chat, namespace: owner}
-spec: {type: Chat, provider: BuiltIn}
----
-apiVersion: agentteams.dev/v1alpha1
-kind: AgentTeam
-metadata: {name: desk, namespace: owner}
-spec:
-  modelConfigRef: {name: chat}
-  members: [{name: clerk}]
-  allowedNamespaces: {from: All}
 """
 
 
@@ -41,7 +29,7 @@ async def test_the_run_that_was_asked_for_elsewhere_is_part_of_the_trace(tmp_pat
         environment = {"AGENTTEAMS_OTLP_ENDPOINT": collected.endpoint, "AGENTTEAMS_TRACE_RATIO": "0"}
         chat = Endpoint(url=model.base_url, model="stand-in")
         async with running_stack(tmp_path, chat=chat, extra_env=environment) as live:
-            await live.apply(MODELS.replace("timeoutSeconds: 2", "timeoutSeconds: 30"), TEAMS)
+            await live.apply(MODELS.replace("timeoutSeconds: 2", "timeoutSeconds: 30"), OWNERS_DESK + TEAM)
             answer = await ask(live, "house", "How long is the warranty?", sampled=True)
             assert answer.status == 200, answer.text
             assert (await stored_run(live, answer.run)).summary.called_usage.model_calls == 1
