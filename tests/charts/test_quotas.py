@@ -1,10 +1,11 @@
 """Quotas of the chart reach those who hold to them."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from agentteams_operator.core.quotas import Limited
 from tests.support.helm import render
 
 KEYS = {"gateway": {"apiKeysSecret": "keys"}}
@@ -27,3 +28,8 @@ def test_the_session_service_goes_by_the_default_until_the_operator_has_told_it(
 
 def test_without_a_default_there_is_no_limit() -> None:
     assert _SESSION not in variables("agentteams-session", {"teams": 3})
+
+
+def test_all_that_the_operator_limits_can_be_set() -> None:
+    quotas: dict[str, Any] = dict.fromkeys(get_args(Limited), 2_147_483_647)
+    assert json.loads(variables("agentteams-operator", quotas)["AGENTTEAMS_QUOTAS"]) == quotas

@@ -217,6 +217,11 @@ def test_secrets_are_made_by_the_chart_or_named_never_given() -> None:
         ({"milvus": {"uri": "http://milvus:19530"}}, "milvus.uri is only for milvus.type External"),
         ({"orchestrator": {"builtin": {"url": "http://m/v1"}}}, "orchestrator.builtin.model"),
         ({"database": {"type": "CloudNativePG", "instances": 0}}, "/database/instances"),
+        ({"operator": {"quotas": {"tems": 1}}}, 'operator.quotas: there is none for "tems"; there are teams'),
+        ({"operator": {"quotas": {"teams": "many"}}}, "operator.quotas.teams: many is no number"),
+        ({"operator": {"quotas": {"teams": -1}}}, "operator.quotas.teams: -1 is no whole number"),
+        ({"operator": {"quotas": {"teams": 1.5}}}, "operator.quotas.teams: 1.5 is no whole number"),
+        ({"operator": {"quotas": {"concurrent-runs": 99999999999}}}, "operator.quotas.concurrent-runs"),
         (
             {"session": {"autoscaling": {"type": "KEDA"}}, "metrics": {"prometheusUrl": ""}},
             "metrics.prometheusUrl: session.autoscaling.type KEDA",

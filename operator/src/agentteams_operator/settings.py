@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agentteams_operator.core.quotas import Limited
+from agentteams_operator.core.quotas import NO_LIMIT, Limited
 from agentteams_operator.specs.settings import PoolNetwork
 from servicekit.config import ServerSettings
 
@@ -46,7 +46,7 @@ class Settings(ServerSettings):
         description="What NetworkPolicies of orchestrators allow, as JSON: enabled, dns, metricsFrom, "
         "modelEndpoints, as networkPolicies of the chart.",
     )
-    quotas: dict[Limited, Annotated[int, Field(ge=0)]] = Field(
+    quotas: dict[Limited, Annotated[int, Field(ge=0, le=NO_LIMIT)]] = Field(
         default_factory=dict, description="Most of each in a namespace that does not say it, as JSON."
     )
     system_namespace: str = Field("agentteams", description="Namespace of the gateway and the services.")

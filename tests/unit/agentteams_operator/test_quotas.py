@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import structlog
+from agentteams.session.v1 import quota_pb2
 
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.golden_sets import GoldenSets
 from agentteams_operator.core.knowledge import KnowledgeBases
 from agentteams_operator.core.objects import Key, Stored
-from agentteams_operator.core.quotas import Limited, Quotas
+from agentteams_operator.core.quotas import NO_LIMIT, Limited, Quotas
 from agentteams_operator.core.reading import Reader
 from servicekit.testing import FakeClock
 from tests.unit.agentteams_operator.test_decide_knowledge import FakeApi, FakeKnowledge
@@ -169,6 +170,20 @@ async def test_a_knowledge_base_over_quota_is_not_made() -> None:
     assert isinstance(one, Stored)
     assert condition(await bases.look(one), "Accepted") == ("False", "QuotaExceeded")
     assert knowledge.calls == []
+
+
+@pytest.mark.parametrize(
+    ("value", "most"),
+    [("0", 0), ("07", 7), ("2147483647", NO_LIMIT), ("2147483648", NO_LIMIT), ("9" * 5_000, NO_LIMIT)],
+    ids=["none", "zeros", "the most", "more", "5,000 digits"],
+)
+def test_a_number_beyond_all_is_no_limit_and_can_be_told(value: str, most: int) -> None:
+    """The session service is told 32 bits, and a look that fails for it leaves the namespace without pods."""
+    world = World({"concurrent-runs": 1})
+    world.namespace(concurrent_runs=value)
+    limit = world.quotas.limit("n", "concurrent-runs")
+    assert limit is not None
+    assert limit.most == quota_pb2.RunQuota(max_concurrent_runs=limit.most).max_concurrent_runs == most
 
 
 def test_what_is_no_number_is_logged_once_for_each_value() -> None:

@@ -12,6 +12,9 @@ import structlog
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import KNOWLEDGE, NAMESPACE, TEAM, Key, Stored
 
+NO_LIMIT = (1 << 31) - 1
+"""More than there can be, and the most that the session service can be told."""
+_DIGITS = 16
 _MOST = 4096
 
 log = structlog.get_logger()
@@ -74,7 +77,8 @@ class Quotas:
         value = found.annotations.get(annotation(what)) if found is not None else None
         if value is not None:
             if value.isascii() and value.isdigit():
-                return Limit(int(value), f"the annotation {annotation(what)} of the Namespace")
+                given = int(value) if len(value) < _DIGITS else NO_LIMIT
+                return Limit(min(given, NO_LIMIT), f"the annotation {annotation(what)} of the Namespace")
             # The default holds: who cannot be understood does not lift a limit.
             self._warn(namespace, what, value)
         most = self._defaults.get(what)
