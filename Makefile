@@ -7,6 +7,9 @@ DOCS ?=
 ASK ?=
 SEED ?= 1
 MINUTES ?= 2
+# Of the tests: for the many short ones, and for those with services, API servers and Milvus (0: one at a time).
+WORKERS ?= 2
+SERVER_WORKERS ?= 0
 STORE ?= postgres
 ENGINE ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -52,11 +55,20 @@ demo: $(VENV)/.run ## The same, but end after the answer; on free ports, beside 
 ##@ Work on it
 setup: $(VENV)/.dev ## Make the virtual environment with all tools (.venv)
 
+PYTEST = $(BIN)/python -m pytest
+MANY := tests/unit tests/contract tests/charts
+# Three calls: many short tests, those with processes, and what measures. Each runs whatever becomes of the others,
+# unless somebody stops it (2); the end repeats what failed and what was not run.
 test: $(VENV)/.dev ## All tests, with real services, Postgres, Milvus Lite and Standalone
-	@$(BIN)/python -m pytest tests
+	@failed=0; export TEST_REPORT=$$(mktemp); trap 'rm -f "$$TEST_REPORT"' EXIT; \
+	  run() { $(PYTEST) "$$@" || { [ $$? -ne 2 ] || exit 2; failed=1; echo "FAILED: pytest $$*" >>"$$TEST_REPORT"; }; }; \
+	  run $(MANY) -n $(WORKERS) -m "not alone"; \
+	  run tests $(MANY:%=--ignore=%) -n $(SERVER_WORKERS) -m "not alone"; \
+	  run -m alone $$(grep -rlw mark.alone tests --include='test_*.py'); \
+	  cat "$$TEST_REPORT"; exit $$failed
 
 test-unit: $(VENV)/.dev ## Only the tests that start no server process
-	@$(BIN)/python -m pytest tests/unit
+	@$(PYTEST) tests/unit -n $(WORKERS)
 
 conformance: $(VENV)/.dev ## The vector store on every Milvus, and what holds while its roles are killed; 20 min
 	@CONFORMANCE=1 $(BIN)/python -m pytest -q tests/contract/test_vector_store*.py tests/contract/test_filters*.py \

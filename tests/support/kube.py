@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.kube_reads import NotHere, Reads, Refused
 from tests.support.ports import free_ports
-from tests.support.run import until_the_end
+from tests.support.run import tied, until_the_end
 
 NOT_RUN = "NOT RUN against a real API server"
 WHY = (
@@ -202,12 +201,9 @@ class LocalCluster(Cluster):
             _end(self._processes.pop(name), signal.SIGKILL)
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
-        # Killed with us, even if we are killed; with a thread of ours, if one starts it, so not then.
-        ours = threading.current_thread() is threading.main_thread() and shutil.which("setpriv")
-        tied = ["setpriv", "--pdeathsig", "KILL"] if ours else []
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*tied, str(self._assets / name), *arguments],
+                [*tied(), str(self._assets / name), *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from tests.support.ports import free_port
+from tests.support.run import tied
 
 _START_TIMEOUT_S = 30
 
@@ -40,6 +41,7 @@ class MilvusLite:
         # One worker: concurrent writers corrupt Lite's log.
         self._process = subprocess.Popen(
             [
+                *tied(),
                 str(Path(sys.executable).parent / "milvus-lite"),
                 "server",
                 *("--data-dir", str(self._data_dir)),

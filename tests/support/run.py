@@ -2,6 +2,8 @@
 
 import atexit
 import re
+import shutil
+import threading
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,15 @@ T = TypeVar("T")
 def until_the_end(server: AbstractContextManager[T]) -> T:
     """Enters it; it is left when the tests of this process have ended."""
     return _exits.enter_context(server)
+
+
+def tied() -> list[str]:
+    """What a server's command begins with so that it is killed with us, even if we are killed.
+
+    Linux ends it with the thread that began it, so only the main one can.
+    """
+    able = threading.current_thread() is threading.main_thread() and shutil.which("setpriv")
+    return ["setpriv", "--pdeathsig", "KILL"] if able else []
 
 
 def end() -> None:

@@ -15,6 +15,8 @@ from retrieval.core.model import Chunking, ParsedDocument
 from retrieval.core.ports import DocumentUnreadable
 from servicekit.errors import Unavailable
 
+pytestmark = pytest.mark.alone  # how long a parser may take is real time
+
 
 @pytest.fixture
 async def parser() -> AsyncIterator[ParserProcesses]:
