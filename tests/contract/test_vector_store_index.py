@@ -16,7 +16,6 @@ from tests.support.vector_stores import DIMENSION, record
 _ROWS, _QUERIES = 3_000, 40
 _PATIENCE_S = 40
 
-_THIN = {"M": 2, "efConstruction": 8}
 WORSE_AND_BETTER = [
     (BuiltIndex(type=IndexType.IVF_FLAT, build_params={"nlist": 64}), {"nprobe": 1}, {"nprobe": 64}),
     (BuiltIndex(type=IndexType.IVF_SQ8, build_params={"nlist": 64}), {"nprobe": 1}, {"nprobe": 64}),

@@ -109,3 +109,25 @@ async def test_a_wait_out_of_bounds_is_refused(live: Live, seconds: float) -> No
     unknown = run_pb2.Run(name=f"runs/{uuid.uuid4()}")
     with pytest.raises(NotFound):
         [item async for item in live.follow(unknown, wait_scores=5)]
+
+
+async def test_scores_are_listed_page_by_page_by_their_owner(live: Live) -> None:
+    runs = [await live.start("?", team="scored") for _ in range(2)]
+    for run in runs:
+        _ = [item async for item in live.follow(run)]
+        await score(live, run)
+    target = f"127.0.0.1:{live.session_process.port}"
+    async with rpc_as(target, tenant="default", user="ada") as rpc:
+        stub: Any = ScoreServiceStub(rpc.channel)
+        asked = scores_pb2.ListRunScoresRequest(team="teams/scored", page_size=1)
+        first = await rpc.unary(stub.ListRunScores, asked)
+        asked.page_token = first.next_page_token
+        second = await rpc.unary(stub.ListRunScores, asked)
+        found = [one.run for page in (first, second) for one in page.scores]
+        assert found == [run.name for run in reversed(runs)], "newest first"
+        asked.team = "teams/solo"
+        with pytest.raises(InvalidArgument, match="page_token"):
+            await rpc.unary(stub.ListRunScores, asked)
+    async with rpc_as(target, tenant="default", user="eve") as rpc:
+        stub = ScoreServiceStub(rpc.channel)
+        assert not (await rpc.unary(stub.ListRunScores, scores_pb2.ListRunScoresRequest())).scores

@@ -28,7 +28,6 @@ _WORKERS = {
 }
 ROLES = (*_COORDINATORS, *_WORKERS)
 """All that can be killed apart; two of them are query nodes."""
-_WEED_PARTS = ("master", "volume", "filer", "s3")
 _KEY, _SECRET = "milvus", "milvussecret"
 
 

@@ -27,7 +27,6 @@ from tests.unit.localmodel.support import EVIDENCE, SEARCH
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How often is the key rotated?"}]
 TOOLS: list[ChatCompletionToolParam] = [SEARCH]  # type: ignore[list-item]
-OTHER_MODEL = b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
 DECIDED = json.dumps({"tool": "search_knowledge", "arguments": {"query": "key ¼"}})
 
 

@@ -7,7 +7,6 @@ CliError                 1  the thing that was asked for failed
 └── Waiting              4  the run waits for a person
 """
 
-EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3

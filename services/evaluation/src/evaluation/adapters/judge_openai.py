@@ -17,7 +17,6 @@ from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, S
 
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
 _TOP = 20
-_MILLION = 1_000_000
 _VERDICT_TOKENS = 20
 _ATTEMPTS, _BACKOFF_S, _LONGEST_WAIT_S = 3, 0.5, 10.0
 

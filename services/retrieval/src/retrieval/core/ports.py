@@ -363,6 +363,3 @@ class DocumentUnreadable(Exception):
     def __init__(self, error: DocumentError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-UploadStream = AsyncIterator[bytes]
