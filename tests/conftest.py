@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.support import run
 
@@ -14,6 +15,18 @@ from tests.support import run
 # error, in whatever test the garbage collector runs. Having set one, even
 # None, there is nothing to make.
 asyncio.set_event_loop(None)
+
+
+# With its defaults a logged exception is shown with the locals of all its frames, which takes the event loop
+# five seconds and more: leases run out meanwhile.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
