@@ -301,6 +301,23 @@ async def test_a_killed_orchestrator_s_run_goes_on_in_the_same_trace(
     assert any(run.id in _above(s, spans) for s in after if s.name == "chat chat"), shown
 
 
+async def test_a_team_and_a_model_that_nobody_asked_are_counted_from_0(live: LiveStack) -> None:
+    spare = "apiVersion: agentteams.dev/v1alpha1\nkind: ModelConfig\nmetadata: {name: spare}\n"
+    spare += "spec: {type: Chat, provider: BuiltIn}\n"
+    await live.apply(plain("unasked"), spare, file="unasked.yaml")
+    wanted = [
+        ("agentteams_runs_total", {"team": "default/unasked", "state": "FAILED"}, 0.0),
+        ("agentteams_model_calls_total", {"model_config": "default/spare", "outcome": "unavailable"}, 0.0),
+    ]
+
+    async def served() -> bool:
+        samples = [sample for family in await scrape(live, "orchestrator") for sample in family.samples]
+        found = [(sample.name, sample.labels, sample.value) for sample in samples]
+        return all(series in found for series in wanted)
+
+    await until(served, within_s=40, what="both are there with 0")
+
+
 async def test_500_teams_have_no_more_series_than_100(live: LiveStack, model: ModelServer) -> None:
     await live.apply(*(plain(f"t{number}") for number in range(TEAMS)), file="many.yaml")
     places = asyncio.Semaphore(16)
