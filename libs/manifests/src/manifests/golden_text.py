@@ -16,9 +16,8 @@ def read_yaml(text: str) -> Any:
         GoldenSetInvalid: It is no YAML.
     """
     try:
-        return yaml.safe_load(
-            text
-        )  # not the one in C, which a text of 200,000 brackets ends with the process
+        # Not the loader in C: a text of 200,000 brackets ends it, and the process with it.
+        return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
