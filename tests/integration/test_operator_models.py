@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.kube import Cluster
+from tests.support.kube_state import eventually
 from tests.support.operator_process import (
+    WAIT_S,
     FakeEndpoint,
     Operator,
     await_condition,
@@ -31,9 +33,15 @@ def secret(**values: str) -> dict[str, Any]:
 WITH_KEY: dict[str, Any] = {"credentialsSecretKeyRef": {"name": "llm", "key": "apiKey"}}
 
 
-def events(cluster: Cluster, namespace: str) -> list[str]:
-    found = cluster.get("events", f"--namespace={namespace}")["items"]
-    return [f"{e['reason']}: {e['message']}" for e in found]
+def events(cluster: Cluster, namespace: str, *, last: str) -> list[str]:
+    """When the last is there: an event is written after the status that it tells of."""
+
+    def found() -> list[str]:
+        items = cluster.get("events", f"--namespace={namespace}")["items"]
+        return [f"{e['reason']}: {e['message']}" for e in items]
+
+    eventually(lambda: any(one.startswith(last) for one in found()), f"event {last}", WAIT_S)
+    return found()
 
 
 def test_a_model_that_answers_is_ready(cluster: Cluster, namespace: str, endpoint: FakeEndpoint) -> None:
@@ -45,7 +53,7 @@ def test_a_model_that_answers_is_ready(cluster: Cluster, namespace: str, endpoin
     assert "annotations" not in found["metadata"]
     assert "finalizers" not in found["metadata"]
     assert "secretHash" not in found["status"]
-    assert events(cluster, namespace) == ["Ready: The endpoint answers."]
+    assert events(cluster, namespace, last="Ready") == ["Ready: The endpoint answers."]
 
 
 def test_a_late_secret_a_late_key_and_a_rotation(
@@ -69,7 +77,7 @@ def test_a_late_secret_a_late_key_and_a_rotation(
     cluster.apply(secret(apiKey="good"), namespace=namespace)
     found = await_condition(cluster, namespace, "mc/m", "Ready", "Ready")
     assert found["status"]["secretHash"] != first
-    told = json.dumps(found) + str(events(cluster, namespace))
+    told = json.dumps(found) + str(events(cluster, namespace, last="Ready"))
     assert "THE-ANSWER" not in told
     cluster.kubectl("delete", "secret", "llm", f"--namespace={namespace}")
     await_condition(cluster, namespace, "mc/m", "Ready", "SecretNotFound")
