@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent import futures
 from contextlib import contextmanager
 
 import grpc
@@ -10,10 +9,12 @@ from agentteams.session.v1 import golden_sets_pb2 as golden_pb
 from agentteams.session.v1 import golden_sets_pb2_grpc as golden_rpc
 from agentteams.session.v1 import quota_pb2, quota_pb2_grpc, scores_pb2, scores_pb2_grpc
 
-from servicekit.identity import IdentityKey, TokenVerifier
+from servicekit.identity import IdentityKey
+from tests.support.stub_server import Stub, serving
 
 
 class SessionStub(
+    Stub,
     quota_pb2_grpc.QuotaServiceServicer,
     scores_pb2_grpc.ScoreServiceServicer,
     golden_rpc.GoldenSetServiceServicer,
@@ -23,15 +24,13 @@ class SessionStub(
     Attributes:
         asked: Calls by (tenant, method).
         scores: Of each revision of each team.
-        target: host:port.
     """
 
     def __init__(self, key: IdentityKey) -> None:
+        super().__init__(key)
         self.asked: Counter[tuple[str, str]] = Counter()
         self.scores: list[scores_pb2.RevisionQuality] = []
-        self.target = ""
         self._golden: dict[tuple[str, str], golden_pb.TeamGoldenSet] = {}
-        self._verifier = TokenVerifier(key)
 
     def UpdateRunQuota(
         self, request: quota_pb2.UpdateRunQuotaRequest, context: grpc.ServicerContext
@@ -65,8 +64,7 @@ class SessionStub(
         return made
 
     def _tenant(self, context: grpc.ServicerContext, method: str) -> str:
-        token = str(dict(context.invocation_metadata())["authorization"]).removeprefix("Bearer ")
-        tenant = self._verifier.verify(token).tenant
+        tenant = self.tenant(context)
         self.asked[tenant, method] += 1
         return tenant
 
@@ -75,13 +73,10 @@ class SessionStub(
 def session_stub(key: IdentityKey) -> Iterator[SessionStub]:
     """Serves on a free port of 127.0.0.1 for the block."""
     stub = SessionStub(key)  # type: ignore[abstract]  # the operator calls no other method
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
-    quota_pb2_grpc.add_QuotaServiceServicer_to_server(stub, server)
-    scores_pb2_grpc.add_ScoreServiceServicer_to_server(stub, server)
-    golden_rpc.add_GoldenSetServiceServicer_to_server(stub, server)
-    stub.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
+    services = (
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server,
+        scores_pb2_grpc.add_ScoreServiceServicer_to_server,
+        golden_rpc.add_GoldenSetServiceServicer_to_server,
+    )
+    with serving(stub, *services):
         yield stub
-    finally:
-        server.stop(0).wait()

@@ -8,7 +8,8 @@ import pytest
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key, Stored
-from agentteams_operator.core.outcome import Event, Outcome
+from agentteams_operator.core.outcome import Outcome
+from tests.support.no_api import NoApi
 
 LABELS = {"app.kubernetes.io/managed-by": "agentteams-operator", "agentteams.dev/team": "t"}
 TEAM = Stored(key=Key("AgentTeam", "n", "t"), uid="t", version="1")
@@ -24,8 +25,8 @@ DEPLOYMENT = {
 }
 
 
-class Api:
-    """Takes everything; counts what was applied."""
+class Api(NoApi):
+    """Takes what is applied, and counts it."""
 
     def __init__(self) -> None:
         self.applied = 0
@@ -33,21 +34,6 @@ class Api:
     async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         self.applied += 1
         return as_it_is(wanted, self.applied)
-
-    async def apply_status(self, one: Stored, status: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise AssertionError(status)
-
-    async def set_finalizers(self, one: Stored, ours: tuple[str, ...]) -> None:
-        raise AssertionError(ours)
-
-    async def delete(self, key: Key) -> None:
-        raise AssertionError(key)
-
-    async def tell(self, one: Stored, event: Event) -> None:
-        raise AssertionError(event)
-
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        raise AssertionError(name)
 
 
 def as_it_is(wanted: Mapping[str, Any], version: int, **changed: Any) -> dict[str, Any]:

@@ -11,37 +11,16 @@ from agentteams_operator.core import metrics
 from agentteams_operator.core.apply import Applier
 from agentteams_operator.core.cache import Cache
 from agentteams_operator.core.objects import Key, Stored
-from agentteams_operator.core.outcome import Event, Outcome
+from agentteams_operator.core.outcome import Outcome
 from agentteams_operator.core.ports import ApiFailure
 from agentteams_operator.core.queue import WorkQueue
 from agentteams_operator.core.reconciler import Reconciler
 from agentteams_operator.handlers.session import Listening
+from tests.support.no_api import NoApi
 
 pytestmark = pytest.mark.looptime
 
 A = Key("AgentTeam", "n", "a")
-
-
-class NoApi:
-    """Nothing is to be written."""
-
-    async def apply(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise AssertionError(wanted)
-
-    async def apply_status(self, one: Stored, status: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise AssertionError(status)
-
-    async def set_finalizers(self, one: Stored, ours: tuple[str, ...]) -> None:
-        raise AssertionError(ours)
-
-    async def delete(self, key: Key) -> None:
-        raise AssertionError(key)
-
-    async def tell(self, one: Stored, event: Event) -> None:
-        raise AssertionError(event)
-
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        raise AssertionError(name)
 
 
 def body(name: str, *, kind: str = "AgentTeam", conditions: Iterator[tuple[str, str]]) -> dict[str, Any]:
