@@ -25,7 +25,18 @@ class FakeRuntime:
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def app(self) -> Starlette:
-        return Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
+        return Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/tokenize", self._tokenize, methods=["POST"]),
+            ]
+        )
+
+    async def _tokenize(self, request: Request) -> Response:
+        """A token a character."""
+        body = await request.json()
+        self.bodies.append(body)
+        return JSONResponse({"tokens": [ord(char) for char in body["content"]]})
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
@@ -48,6 +59,14 @@ async def _chunks(text: str, usage: dict[str, Any]) -> AsyncIterator[bytes]:
     yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     yield sse({"choices": [], "usage": usage})
     yield b"data: [DONE]\n\n"
+
+
+def forced(text: str) -> Response:
+    """Returns the answer to a grammar that allows only this text; each token is as likely as its place."""
+    content = [{"id": ord(char), "token": char, "logprob": -float(n)} for n, char in enumerate(text)]
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 10, "completion_tokens": len(text)}
+    return JSONResponse({"choices": [choice | {"logprobs": {"content": content}}], "usage": usage})
 
 
 def sse(value: dict[str, Any]) -> bytes:

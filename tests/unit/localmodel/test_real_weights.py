@@ -7,18 +7,21 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
+from evaluation.adapters.likelihoods import text_logprob
 from localmodel.assets import SMOLLM2
 from localmodel.assets.catalog import CHAT_MODELS
 from localmodel.assets.chat_model import runtime_installed
 from localmodel.assets.settings import AssetSettings
 from tests.unit.localmodel.support import SEARCH
 
+# The second is more than one token, one of them a part of a character.
+CITIES = ("Paris", "Kraków")
 TOOLS: list[ChatCompletionToolParam] = [SEARCH]  # type: ignore[list-item]
 FILE = next(model.artifact.filename for model in CHAT_MODELS if model.name == SMOLLM2)
 
 
 @pytest.mark.slow
-async def test_the_tiny_model_serves_a_tool_call_and_a_streamed_answer() -> None:
+async def test_the_tiny_model_serves_a_tool_call_a_streamed_answer_and_likelihoods() -> None:
     path = AssetSettings.from_environment().cache / "chat" / FILE
     if not (path.exists() and runtime_installed()):
         pytest.skip(
@@ -61,10 +64,12 @@ async def test_the_tiny_model_serves_a_tool_call_and_a_streamed_answer() -> None
                 stream_options={"include_usage": True},
             )
             chunks = [chunk async for chunk in stream]
+            right, wrong = [await _likelihood(api, f"The capital of France is {city}.") for city in CITIES]
     finally:
         if server.returncode is None:
             server.terminate()
         await asyncio.wait_for(server.communicate(), 15)
+    assert right > wrong + 1
     [call] = called.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert isinstance(json.loads(call.function.arguments)["query"], str)
@@ -73,3 +78,19 @@ async def test_the_tiny_model_serves_a_tool_call_and_a_streamed_answer() -> None
     assert 0 < chunks[-1].usage.completion_tokens <= 16
     # It stops orderly and then ends by the signal, as uvicorn does.
     assert server.returncode in {0, -signal.SIGTERM}
+
+
+async def _likelihood(api: openai.AsyncOpenAI, text: str) -> float:
+    """As the judge asks for it and reads it."""
+    answer = await api.chat.completions.create(
+        model=SMOLLM2,
+        messages=[
+            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "assistant", "content": text},
+        ],
+        extra_body={"prompt_logprobs": 0, "continue_final_message": True, "add_generation_prompt": False},
+    )
+    assert answer.model_extra is not None
+    nats = text_logprob(answer.model_extra["prompt_logprobs"], text)
+    assert -100 < nats < 0
+    return nats

@@ -22,7 +22,7 @@ from localmodel.server.extractive import PREFACE, ExtractiveEngine
 from localmodel.server.model_engine import ModelEngine
 from localmodel.server.runtime_client import RuntimeClient
 from localmodel.server.supervisor import Address, Supervisor
-from tests.unit.localmodel.runtime import FakeRuntime, serving, sse
+from tests.unit.localmodel.runtime import FakeRuntime, forced, serving, sse
 from tests.unit.localmodel.support import EVIDENCE, SEARCH
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How often is the key rotated?"}]
@@ -195,6 +195,59 @@ async def test_a_client_that_goes_away_frees_its_slot() -> None:
         await asyncio.wait_for(stopped.wait(), 5)
 
 
+SCORED = {"prompt_logprobs": 0, "continue_final_message": True, "add_generation_prompt": False}
+
+
+async def test_a_given_text_is_scored_as_the_answer_token_by_token() -> None:
+    runtime = FakeRuntime(replies=[forced("no")])
+    async with server(runtime) as (_, api):
+        answer = await api.chat.completions.create(
+            model="qwen", messages=[*ASK, {"role": "assistant", "content": "no"}], extra_body=SCORED
+        )
+    assert answer.model_extra is not None
+    assert answer.model_extra["prompt_logprobs"] == [
+        {"110": {"logprob": 0.0, "decoded_token": "n"}},
+        {"111": {"logprob": -1.0, "decoded_token": "o"}},
+    ]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (12, 0)
+    tokenized, scored = runtime.bodies
+    # What looks like a mark of the chat template is text.
+    assert (tokenized["add_special"], tokenized["parse_special"]) == (False, False)
+    assert [message["role"] for message in scored["messages"]] == ["user"]
+    assert scored["grammar"] == "root ::= <[110]> <[111]>"
+    assert (scored["max_tokens"], scored["logprobs"], scored["temperature"]) == (2, True, 0)
+
+
+async def test_a_runtime_that_writes_another_text_is_an_error_and_no_score() -> None:
+    async with server(FakeRuntime(replies=[forced("yes")])) as (_, api):
+        with pytest.raises(openai.InternalServerError, match="did not score the text"):
+            await api.chat.completions.create(
+                model="qwen", messages=[*ASK, {"role": "assistant", "content": "no"}], extra_body=SCORED
+            )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt_logprobs": 5},
+        {"continue_final_message": False},
+        {"messages": ASK},
+        {"messages": [{"role": "assistant", "content": "no"}]},
+        {"messages": [*ASK, {"role": "assistant", "content": ""}]},
+        {"stream": True},
+        {"tools": TOOLS},
+    ],
+)
+async def test_what_cannot_be_scored_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    body = {"messages": [*ASK, {"role": "assistant", "content": "no"}], **SCORED} | wrong
+    messages: Any = body.pop("messages")
+    async with server(FakeRuntime()) as (_, api):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.chat.completions.create(model="qwen", messages=messages, extra_body=body)
+    assert caught.value.param == "prompt_logprobs"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "param"),
     [
@@ -240,6 +293,10 @@ async def test_the_extractive_model_streams_through_the_same_server() -> None:
             model="extractive", messages=[{"role": "user", "content": question}], stream=True
         ):
             text += "".join(choice.delta.content or "" for choice in chunk.choices)
+        with pytest.raises(openai.BadRequestError, match="has no probabilities"):
+            await api.chat.completions.create(
+                model="extractive", messages=[*ASK, {"role": "assistant", "content": "x"}], extra_body=SCORED
+            )
     assert text.startswith(PREFACE)
     assert "every 30 days. [2]" in text
 

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from localmodel.server.admission import Admission
-from localmodel.server.engine import Engine, Event, Finished, TextDelta, ToolDecision, Usage
+from localmodel.server.engine import Engine, Event, Finished, Scored, TextDelta, Token, ToolDecision, Usage
 from localmodel.server.errors import ApiError, invalid
 from localmodel.server.wire import ChatRequest, parse_request
 
@@ -95,6 +95,7 @@ class _Answer:
         texts: list[str] = []
         logprobs: list[Any] = []
         calls: list[dict[str, Any]] = []
+        scored: dict[str, Any] = {}
         end = Finished(reason="stop", usage=Usage())
         async for event in events:
             match event:
@@ -103,6 +104,8 @@ class _Answer:
                     logprobs += (event.logprobs or {}).get("content") or []
                 case ToolDecision():
                     calls.append(_call(event))
+                case Scored():
+                    scored = {"prompt_logprobs": [_token(token) for token in event.tokens]}
                 case Finished():
                     end = event
         message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if not calls else None}
@@ -110,7 +113,8 @@ class _Answer:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "finish_reason": end.reason}
         choice["logprobs"] = {"content": logprobs} if logprobs else None
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(end.usage)}
+        body = {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(end.usage)}
+        return body | scored
 
     async def lines(self, first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         try:
@@ -137,6 +141,8 @@ class _Answer:
                 opening = {**call, "function": {**call["function"], "arguments": ""}}
                 rest = {"index": 0, "function": {"arguments": arguments}}
                 return [self._delta({"tool_calls": [opening]}), self._delta({"tool_calls": [rest]})]
+            case Scored():
+                raise AssertionError("no request has it streamed")
             case Finished():
                 lines = [self._delta({}, reason=event.reason)]
                 if self._request.stream_options.include_usage:
@@ -201,6 +207,10 @@ async def _disconnected(request: Request) -> None:
 def _call(decision: ToolDecision) -> dict[str, Any]:
     function = {"name": decision.name, "arguments": decision.arguments_json()}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {str(token.id): {"logprob": token.logprob, "decoded_token": token.text}}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -35,6 +35,22 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token of a given text, and its log-probability after all that comes before it."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The tokens of the request's last message."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDecision:
     """The answer is a call of this tool."""
 
@@ -53,7 +69,7 @@ class Finished:
     usage: Usage
 
 
-Event = TextDelta | ToolDecision | Finished
+Event = TextDelta | ToolDecision | Scored | Finished
 
 
 class Engine(Protocol):
@@ -67,7 +83,7 @@ class Engine(Protocol):
         """
 
     def answer(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        """Yields text deltas or one tool decision, then Finished.
+        """Yields text deltas, one tool decision or the scored text, then Finished.
 
         Raises:
             ApiError: while iterating; before the first event if nothing was produced.

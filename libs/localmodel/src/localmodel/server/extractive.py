@@ -9,6 +9,7 @@ from typing import Any
 from localmodel.server import conversation
 from localmodel.server.conversation import CHOOSE_TOOL, DELEGATE_TOOL, SEARCH_TOOL, TASKS_TOOL, Chunk
 from localmodel.server.engine import Event, Finished, TextDelta, ToolDecision, Usage
+from localmodel.server.errors import invalid
 from localmodel.server.wire import ChatRequest, NamedChoice
 
 PREFACE = "This is an extractive answer: no chat model is available, so it quotes the documents."
@@ -44,6 +45,11 @@ class ExtractiveEngine:
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yields one tool decision or the quoted answer, word by word."""
+        if request.prompt_logprobs is not None:
+            raise invalid(
+                "prompt_logprobs: the extractive model has no probabilities; use one with weights",
+                param="prompt_logprobs",
+            )
         decision = _decide(request)
         prompt = sum(_tokens(message.text) for message in request.messages)
         if decision is not None:

@@ -7,7 +7,7 @@ import structlog
 
 from localmodel.server import tools
 from localmodel.server.attribution import Marks
-from localmodel.server.engine import Event, Finished, FinishReason, TextDelta, ToolDecision, Usage
+from localmodel.server.engine import Event, Finished, FinishReason, Scored, TextDelta, ToolDecision, Usage
 from localmodel.server.errors import ApiError
 from localmodel.server.runtime_client import Ending, RuntimeClient
 from localmodel.server.wire import ChatRequest
@@ -30,7 +30,12 @@ class ModelEngine:
         self._client.ready()
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        """Decides on a tool first where there are tools, then streams plain text."""
+        """Decides on a tool first where there are tools, then streams plain text; or scores a given text."""
+        if request.prompt_logprobs is not None:
+            tokens, usage = await self._client.score(_scoring_body(request), request.messages[-1].text)
+            yield Scored(tokens=tokens)
+            yield Finished(reason="stop", usage=usage)
+            return
         spent = Usage()
         plan = tools.plan_decision(request)
         if plan is not None:
@@ -77,6 +82,11 @@ def _decision_body(request: ChatRequest, plan: tools.Decision) -> dict[str, Any]
             "json_schema": {"name": "next_step", "strict": True, "schema": plan.schema},
         },
     }
+
+
+def _scoring_body(request: ChatRequest) -> dict[str, Any]:
+    """The conversation before the text."""
+    return {"messages": tools.plan_answer(request.model_copy(update={"messages": request.messages[:-1]}))}
 
 
 def _answer_body(request: ChatRequest) -> dict[str, Any]:

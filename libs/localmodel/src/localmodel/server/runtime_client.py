@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from localmodel.server.engine import TextDelta, Usage
+from localmodel.server.engine import TextDelta, Token, Usage
 from localmodel.server.errors import ApiError, invalid, runtime_unavailable
 from localmodel.server.supervisor import Address
 
@@ -69,6 +69,39 @@ class RuntimeClient:
             reason=choice["finish_reason"], usage=_usage(value.get("usage"))
         )
 
+    async def score(self, body: dict[str, Any], text: str) -> tuple[tuple[Token, ...], Usage]:
+        """Returns how likely each token of `text` is as the answer to `body`.
+
+        The runtime gives no log-probabilities of prompts. So it writes the text under a grammar that allows
+        these tokens alone, and says how likely each was before the grammar.
+
+        Raises:
+            ApiError: as `complete`; also when the runtime does not write that text.
+        """
+        # Marks of the chat template that stand in the text are text.
+        plain = {"content": text, "add_special": False, "parse_special": False}
+        async with self._post(plain, path="/tokenize") as response:
+            wanted = (await response.json(loads=json.loads))["tokens"]
+        forced = {
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in wanted),
+            "max_tokens": len(wanted),
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 1,
+            "stream": False,
+        }
+        async with self._post(body | forced) as response:
+            value = await response.json(loads=json.loads)
+        written = (value["choices"][0].get("logprobs") or {}).get("content") or []
+        if [token.get("id") for token in written] != wanted:
+            raise ApiError(
+                502, "the model runtime did not score the text that was given", code="model_failed"
+            )
+        usage = _usage(value.get("usage"))
+        prompt = usage.prompt_tokens + usage.completion_tokens
+        tokens = tuple(Token(id=one["id"], text=one["token"], logprob=one["logprob"]) for one in written)
+        return tokens, Usage(prompt_tokens=prompt, cached_tokens=usage.cached_tokens)
+
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[TextDelta | Ending]:
         """Yields pieces of text, then how it ended.
 
@@ -100,13 +133,15 @@ class RuntimeClient:
         yield Ending(reason=reason, usage=usage)
 
     @asynccontextmanager
-    async def _post(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _post(
+        self, body: dict[str, Any], *, path: str = "/v1/chat/completions"
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         address = self._address()
         if self._session is None:
             raise RuntimeError("RuntimeClient is used outside of its context")
         try:
             async with self._session.post(
-                f"{address.url}/v1/chat/completions",
+                f"{address.url}{path}",
                 json=body,
                 headers={"authorization": f"Bearer {address.key}"},
                 timeout=self._timeout,

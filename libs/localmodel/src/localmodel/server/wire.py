@@ -122,6 +122,9 @@ class ChatRequest(_Wire):
     n: Literal[1] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    # vLLM's addition to OpenAI's API: how likely the last message is as the assistant's answer.
+    prompt_logprobs: Literal[0] | None = None
+    continue_final_message: bool = False
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
 
@@ -143,6 +146,22 @@ class ChatRequest(_Wire):
             raise ValueError("tool_choice is 'required' but tools is empty")
         if len(set(names)) != len(names):
             raise ValueError("tools holds the same function name twice")
+        return self
+
+    @model_validator(mode="after")
+    def _has_text_to_score(self) -> "ChatRequest":
+        if self.prompt_logprobs is None:
+            return self
+        last = self.messages[-1]
+        if not (
+            self.continue_final_message and last.role == "assistant" and last.text and self.messages[:-1]
+        ):
+            raise ValueError(
+                "prompt_logprobs needs continue_final_message: true, and at the end of messages one of the "
+                "assistant with the text that is scored"
+            )
+        if self.stream or self.tools:
+            raise ValueError("prompt_logprobs is served without stream and tools")
         return self
 
 
