@@ -9,7 +9,17 @@ import numpy as np
 
 from evaluation.core.grounding import content_words
 from evaluation.core.model import Chunk, Job, Record, Scores, Search
-from evaluation.core.ports import Answer, JudgeModel, Policy, Question, Vectors
+from evaluation.core.ports import (
+    Answer,
+    JudgeModel,
+    Likelihood,
+    Policy,
+    Prompt,
+    Question,
+    Spent,
+    Text,
+    Vectors,
+)
 
 _DIMENSION = 512
 
@@ -26,11 +36,13 @@ async def embed(texts: Sequence[str], *, query: bool = False) -> Vectors:
 
 @dataclass
 class FakeJudge:
-    """Says what `says` returns for the user's part of a question."""
+    """Says what `says` returns for the user's part of a question, and has the likelihoods of `likely`."""
 
     says: Callable[[str], float] = lambda user: 1.0
     name: str = "acme/judge"
     fingerprint: str = "judge-1"
+    likely: Callable[[str, str], float] | None = None
+    opposite: str = "The opposite."
     asked: list[str] = field(default_factory=list)
     error: Exception | None = None
 
@@ -41,7 +53,24 @@ class FakeJudge:
             raise self.error
         return Answer(p_yes=self.says(question.user), input_tokens=100, output_tokens=1)
 
-    def cost(self, answer: Answer) -> tuple[int, str]:
+    @property
+    def has_likelihoods(self) -> bool:
+        """See JudgeModel."""
+        return self.likely is not None
+
+    async def write(self, prompt: Prompt, *, most_tokens: int) -> Text:
+        """See JudgeModel."""
+        self.asked.append(prompt.user)
+        return Text(text=self.opposite, input_tokens=100, output_tokens=10)
+
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+        """See JudgeModel."""
+        self.asked.append(f"{prompt.user}: {text}")
+        if self.likely is None:
+            return None
+        return Likelihood(nats=self.likely(prompt.user, text), input_tokens=100, output_tokens=0)
+
+    def cost(self, spent: Spent) -> tuple[int, str]:
         """See JudgeModel."""
         return 2, "EUR"
 

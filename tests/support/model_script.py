@@ -69,6 +69,8 @@ class Reply:
     gate_after: int = 0
     # Of the first token, for answers that are not streamed: its likeliest forms with their probabilities.
     top_logprobs: Mapping[str, float] | None = None
+    # Of the prompt's tokens: each with its logarithm. For requests that ask, as vLLM has it.
+    prompt_logprobs: Sequence[tuple[str, float]] | None = None
 
     def deltas(self) -> Sequence[str]:
         if self.chunks:

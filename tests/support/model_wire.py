@@ -48,7 +48,12 @@ def completion(next_id: NextId, body: Mapping[str, Any], reply: Reply, raw_bytes
         "finish_reason": _finish_reason(reply),
         "logprobs": None if reply.top_logprobs is None else _logprobs(reply.top_logprobs),
     }
+    scored = {}
+    if reply.prompt_logprobs is not None and body.get("prompt_logprobs") is not None:
+        # Nobody can say how likely the first token is.
+        scored["prompt_logprobs"] = [None, *map(_prompt_token, reply.prompt_logprobs)]
     return {
+        **scored,
         "id": next_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
@@ -56,6 +61,10 @@ def completion(next_id: NextId, body: Mapping[str, Any], reply: Reply, raw_bytes
         "choices": [choice],
         "usage": _usage(reply, raw_bytes),
     }
+
+
+def _prompt_token(token: tuple[str, float]) -> dict[str, Any]:
+    return {"7": {"logprob": token[1], "rank": 1, "decoded_token": token[0]}}
 
 
 def _logprobs(shares: Mapping[str, float]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from evaluation.adapters.judge_openai import OpenAIJudge
-from evaluation.core.ports import Question
+from evaluation.core.ports import Prompt, Question
 from manifests import ModelConfig
 from servicekit.errors import FailedPrecondition, Internal, Unavailable
 from tests.support.model_server import Fault, ModelServer, Reply
@@ -85,6 +85,60 @@ async def test_examples_come_first_answered_as_the_question_shall_be(
         ]  # fmt: skip
     schema = by_form["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["verdict"]["enum"] == ["true", "false"]
+
+
+PROMPT = Prompt(system="s", user="u", examples=(("one", "It is so."),))
+
+
+async def test_how_likely_a_text_is_is_read_from_the_tokens_of_the_prompt(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    tokens = [("u", -9.0), ("<|im_start|>", -9.0), ("It", -1.0), (" is", -0.5), (" not", -0.25)]
+    model.queue(Reply("!", prompt_logprobs=tokens, input_tokens=5))
+    found = await judge.likelihood(PROMPT, "It is not")
+    assert found is not None
+    assert (found.nats, found.input_tokens) == (-1.75, 5)
+    body = model.requests[-1].body
+    assert [(m["role"], m["content"]) for m in body["messages"]] == [
+        ("system", "s"),
+        ("user", "one"),
+        ("assistant", "It is so."),
+        ("user", "u"),
+        ("assistant", "It is not"),
+    ]
+    # vLLM refuses a text that is to be continued and a prompt for a new one together.
+    wanted = {"prompt_logprobs": 0, "continue_final_message": True, "add_generation_prompt": False}
+    assert body.items() >= (wanted | {"max_tokens": 1, "temperature": 0}).items()
+
+
+@pytest.mark.parametrize("kind", ["refused", "unknown", "unreadable"])
+async def test_an_endpoint_without_likelihoods_is_asked_for_them_once(
+    model: ModelServer, judge: OpenAIJudge, kind: str
+) -> None:
+    assert judge.has_likelihoods
+    if kind == "refused":
+        model.fail(Fault(kind="status", status=400))
+    else:
+        model.queue(Reply("!", prompt_logprobs=[("It", -1.0)] if kind == "unreadable" else None))
+    assert await judge.likelihood(PROMPT, "It is not") is None
+    assert not judge.has_likelihoods
+    assert len(model.requests) == 1
+
+
+async def test_likelihoods_that_are_late_are_an_error_and_not_missing(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    model.fail(*(Fault(kind="status", status=503) for _ in range(3)))
+    with pytest.raises(Unavailable):
+        await judge.likelihood(PROMPT, "It is not")
+    assert judge.has_likelihoods
+
+
+async def test_what_is_written_is_whole_or_nothing(model: ModelServer, judge: OpenAIJudge) -> None:
+    model.queue(Reply(" It is not so.\n"), Reply("It is not", finish_reason="length"))
+    assert (await judge.write(PROMPT, most_tokens=9)).text == "It is not so."
+    assert (await judge.write(PROMPT, most_tokens=9)).text == ""
+    assert model.requests[-1].body["max_tokens"] == 9
 
 
 async def test_an_answer_that_says_neither_is_an_error_and_no_score(

@@ -1,11 +1,13 @@
 """The scores of one run: by the local method, and with a judge."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 
 from evaluation.core.judge import CALLS_PER_CLAIM, Judge, Memory
 from evaluation.core.model import Scores
+from evaluation.core.ports import Likelihood, Prompt
 from evaluation.core.scoring import score
 from servicekit.errors import Unavailable
 from tests.support.evaluation_fakes import FakeJudge, embed, record
@@ -91,32 +93,92 @@ async def test_calls_are_bounded_and_what_is_left_says_so() -> None:
     assert [one.judged for one in scores.chunks] == [False]
 
 
-async def test_what_it_believes_is_asked_while_calls_are_left() -> None:
-    model = FakeJudge(says=lambda user: 0.2 if "(empty)" in user else 0.75)
+def likely(read: float, *, unread: float, opposite: float) -> Callable[[str, str], float]:
+    """How likely a claim is with evidence and without, and its opposite."""
+
+    def nats(user: str, text: str) -> float:
+        return unread if "(empty)" in user else opposite if text == FakeJudge.opposite else read
+
+    return nats
+
+
+async def test_where_it_is_not_clear_likelihoods_decide_with_it_while_calls_are_left() -> None:
+    model = FakeJudge(says=lambda _: 0.6, likely=likely(-20.0, unread=-40.0, opposite=-15.0))
     one = judge(model, calls=2 * CALLS_PER_CLAIM - 1)
-    assert await one.supports("Two years.", "It is two years.") == pytest.approx(6 / 7)
-    assert await one.supports("Two years.", "It is three years.") == 0.75
-    assert await one.supports("Two years.", "It is four years.") is None
-    assert (len(model.asked), one.usage.calls, one.usage.cached) == (3, 3, 0)
-    assert await one.supports("Two years.", "It is two years.") == pytest.approx(6 / 7)
-    assert (len(model.asked), one.usage.cached) == (3, 2)
+    p_no = await one.supports("Two years.", "It is three years.")
+    # The opposite is likelier by 5 nats, each worth 0.3: odds of 1.5, by e to the -1.5.
+    assert p_no == pytest.approx(1 / (1 + math.exp(1.5) / 1.5))
+    assert len(model.asked) == CALLS_PER_CLAIM
+    # Not enough calls are left to compare, and then none at all.
+    assert await one.supports("Two years.", "It is four years.") == 0.6
+    for n in range(CALLS_PER_CLAIM - 2):
+        assert await one.supports("Two years.", f"It is {n} years.") == 0.6
+    assert await one.supports("Two years.", "It is nine years.") is None
+    assert one.usage.calls == len(model.asked) == 2 * CALLS_PER_CLAIM - 1
+    assert await one.supports("Two years.", "It is three years.") == pytest.approx(p_no)
+    assert (len(model.asked), one.usage.cached) == (2 * CALLS_PER_CLAIM - 1, 2)
 
 
-async def test_half_of_what_the_judge_believes_anyway_is_taken_off() -> None:
-    def says(with_evidence: float, without: float) -> Judge:
-        return judge(FakeJudge(says=lambda user: without if "(empty)" in user else with_evidence))
+@pytest.mark.parametrize(
+    ("read", "unread", "opposite", "odds"),
+    [
+        (-20.0, -40.0, -21.0, 0.3),  # likelier than its opposite: supported
+        (-20.0, -40.0, -19.0, -0.3),  # the opposite is: contradicted
+        (-20.0, -19.0, -40.0, -0.3),  # no likelier than it was anyway: the evidence says nothing of it
+        (-20.0, -90.0, -90.0, 3.0),  # however much likelier, what was answered counts
+        (-90.0, -20.0, -20.0, -3.0),
+    ],
+)
+async def test_a_claim_has_to_be_likelier_than_its_opposite_and_than_without_evidence(
+    read: float, unread: float, opposite: float, odds: float
+) -> None:
+    model = FakeJudge(says=lambda _: 0.5, likely=likely(read, unread=unread, opposite=opposite))
+    p_yes = await judge(model).supports("e", "c")
+    assert p_yes == pytest.approx(1 / (1 + math.exp(-odds)))
 
-    assert await says(0.75, 0.5).supports("e", "c") == pytest.approx(0.75)  # it believes nothing
-    assert await says(0.75, 0.8).supports("e", "c") == pytest.approx(0.6)  # odds of 3, and of 4 without: 3/2
-    assert await says(0.75, 0.2).supports("e", "c") == pytest.approx(6 / 7)
-    # However sure it is without evidence, it counts for what it reads.
-    assert await says(0.9, 1.0).supports("e", "c") == pytest.approx(9 / (9 + math.e))
+
+@pytest.mark.parametrize("opposite", ["", "c"])
+async def test_without_an_opposite_the_answer_stays_as_it_was(opposite: str) -> None:
+    model = FakeJudge(says=lambda _: 0.6, likely=lambda *_: -5.0, opposite=opposite)
+    assert await judge(model).supports("e", "c") == pytest.approx(0.6)
 
 
-async def test_a_judge_that_is_clear_is_not_asked_what_it_believes() -> None:
+async def test_a_model_without_likelihoods_costs_a_call_a_claim() -> None:
+    model = FakeJudge(says=lambda _: 0.6)
+    one = judge(model, calls=2)
+    assert [await one.supports("e", claim) for claim in "cd"] == [0.6, 0.6]
+    assert len(model.asked) == 2
+
+
+async def test_what_makes_claims_surer_leaves_the_other_questions_their_calls() -> None:
+    claims = " ".join(f"The warranty of lamp {n} is two years." for n in range(3))
+    model = FakeJudge(says=lambda _: 0.6, likely=lambda *_: -5.0)
+    # Three claims, the answer and a chunk need five calls; what is left is enough for one claim.
+    scores = await score(record(claims, WARRANTY), embed=embed, judge=judge(model, calls=5 + 7))
+    assert [one.judged for one in scores.chunks] == [True]
+    assert scores.answer_relevance == 0.6
+    assert verdicts(scores) == ["SUPPORTED"] * 3
+    assert scores.usage.calls == len(model.asked) == 5 + 4
+
+
+async def test_calls_for_likelihoods_that_turn_out_to_be_missing_are_left_for_others() -> None:
+    class Finds(FakeJudge):
+        has_likelihoods = True
+
+        async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+            self.has_likelihoods = False
+            return None
+
+    one = judge(Finds(says=lambda _: 0.6), calls=CALLS_PER_CLAIM)
+    for n in range(CALLS_PER_CLAIM):
+        assert await one.supports("e", f"c{n}") == 0.6
+    assert await one.supports("e", "c") is None
+
+
+async def test_a_judge_that_is_clear_is_asked_once() -> None:
     for p_yes in (0.999, 0.001):
-        model = FakeJudge(says=lambda _, p_yes=p_yes: p_yes)  # type: ignore[misc]
-        one = judge(model, calls=2)
+        model = FakeJudge(says=lambda _, p_yes=p_yes: p_yes, likely=lambda *_: 0.0)  # type: ignore[misc]
+        one = judge(model, calls=CALLS_PER_CLAIM)
         assert await one.supports("e", "c") == pytest.approx(p_yes)
         assert (len(model.asked), one.usage.calls) == (1, 1)
 

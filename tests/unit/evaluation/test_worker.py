@@ -155,7 +155,7 @@ async def test_scores_below_the_teams_thresholds_are_named() -> None:
     await bench.work(5)
     [(_, scores)] = bench.runs.stored
     assert scores.below == ("faithfulness",)
-    assert scores.version == "1.3"
+    assert scores.version == "1.4"
 
 
 async def test_without_a_judge_the_local_method_scores() -> None:

@@ -9,11 +9,15 @@ from typing import Any
 
 import httpx2
 import openai
+import structlog
 from openai import AsyncOpenAI
 
-from evaluation.core.ports import Answer, Question
+from evaluation.adapters.likelihoods import text_logprob
+from evaluation.core.ports import Answer, Likelihood, Prompt, Question, Spent, Text
 from manifests import ModelConfig
 from servicekit.errors import FailedPrecondition, Internal, ResourceExhausted, ServiceError, Unavailable
+
+log = structlog.get_logger()
 
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
 _TOP = 20
@@ -40,6 +44,7 @@ class OpenAIJudge:
         self.fingerprint = json.dumps([self.name, str(client.base_url), model, seed])
         self._slots = asyncio.Semaphore(config.spec.limits.max_concurrent)
         self._has_logprobs = True
+        self.has_likelihoods = True
 
     async def ask(self, question: Question) -> Answer:
         """See JudgeModel."""
@@ -50,13 +55,53 @@ class OpenAIJudge:
             self._has_logprobs = False
         return await self._by_form(question)
 
-    def cost(self, answer: Answer) -> tuple[int, str]:
+    async def write(self, prompt: Prompt, *, most_tokens: int) -> Text:
+        """See JudgeModel."""
+        body = await self._post(_before(prompt), max_tokens=most_tokens)
+        try:
+            choice = body["choices"][0]
+            text = choice["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._nonsense("it has no message") from error
+        ended = choice.get("finish_reason") != "length"
+        return Text(text=text.strip() if ended else "", **_spent(body))
+
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+        """See JudgeModel. OpenAI's API has none of given texts; this is vLLM's addition to it."""
+        messages = [*_before(prompt), {"role": "assistant", "content": text}]
+        try:
+            body = await self._post(
+                messages,
+                max_tokens=1,
+                prompt_logprobs=0,
+                add_generation_prompt=False,
+                continue_final_message=True,
+            )
+        except FailedPrecondition as error:
+            if error.metadata.get("status") not in ("400", "422"):
+                raise
+            self.has_likelihoods = False
+            return None
+        tokens = body.get("prompt_logprobs")
+        if tokens is None:
+            self.has_likelihoods = False
+            return None
+        try:
+            nats = text_logprob(tokens, text)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            # Scores are less sure without it, and still scores.
+            log.warning("judge_likelihoods_unreadable", judge=self.name, problem=repr(error))
+            self.has_likelihoods = False
+            return None
+        return Likelihood(nats=nats, **_spent(body))
+
+    def cost(self, spent: Spent) -> tuple[int, str]:
         """See JudgeModel."""
         prices = self._spec.pricing
         if prices is None:
             return 0, ""
-        paid = answer.input_tokens * float(prices.input_per_million_tokens)
-        paid += answer.output_tokens * float(prices.output_per_million_tokens)
+        paid = spent.input_tokens * float(prices.input_per_million_tokens)
+        paid += spent.output_tokens * float(prices.output_per_million_tokens)
         return round(paid), prices.currency
 
     async def _by_token(self, question: Question) -> Answer | None:
@@ -76,7 +121,7 @@ class OpenAIJudge:
             raise self._nonsense("its log-probabilities cannot be read") from error
         if not yes + no > 0:
             return None
-        return self._answer(body, yes / (yes + no))
+        return Answer(p_yes=yes / (yes + no), **_spent(body))
 
     async def _by_form(self, question: Question) -> Answer:
         yes, no = (json.dumps({"verdict": word}) for word in question.words)
@@ -90,15 +135,7 @@ class OpenAIJudge:
         word = _word(text)
         if word is None:
             raise self._nonsense("it says neither yes nor no")
-        return self._answer(body, float(word))
-
-    def _answer(self, body: Mapping[str, Any], p_yes: float) -> Answer:
-        usage = body.get("usage") or {}
-        return Answer(
-            p_yes=p_yes,
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-        )
+        return Answer(p_yes=float(word), **_spent(body))
 
     async def _post(self, messages: list[dict[str, str]], **options: Any) -> dict[str, Any]:
         body = {"model": self._model, "messages": messages, **self._options, **options}
@@ -150,11 +187,23 @@ class OpenAIJudge:
 
 def _messages(question: Question, words: tuple[str, str]) -> list[dict[str, str]]:
     """The examples are answered as the question shall be."""
-    messages = [{"role": "system", "content": question.system}] if question.system else []
-    for user, verdict in question.examples:
-        messages.append({"role": "user", "content": user})
-        messages.append({"role": "assistant", "content": words[0] if verdict else words[1]})
-    return [*messages, {"role": "user", "content": question.user}]
+    examples = tuple((user, words[0] if verdict else words[1]) for user, verdict in question.examples)
+    return _before(Prompt(system=question.system, user=question.user, examples=examples))
+
+
+def _before(prompt: Prompt) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for user, written in prompt.examples:
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": written}]
+    return [*messages, {"role": "user", "content": prompt.user}]
+
+
+def _spent(body: Mapping[str, Any]) -> dict[str, int]:
+    usage = body.get("usage") or {}
+    return {
+        "input_tokens": int(usage.get("prompt_tokens") or 0),
+        "output_tokens": int(usage.get("completion_tokens") or 0),
+    }
 
 
 def _form(words: tuple[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from evaluation.core.budget import MinuteBudget
 from evaluation.core.judge import Judge, Memory
 from evaluation.core.model import Job, Record, Scores
-from evaluation.core.ports import Answer, Embed, Judges, Policy, Runs, Teams
+from evaluation.core.ports import Embed, Judges, Policy, Runs, Spent, Teams
 from evaluation.core.scoring import score, version
 
 MAX_ATTEMPTS = 5
@@ -96,8 +96,8 @@ class Evaluator:
             self._report.scored(job, scores, seconds=time.monotonic() - began)
         return scores
 
-    def _asked(self, answer: Answer) -> None:
-        self._budget.take(tokens=answer.input_tokens + answer.output_tokens)
+    def _asked(self, spent: Spent) -> None:
+        self._budget.take(tokens=spent.input_tokens + spent.output_tokens)
 
 
 def _below(policy: Policy, scores: Scores) -> tuple[str, ...]:

@@ -22,12 +22,32 @@ class Embed(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a judge model said: P(yes), and what it cost."""
+class Spent:
+    """What a call of a judge model cost."""
 
-    p_yes: float
     input_tokens: int
     output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Spent):
+    """What a judge model said: P(yes)."""
+
+    p_yes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text(Spent):
+    """What a judge model wrote; empty if it came to no end."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood(Spent):
+    """How likely a judge model is to write a text: the natural logarithm of its probability."""
+
+    nats: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +67,21 @@ class Question:
     words: tuple[str, str] = ("yes", "no")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a judge model is to write after.
+
+    Attributes:
+        system: The instruction.
+        user: What it is about.
+        examples: Others with what was written after them, shown before it.
+    """
+
+    system: str
+    user: str
+    examples: tuple[tuple[str, str], ...]
+
+
 class JudgeModel(Protocol):
     """A model that answers yes or no. Safe for concurrent calls."""
 
@@ -59,7 +94,20 @@ class JudgeModel(Protocol):
         """Raises ServiceError."""
         ...
 
-    def cost(self, answer: Answer) -> tuple[int, str]:
+    @property
+    def has_likelihoods(self) -> bool:
+        """Whether `likelihood` is worth a call: False once it is known to say None."""
+        ...
+
+    async def write(self, prompt: Prompt, *, most_tokens: int) -> Text:
+        """Raises ServiceError."""
+        ...
+
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+        """How likely it is to write `text`; None where that cannot be had. Raises ServiceError."""
+        ...
+
+    def cost(self, spent: Spent) -> tuple[int, str]:
         """Millionths of a currency, and which; 0 and empty where no price is known."""
         ...
 

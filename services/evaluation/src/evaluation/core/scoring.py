@@ -40,6 +40,9 @@ async def score(record: Record, *, embed: Embed, judge: Judge | None) -> Scores:
     evidence = await Evidence.of(record.chunks, embed)
     claims = [sentence for sentence in found if sentence.claim]
     closest = await _closest(record, claims, evidence, embed)
+    if judge is not None:
+        asked = sum(not near.is_off_topic for near in closest)
+        judge.plan(asked + 1 + min(len(record.chunks), MAX_CHUNKS))
     # Claims first, then the answer, then the chunks: where calls are short, they are spent in this order.
     scored = await _together(
         [_claim(one, near, evidence, judge) for one, near in zip(claims, closest, strict=True)]
