@@ -10,15 +10,13 @@ The operator's dashboard needs the binaries of an API server (tests/support/kube
 import argparse
 import asyncio
 import itertools
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
-import yaml
 from openai import APIError, AsyncOpenAI
 
 from agentteams_cli.stack import Endpoint
@@ -32,6 +30,7 @@ from tests.support.model_server import Fault, ModelServer
 from tests.support.operator_process import fake_endpoint, model, running_operator
 from tests.support.otlp import collector
 from tests.support.ports import free_ports
+from tests.support.prometheus import prometheus
 from tests.support.stack import LiveStack, knowledge_base, running_stack, team, until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,33 +57,6 @@ EVALUATION = """  evaluation:
     judgeModelConfigRef: {name: chat}
     thresholds: {faithfulness: "0.85"}
 """
-
-
-@contextmanager
-def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[str]:
-    """Prometheus over the services' metrics ports; yields its address."""
-    (port,) = free_ports(1)
-    config = folder / "prometheus.yml"
-    jobs = [
-        {"targets": [f"127.0.0.1:{metrics}"], "labels": {"container": name}}
-        for name, metrics in targets.items()
-    ]
-    scrape = {"job_name": "agentteams", "scrape_interval": f"{SCRAPE_S}s", "static_configs": jobs}
-    rules = ROOT / "charts/agentteams/files/rules/agentteams.yaml"
-    config.write_text(yaml.safe_dump({"scrape_configs": [scrape], "rule_files": [str(rules)]}))
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage",
-            ],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def model_script() -> Callable[[ChatRequest], Reply]:
@@ -186,7 +158,7 @@ async def run(minutes: float, out: Path) -> None:
         await live.ingest("docs", documents, within_s=240)
         operator = await exits.enter_async_context(operated(exits, folder))
         ports = {name: s.metrics_port for name, s in live.stack.services.items() if s.metrics_port}
-        address = exits.enter_context(prometheus(folder, ports | operator))
+        address = exits.enter_context(prometheus(folder, ports | operator, scrape_s=SCRAPE_S))
         await until(lambda: _answers(address), what="Prometheus ready")
         begun, numbers = time.time(), itertools.count()
         print(f"load for {minutes:g} minutes")

@@ -65,9 +65,7 @@ TRUE, PLANTED = "The warranty of the lamp is two years [1].", "The warranty of t
 
 
 def judge(request: ChatRequest) -> Reply:
-    """No to what the planted hallucination claims, else yes; without evidence it cannot tell."""
-    if "(empty)" in request.last_user_text:
-        return Reply("yes", top_logprobs={"Yes": 0.5, "No": 0.5})
+    """No to what the planted hallucination claims, else yes."""
     false = "three years" in request.last_user_text.partition("Claim:")[2]
     return Reply("no" if false else "yes", top_logprobs={"Yes": 0.1, "No": 0.8} if false else {"yes": 0.9})
 

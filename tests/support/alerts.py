@@ -21,9 +21,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.prometheus import RULES
 from tests.support.promql import names
 
-RULES = Path(__file__).parents[2] / "charts/agentteams/files/rules/agentteams.yaml"
 PROMTOOL = shutil.which("promtool")
 # As Prometheus itself adds them to what it scrapes.
 _OF_TARGET = {"instance": "10.0.0.1:9090", "job": "agentteams"}
