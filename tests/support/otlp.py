@@ -54,10 +54,14 @@ class Collector:
         return f"http://127.0.0.1:{self.port}"
 
     def traces(self) -> dict[str, list[Received]]:
-        """Spans by trace, in the order in which they began."""
-        found = defaultdict(list)
+        """Spans by trace, in the order in which they began.
+
+        Each once: an exporter whose request was answered too late sends it again, as OTLP has it.
+        """
+        found: defaultdict[str, list[Received]] = defaultdict(list)
         for span in sorted(self.spans, key=lambda span: span.start_ns):
-            found[span.trace].append(span)
+            if span not in found[span.trace]:
+                found[span.trace].append(span)
         return found
 
     def of_run(self, run: str) -> list[Received]:

@@ -121,7 +121,7 @@ async def test_endpoint_that_is_down(server: ModelServer, make: Make) -> None:
 
 async def test_endpoint_that_does_not_answer(server: ModelServer, make: Make) -> None:
     server.fail(Fault(kind="stall", seconds=60, times=None))
-    error = await _error(make(timeout=timedelta(milliseconds=100), max_retries=1))
+    error = await _error(make(timeout=timedelta(milliseconds=500), max_retries=1))
     assert error.reason == "MODEL_UNAVAILABLE"
     assert "in time" in error.message
     assert len(server.requests) == 2
