@@ -36,7 +36,7 @@ AGREEMENT = Histogram(
 SENTENCES = Counter(
     "agentteams_evaluation_sentences_total", "Sentences of answers that were scored", ["team", "finding"]
 )
-CALLS = Counter("agentteams_evaluation_judge_calls_total", "Questions to judges", ["model_config", "outcome"])
+CALLS = Counter("agentteams_evaluation_judge_calls_total", "Calls of judges", ["model_config", "outcome"])
 TOKENS = Counter("agentteams_evaluation_judge_tokens_total", "Tokens of judges", ["model_config", "kind"])
 COST = Counter(
     "agentteams_evaluation_judge_cost_micros_total",

@@ -46,7 +46,7 @@ class Judge:
     Args:
         model: Who is asked.
         memory: Shared by all runs.
-        max_calls: Questions that are sent for this run; known answers cost nothing.
+        max_calls: Calls that are made for this run; known answers cost nothing.
         parallel: Requests at a time.
         asked: Told of each call that was answered.
     """
