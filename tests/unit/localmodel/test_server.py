@@ -227,6 +227,17 @@ async def test_a_runtime_that_writes_another_text_is_an_error_and_no_score() -> 
             )
 
 
+async def test_a_text_too_long_to_score_is_refused_before_the_runtime_reads_its_grammar() -> None:
+    runtime = FakeRuntime()
+    async with server(runtime) as (_, api):
+        with pytest.raises(openai.BadRequestError, match="5000 tokens, at most 4096") as caught:
+            await api.chat.completions.create(
+                model="qwen", messages=[*ASK, {"role": "assistant", "content": "x" * 5000}], extra_body=SCORED
+            )
+    assert caught.value.code == "context_length_exceeded"
+    assert len(runtime.bodies) == 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

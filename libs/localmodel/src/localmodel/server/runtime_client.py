@@ -12,6 +12,7 @@ import aiohttp
 from localmodel.server.engine import TextDelta, Token, Usage
 from localmodel.server.errors import ApiError, invalid, runtime_unavailable
 from localmodel.server.supervisor import Address
+from localmodel.server.wire import MAX_COMPLETION_TOKENS
 
 # Without a byte for this long the runtime hangs; 4096 tokens of prefill take 50 s, more on a busy machine.
 SILENCE_TIMEOUT = timedelta(minutes=5)
@@ -82,6 +83,9 @@ class RuntimeClient:
         plain = {"content": text, "add_special": False, "parse_special": False}
         async with self._post(plain, path="/tokenize") as response:
             wanted = (await response.json(loads=json.loads))["tokens"]
+        if len(wanted) > MAX_COMPLETION_TOKENS:
+            what = f"messages: the text to score has {len(wanted)} tokens, at most {MAX_COMPLETION_TOKENS}"
+            raise invalid(what, param="messages", code="context_length_exceeded")
         forced = {
             "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in wanted),
             "max_tokens": len(wanted),

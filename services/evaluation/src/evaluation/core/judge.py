@@ -124,12 +124,14 @@ class Judge:
         if unread is None:
             self._left += _CALLS_FOR_LEAD
             return None
-        opposite = await self._opposite(claim)
-        # One after the other: what they have in common, the evidence, is in the model's prompt cache then.
-        read = await self._likelihood(evidence, claim)
-        contrary = await self._likelihood(evidence, opposite) if opposite else None
-        # Without an opposite there is nothing to compare with, and the answer stays as it was.
-        lead = 0.0 if read is None or contrary is None else read - max(unread, contrary)
+        lead = 0.0  # without an opposite there is nothing to compare with, and the answer stays as it was
+        if opposite := await self._opposite(claim):
+            # One after the other: the evidence, which they share, is in the prompt cache then.
+            read = await self._likelihood(evidence, claim)
+            contrary = await self._likelihood(evidence, opposite)
+            if read is None or contrary is None:
+                return None
+            lead = read - max(unread, contrary)
         self._memory.put(key, lead)
         return lead
 
