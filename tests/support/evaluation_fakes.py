@@ -63,12 +63,11 @@ class FakeJudge:
         self.asked.append(prompt.user)
         return Text(text=self.opposite, input_tokens=100, output_tokens=10)
 
-    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood:
         """See JudgeModel."""
         self.asked.append(f"{prompt.user}: {text}")
-        if self.likely is None:
-            return None
-        return Likelihood(nats=self.likely(prompt.user, text), input_tokens=100, output_tokens=0)
+        nats = None if self.likely is None else self.likely(prompt.user, text)
+        return Likelihood(nats=nats, input_tokens=100, output_tokens=0)
 
     def cost(self, spent: Spent) -> tuple[int, str]:
         """See JudgeModel."""

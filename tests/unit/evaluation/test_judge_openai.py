@@ -96,7 +96,6 @@ async def test_how_likely_a_text_is_is_read_from_the_tokens_of_the_prompt(
     tokens = [("u", -9.0), ("<|im_start|>", -9.0), ("It", -1.0), (" is", -0.5), (" not", -0.25)]
     model.queue(Reply("!", prompt_logprobs=tokens, input_tokens=5))
     found = await judge.likelihood(PROMPT, "It is not")
-    assert found is not None
     assert (found.nats, found.input_tokens) == (-1.75, 5)
     body = model.requests[-1].body
     assert [(m["role"], m["content"]) for m in body["messages"]] == [
@@ -120,9 +119,24 @@ async def test_an_endpoint_without_likelihoods_is_asked_for_them_once(
         model.fail(Fault(kind="status", status=400))
     else:
         model.queue(Reply("!", prompt_logprobs=[("It", -1.0)] if kind == "unreadable" else None))
-    assert await judge.likelihood(PROMPT, "It is not") is None
+    assert (await judge.likelihood(PROMPT, "It is not")).nats is None
     assert not judge.has_likelihoods
     assert len(model.requests) == 1
+
+
+async def test_one_text_that_is_refused_says_nothing_of_the_others(
+    model: ModelServer, judge: OpenAIJudge
+) -> None:
+    refused = Fault(kind="status", status=400)
+    model.queue(Reply("!", prompt_logprobs=[("It", -1.0)]), Reply("Yes", top_logprobs={"Yes": 0.5}))
+    assert (await judge.likelihood(PROMPT, "It")).nats == -1.0
+    assert (await judge.ask(Question(user="u"))).p_yes == 1.0
+    model.fail(refused)
+    assert (await judge.likelihood(PROMPT, "It")).nats is None
+    assert judge.has_likelihoods
+    model.fail(Fault(kind="status", status=400))
+    model.queue(Reply('{"verdict": "no"}'), Reply("Yes", top_logprobs={"Yes": 0.3, "No": 0.1}))
+    assert [(await judge.ask(Question(user="u"))).p_yes for _ in range(2)] == [0.0, pytest.approx(0.75)]
 
 
 async def test_likelihoods_that_are_late_are_an_error_and_not_missing(

@@ -16,7 +16,8 @@ def tokens(*pieces: str) -> list[dict[str, dict[str, object]] | None]:
         (("A", " cat"), "A cat", -3),
         (("said", "\n", "A", " cat"), "A cat", -12),  # what comes before is not taken
         (("A", "cat"), "A cat", -3),  # a tokenizer that keeps blanks to itself
-        (("\n", " A", " cat"), "A cat", None),  # a piece that reaches over the edge
+        (("\n", " A", " cat"), "A cat", -6),  # or puts one before the first
+        (("x", "\nA", " cat"), "A cat", None),  # a piece that reaches over the edge
         (("A", " caf", "\ufffd", "\ufffd"), "A café", -15),  # a character in two tokens
         (("so", "\ufffd", "\ufffd", " A"), "é A", -14),
         (("A", " dog"), "A cat", None),

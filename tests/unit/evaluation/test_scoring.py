@@ -165,14 +165,22 @@ async def test_calls_for_likelihoods_that_turn_out_to_be_missing_are_left_for_ot
     class Finds(FakeJudge):
         has_likelihoods = True
 
-        async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+        async def likelihood(self, prompt: Prompt, text: str) -> Likelihood:
             self.has_likelihoods = False
-            return None
+            return Likelihood(nats=None, input_tokens=100, output_tokens=0)
 
     one = judge(Finds(says=lambda _: 0.6), calls=CALLS_PER_CLAIM)
-    for n in range(CALLS_PER_CLAIM):
+    for n in range(CALLS_PER_CLAIM - 1):  # one went to find out
         assert await one.supports("e", f"c{n}") == 0.6
     assert await one.supports("e", "c") is None
+    assert one.usage.input_tokens == 100 * CALLS_PER_CLAIM
+
+
+async def test_calls_for_an_opposite_that_was_not_written_are_left_for_others() -> None:
+    model = FakeJudge(says=lambda _: 0.6, likely=lambda *_: -5.0, opposite="")
+    one = judge(model, calls=CALLS_PER_CLAIM)
+    assert [await one.supports("e", claim) for claim in "abcd"] == [pytest.approx(0.6)] * 3 + [None]
+    assert len(model.asked) == CALLS_PER_CLAIM
 
 
 async def test_a_judge_that_is_clear_is_asked_once() -> None:

@@ -97,6 +97,9 @@ class RuntimeClient:
         async with self._post(body | forced) as response:
             value = await response.json(loads=json.loads)
         written = (value["choices"][0].get("logprobs") or {}).get("content") or []
+        if len(written) < len(wanted):
+            what = "messages: with the text to score longer than the context of the model"
+            raise invalid(what, param="messages", code="context_length_exceeded")
         if [token.get("id") for token in written] != wanted:
             raise ApiError(
                 502, "the model runtime did not score the text that was given", code="model_failed"

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
 _TOP = 20
+_TOO_LONG = "context_length_exceeded"
 _VERDICT_TOKENS = 20
 _ATTEMPTS, _BACKOFF_S, _LONGEST_WAIT_S = 3, 0.5, 10.0
 
@@ -43,16 +44,19 @@ class OpenAIJudge:
         self._options: dict[str, Any] = {"temperature": 0} | ({} if seed is None else {"seed": seed})
         self.fingerprint = json.dumps([self.name, str(client.base_url), model, seed])
         self._slots = asyncio.Semaphore(config.spec.limits.max_concurrent)
-        self._has_logprobs = True
-        self.has_likelihoods = True
+        # None: not known yet. What worked once goes on being asked for, whatever becomes of single questions.
+        self._logprobs: bool | None = None
+        self._likelihoods: bool | None = None
 
     async def ask(self, question: Question) -> Answer:
         """See JudgeModel."""
-        if self._has_logprobs:
+        if self._logprobs is not False:
             answer = await self._by_token(question)
             if answer is not None:
+                self._logprobs = True
                 return answer
-            self._has_logprobs = False
+            if self._logprobs is None:
+                self._logprobs = False
         return await self._by_form(question)
 
     async def write(self, prompt: Prompt, *, most_tokens: int) -> Text:
@@ -66,7 +70,12 @@ class OpenAIJudge:
         ended = choice.get("finish_reason") != "length"
         return Text(text=text.strip() if ended else "", **_spent(body))
 
-    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
+    @property
+    def has_likelihoods(self) -> bool:
+        """See JudgeModel."""
+        return self._likelihoods is not False
+
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood:
         """See JudgeModel. OpenAI's API has none of given texts; this is vLLM's addition to it."""
         messages = [*_before(prompt), {"role": "assistant", "content": text}]
         try:
@@ -78,22 +87,26 @@ class OpenAIJudge:
                 continue_final_message=True,
             )
         except FailedPrecondition as error:
-            if error.metadata.get("status") not in ("400", "422"):
+            if not _is_refused(error):
                 raise
-            self.has_likelihoods = False
-            return None
+            return self._without_likelihood({}, certain=error.metadata.get("code") != _TOO_LONG)
         tokens = body.get("prompt_logprobs")
         if tokens is None:
-            self.has_likelihoods = False
-            return None
+            return self._without_likelihood(body)
         try:
             nats = text_logprob(tokens, text)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             # Scores are less sure without it, and still scores.
             log.warning("judge_likelihoods_unreadable", judge=self.name, problem=repr(error))
-            self.has_likelihoods = False
-            return None
+            return self._without_likelihood(body)
+        self._likelihoods = True
         return Likelihood(nats=nats, **_spent(body))
+
+    def _without_likelihood(self, body: Mapping[str, Any], *, certain: bool = True) -> Likelihood:
+        """Of this text; of all others too, if there never was one."""
+        if certain and self._likelihoods is None:
+            self._likelihoods = False
+        return Likelihood(nats=None, **_spent(body))
 
     def cost(self, spent: Spent) -> tuple[int, str]:
         """See JudgeModel."""
@@ -110,7 +123,7 @@ class OpenAIJudge:
         try:
             body = await self._post(messages, max_tokens=1, logprobs=True, top_logprobs=_TOP)
         except FailedPrecondition as error:
-            if error.metadata.get("status") not in ("400", "422"):
+            if not _is_refused(error):
                 raise
             return None
         try:
@@ -171,6 +184,8 @@ class OpenAIJudge:
             return self._nonsense(str(error)[:200])
         status = error.status_code
         facts["status"] = str(status)
+        if error.code:
+            facts["code"] = str(error.code)
         what = f"judge {self.name} answered {status}"
         if status == 429:
             after = _seconds(error.response.headers.get("retry-after"))
@@ -189,6 +204,11 @@ def _messages(question: Question, words: tuple[str, str]) -> list[dict[str, str]
     """The examples are answered as the question shall be."""
     examples = tuple((user, words[0] if verdict else words[1]) for user, verdict in question.examples)
     return _before(Prompt(system=question.system, user=question.user, examples=examples))
+
+
+def _is_refused(error: FailedPrecondition) -> bool:
+    """The request as it is, not whoever makes it."""
+    return error.metadata.get("status") in ("400", "422")
 
 
 def _before(prompt: Prompt) -> list[dict[str, str]]:

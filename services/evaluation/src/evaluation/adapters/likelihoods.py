@@ -28,6 +28,8 @@ def text_logprob(tokens: Sequence[Mapping[str, Mapping[str, Any]] | None], text:
             broken += 1
         else:
             at = left.rfind(piece)
+            if at < 0 and piece.lstrip(" ") == left.strip():
+                at, piece = 0, left  # a tokenizer that puts a blank before the first word
             # Between two pieces there may be blanks that the tokenizer keeps to itself, and broken ones.
             if at < 0 or _bytes(left[at + len(piece) :]) > _MOST_BYTES * broken:
                 break

@@ -11,7 +11,7 @@ from evaluation.core import prompts
 from evaluation.core.model import Usage
 from evaluation.core.ports import JudgeModel, Question, Spent
 
-S = TypeVar("S", bound=Spent | None)
+S = TypeVar("S", bound=Spent)
 
 _CALLS_FOR_LEAD = 4
 CALLS_PER_CLAIM = 1 + _CALLS_FOR_LEAD
@@ -120,29 +120,29 @@ class Judge:
         if spare < _CALLS_FOR_LEAD or not self._model.has_likelihoods:
             return None
         self._left -= _CALLS_FOR_LEAD
-        unread = await self._likelihood(prompts.NOTHING, claim)
-        if unread is None:
-            self._left += _CALLS_FOR_LEAD
-            return None
-        lead = 0.0  # without an opposite there is nothing to compare with, and the answer stays as it was
-        if opposite := await self._opposite(claim):
-            # One after the other: the evidence, which they share, is in the prompt cache then.
-            read = await self._likelihood(evidence, claim)
-            contrary = await self._likelihood(evidence, opposite)
-            if read is None or contrary is None:
-                return None
-            lead = read - max(unread, contrary)
-        self._memory.put(key, lead)
+        lead, calls = await self._compared(evidence, claim)
+        self._left += _CALLS_FOR_LEAD - calls
+        if lead is not None:
+            self._memory.put(key, lead)
         return lead
 
-    async def _opposite(self, claim: str) -> str:
-        """Empty: it wrote none."""
+    async def _compared(self, evidence: str, claim: str) -> tuple[float | None, int]:
+        """The lead, and how many calls it took."""
+        unread = await self._likelihood(prompts.NOTHING, claim)
+        if unread is None:
+            return None, 1
         written = await self._spend(self._model.write(prompts.opposite(claim), most_tokens=_MOST_TOKENS))
-        return "" if written.text == claim else written.text
+        if written.text in ("", claim):
+            return 0.0, 2  # there is nothing to compare with: the answer stays as it was
+        # One after the other: the evidence, which they share, is in the prompt cache then.
+        read = await self._likelihood(evidence, claim)
+        if read is None:
+            return None, 3
+        contrary = await self._likelihood(evidence, written.text)
+        return None if contrary is None else read - max(unread, contrary), 4
 
     async def _likelihood(self, evidence: str, text: str) -> float | None:
-        found = await self._spend(self._model.likelihood(prompts.conclusion(evidence), text))
-        return None if found is None else found.nats
+        return (await self._spend(self._model.likelihood(prompts.conclusion(evidence), text))).nats
 
     def _key(self, *asked: object) -> bytes:
         text = "\0".join((self._model.fingerprint, prompts.PROMPTS, repr(asked)))
@@ -157,8 +157,6 @@ class Judge:
     async def _spend(self, call: Awaitable[S]) -> S:
         async with self._slots:
             spent = await call
-        if spent is None:  # what cannot be had costs nothing
-            return spent
         self._asked(spent)
         cost, currency = self._model.cost(spent)
         usage = self.usage

@@ -45,9 +45,9 @@ class Text(Spent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likelihood(Spent):
-    """How likely a judge model is to write a text: the natural logarithm of its probability."""
+    """How likely a judge model is to write a text: the natural logarithm of that. None: it cannot be had."""
 
-    nats: float
+    nats: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +96,15 @@ class JudgeModel(Protocol):
 
     @property
     def has_likelihoods(self) -> bool:
-        """Whether `likelihood` is worth a call: False once it is known to say None."""
+        """Whether `likelihood` is worth a call: False once it is known to have none."""
         ...
 
     async def write(self, prompt: Prompt, *, most_tokens: int) -> Text:
         """Raises ServiceError."""
         ...
 
-    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood | None:
-        """How likely it is to write `text`; None where that cannot be had. Raises ServiceError."""
+    async def likelihood(self, prompt: Prompt, text: str) -> Likelihood:
+        """How likely it is to write `text`. Raises ServiceError."""
         ...
 
     def cost(self, spent: Spent) -> tuple[int, str]:
