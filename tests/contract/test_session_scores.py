@@ -15,7 +15,7 @@ __all__ = ["databases", "kit", "migrated_file"]
 
 SCORER = Lease(owner="evaluation-1", duration=timedelta(seconds=60))
 OTHER = Lease(owner="evaluation-2", duration=timedelta(seconds=60))
-SAMPLED, SUSPICIOUS = 1, 2
+ASKED, SAMPLED, SUSPICIOUS = 0, 1, 2
 
 
 def to_score(sequence: int, priority: int = 1) -> NewEvent:
@@ -108,6 +108,15 @@ async def test_scores_are_stored_once_and_end_the_wait(kit: Kit) -> None:
     assert (first.team, first.team_revision) == ("helpdesk", "r1")
     kit.clock.advance(timedelta(hours=1))
     assert await claim(kit) == []
+    assert (await kit.rows())["run_scores"] == 1
+
+
+async def test_scores_replace_the_reason_why_there_were_none_and_nothing_replaces_scores(kit: Kit) -> None:
+    run = await ended(kit)
+    await kit.store.put_scores(ADA, scores(run, value=None))
+    mended = await kit.store.put_scores(ADA, scores(run, value=0.5))
+    assert mended.payload == b"judge 1 0.5"
+    assert await kit.store.put_scores(ADA, scores(run, value=None)) == mended
     assert (await kit.rows())["run_scores"] == 1
 
 
@@ -207,6 +216,8 @@ async def test_quality_is_of_sampled_runs_by_revision_and_of_everybody_for_a_ser
     for owner, value, selection in ((ADA, 1.0, SAMPLED), (BOB, 0.5, SAMPLED), (BOB, 0.0, SUSPICIOUS)):
         run = await ended(kit, owner)
         await kit.store.put_scores(owner, replace(scores(run, value=value), selection=selection))
+    asked = await ended(kit, ADA)
+    await kit.store.put_scores(ADA, replace(scores(asked, value=0.0), selection=ASKED))
     failed = await ended(kit, ADA)
     await kit.store.put_scores(ADA, scores(failed, value=None))
     await kit.store.put_scores(EVE, scores(await ended(kit, EVE), value=0.0))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from agentteams.embedding.v1.embedding_service_pb2_grpc import add_EmbeddingServiceServicer_to_server
@@ -23,7 +24,9 @@ from agentteams.session.v1 import session_service_pb2 as pb
 from agentteams.session.v1.scores_pb2_grpc import ScoreServiceStub
 from agentteams.session.v1.session_service_pb2_grpc import SessionServiceStub
 from google.protobuf.duration_pb2 import Duration
+from prometheus_client.parser import text_string_to_metric_families
 
+from evaluation.core.scoring import version
 from servicekit.clock import SystemClock
 from servicekit.errors import InvalidArgument, NotFound, PermissionDenied
 from servicekit.ids import new_id
@@ -42,6 +45,7 @@ from tests.support.otlp import Received, collector
 from tests.support.ports import free_port
 from tests.support.session_service import Client, answer, append, begin, event, finished
 from tests.support.sessions import fill
+from tests.support.stack import until
 
 _READY_S = 100
 MANIFESTS = """
@@ -214,8 +218,13 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
     trace, span_id = secrets.token_hex(16), secrets.token_hex(8)
     true = await world.ask(TRUE)
     planted = await world.ask(f"{PLANTED} {TRUE}", trace=f"00-{trace}-{span_id}-00")
-    async with collector() as collected, world.serving("evaluation", otlp=collected.endpoint):
+    port = free_port()
+    async with (
+        collector() as collected,
+        world.serving("evaluation", otlp=collected.endpoint, metrics_port=port),
+    ):
         good, bad = await world.scores(true), await world.scores(planted)
+        await counted(port, good, bad)
     # The process has ended, and sent what it had: a span for each run, linked to the run's.
     spans = {str(s.attributes["agentteams.run"]): s for s in collected.spans if s.name == "evaluation"}
     assert set(spans) == {true, planted}
@@ -234,12 +243,50 @@ async def test_a_planted_hallucination_is_marked_and_below_the_threshold(world: 
     assert first.faithfulness == pytest.approx(0.1 / 0.9)
     assert (bad.faithfulness, list(bad.below_thresholds)) == (0.5, ["faithfulness"])
     assert bad.grounding > 0.5  # the local method does not see it
+    assert (good.agreement, bad.agreement) == (1.0, 0.5)
     assert (bad.team, bad.team_revision, bad.selection) == (
         "teams/helpdesk",
         "r1",
         run_scores_pb2.ScoringRequest.SELECTION_SAMPLED,
     )
     assert (good.judge.model_config, good.judge.calls > 0) == ("modelConfigs/chat", True)
+
+
+async def counted(port: int, good: run_scores_pb2.RunScores, bad: run_scores_pb2.RunScores) -> None:
+    """What the two runs came to is in the service's metrics, once."""
+    team = {"team": "acme/helpdesk"}
+    kept = {**team, "selection": "SAMPLED"}
+    judge = {"model_config": "acme/chat"}
+    both = [good.judge, bad.judge]
+    wanted = [
+        ("score_count", {**kept, "score": "faithfulness"}, 2),
+        ("score_sum", {**kept, "score": "faithfulness"}, 1.5),
+        ("score_sum", {**kept, "score": "grounding"}, good.grounding + bad.grounding),
+        ("agreement_sum", team, 1.5),
+        ("below_threshold_total", {**team, "score": "faithfulness"}, 1),
+        ("sentences_total", {**team, "finding": "UNSUPPORTED"}, 1),
+        ("sentences_total", {**team, "finding": "SUPPORTED"}, 2),
+        ("judge_calls_total", {**judge, "outcome": "asked"}, sum(one.calls for one in both)),
+        ("judge_calls_total", {**judge, "outcome": "known"}, sum(one.cached for one in both)),
+        ("judge_tokens_total", {**judge, "kind": "input"}, sum(one.input_tokens for one in both)),
+    ]
+
+    async def served() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(f"http://127.0.0.1:{port}/metrics", timeout=10)).text
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        return {(s.name, frozenset(s.labels.items())): s.value for s in samples}
+
+    async def both_are_in() -> bool:  # the metrics come a moment after the scores
+        return (await served()).get(
+            ("agentteams_evaluation_score_count", frozenset(wanted[0][1].items()))
+        ) == 2
+
+    await until(both_are_in, what="both runs in the metrics")
+    found = await served()
+    for name, labels, value in wanted:
+        key = (f"agentteams_evaluation_{name}", frozenset(labels.items()))
+        assert found[key] == pytest.approx(value, abs=1e-4), key
 
 
 async def shown_where_the_answer_is(world: World, scores: run_scores_pb2.RunScores, said: str) -> None:
@@ -358,5 +405,26 @@ async def test_a_run_is_scored_on_demand_and_known_scores_are_not_computed_again
         async with rpc_as(f"127.0.0.1:{port}", tenant="acme", user="ada") as rpc:
             stub: Any = EvaluationServiceStub(rpc.channel)
             scores = await rpc.unary(stub.ScoreRun, evaluation_pb.ScoreRunRequest(run=run))
-        assert scores.faithfulness == 0.0
-        assert len(world.model.requests) == asked
+            assert scores.faithfulness == 0.0
+            assert len(world.model.requests) == asked
+            # What an outage of the judge left is tried again, and replaced.
+            left = await world.ask(f"{TRUE} Indeed.")
+            await world.scores(left)
+            await leave_failed(world, left)
+            again = await rpc.unary(stub.ScoreRun, evaluation_pb.ScoreRunRequest(run=left))
+        assert (again.outcome, again.reason) == (run_scores_pb2.RunScores.OUTCOME_SCORED, "")
+        assert await world.scores(left) == again
+
+
+async def leave_failed(world: World, run: str) -> None:
+    """As if the judge had not answered."""
+    await world.database.write(
+        lambda c: c.execute(sa.delete(run_scores).where(run_scores.c.run_id == run.removeprefix("runs/")))
+    )
+    failed = run_scores_pb2.RunScores(
+        run=run, evaluator="judge", version=version(judged=True),
+        outcome=run_scores_pb2.RunScores.OUTCOME_FAILED, reason="MODEL_UNAVAILABLE",
+    )  # fmt: skip
+    async with rpc_as(world.session, tenant="acme", user="ada", service="evaluation") as rpc:
+        stub: Any = ScoreServiceStub(rpc.channel)
+        await rpc.unary(stub.PutRunScores, scores_pb2.PutRunScoresRequest(scores=failed))

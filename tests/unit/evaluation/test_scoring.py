@@ -199,10 +199,9 @@ async def test_answers_are_remembered_by_model_and_text() -> None:
     assert len(model.asked) == asked
     assert (second.usage.calls, second.usage.cached) == (0, asked)
     assert second.faithfulness == first.faithfulness
-    await score(
-        record(ANSWER, WARRANTY), embed=embed, judge=judge(FakeJudge(fingerprint="other"), memory=memory)
-    )
-    assert len(model.asked) == asked
+    other = FakeJudge(fingerprint="other")
+    await score(record(ANSWER, WARRANTY), embed=embed, judge=judge(other, memory=memory))
+    assert (len(model.asked), len(other.asked)) == (asked, asked)
 
 
 def test_the_memory_is_bounded() -> None:

@@ -22,6 +22,7 @@ from servicekit.golden import check_questions
 from servicekit.ids import is_uuid4
 from servicekit.server import Service
 
+_HAS_SCORES = (run_scores_pb2.RunScores.OUTCOME_SCORED, run_scores_pb2.RunScores.OUTCOME_NOTHING_TO_SCORE)
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EvaluationService"].full_name
 
 
@@ -109,7 +110,9 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
             found = await self._runs.scores(run)
         except NotFound:
             return None
-        return found if (found.evaluator, found.version) == method else None
+        # What a judge's outage left is tried again.
+        known = found.outcome in _HAS_SCORES and (found.evaluator, found.version) == method
+        return found if known else None
 
     def _enter(self) -> None:
         if self._calls >= self._max_calls:

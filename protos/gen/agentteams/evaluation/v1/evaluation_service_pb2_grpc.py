@@ -56,7 +56,8 @@ class EvaluationServiceServicer:
 
     def ScoreRun(self, request, context):
         """Scores one of the caller's runs now, whether or not it was chosen, and stores
-        the scores. Scores that exist for this version are returned as they are.
+        the scores. Scores that exist for this version are returned as they are; a run
+        that could not be scored is tried again.
         Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
         (retry), MODEL_UNAVAILABLE (retry).
         """

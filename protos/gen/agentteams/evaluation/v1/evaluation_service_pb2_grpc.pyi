@@ -38,7 +38,8 @@ class EvaluationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EvaluationServiceAsyncStub: ...
     ScoreRun: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _run_scores_pb2.RunScores]
     """Scores one of the caller's runs now, whether or not it was chosen, and stores
-    the scores. Scores that exist for this version are returned as they are.
+    the scores. Scores that exist for this version are returned as they are; a run
+    that could not be scored is tried again.
     Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
     (retry), MODEL_UNAVAILABLE (retry).
     """
@@ -58,7 +59,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ScoreRun: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ScoreRunRequest, _run_scores_pb2.RunScores]  # type: ignore[assignment]
     """Scores one of the caller's runs now, whether or not it was chosen, and stores
-    the scores. Scores that exist for this version are returned as they are.
+    the scores. Scores that exist for this version are returned as they are; a run
+    that could not be scored is tried again.
     Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
     (retry), MODEL_UNAVAILABLE (retry).
     """
@@ -81,7 +83,8 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_scores_pb2.RunScores, _abc.Awaitable[_run_scores_pb2.RunScores]]:
         """Scores one of the caller's runs now, whether or not it was chosen, and stores
-        the scores. Scores that exist for this version are returned as they are.
+        the scores. Scores that exist for this version are returned as they are; a run
+        that could not be scored is tried again.
         Reasons: RUN_NOT_FOUND, RUN_NOT_FINISHED, INVALID_FIELD, TOO_MANY_EVALUATIONS
         (retry), MODEL_UNAVAILABLE (retry).
         """

@@ -94,7 +94,8 @@ class ScoreServiceServicer:
 
     def PutRunScores(self, request, context):
         """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
-        version: the first call counts, a later one is answered with what it stored.
+        version: the first call counts, a later one is answered with what it stored;
+        only scores replace the reason why there were none.
         For evaluation services that call on the behalf of the run's user. Reasons:
         RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
         """

@@ -46,7 +46,8 @@ class ScoreServiceStub:
     """
     PutRunScores: _grpc.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _run_scores_pb2.RunScores]
     """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
-    version: the first call counts, a later one is answered with what it stored.
+    version: the first call counts, a later one is answered with what it stored;
+    only scores replace the reason why there were none.
     For evaluation services that call on the behalf of the run's user. Reasons:
     RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
     """
@@ -88,7 +89,8 @@ class ScoreServiceAsyncStub(ScoreServiceStub):
     """
     PutRunScores: _aio.UnaryUnaryMultiCallable[_scores_pb2.PutRunScoresRequest, _run_scores_pb2.RunScores]  # type: ignore[assignment]
     """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
-    version: the first call counts, a later one is answered with what it stored.
+    version: the first call counts, a later one is answered with what it stored;
+    only scores replace the reason why there were none.
     For evaluation services that call on the behalf of the run's user. Reasons:
     RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
     """
@@ -139,7 +141,8 @@ class ScoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_scores_pb2.RunScores, _abc.Awaitable[_run_scores_pb2.RunScores]]:
         """Stores the scores of a run and ends its wait. Idempotent by run, evaluator and
-        version: the first call counts, a later one is answered with what it stored.
+        version: the first call counts, a later one is answered with what it stored;
+        only scores replace the reason why there were none.
         For evaluation services that call on the behalf of the run's user. Reasons:
         RUN_NOT_FOUND, INVALID_FIELD, PERMISSION_DENIED.
         """

@@ -26,7 +26,7 @@ from session.core.scores import (
     TeamEvaluation,
 )
 
-_SAMPLED = 1  # ScoringRequest.SELECTION_SAMPLED
+_SAMPLED, _SUSPICIOUS = 1, 2  # as in ScoringRequest.Selection; 0: somebody asked
 
 _INSERT = sa.insert(run_scorings)
 _FREE = run_scorings.c.lease_expire_time_us < sa.bindparam("b_now", type_=sa.BigInteger)
@@ -274,7 +274,7 @@ class _Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Put:
-    """A transaction that stores scores, unless there are such."""
+    """A transaction that stores scores, unless there are such. Why there were none makes way for scores."""
 
     owner: Owner
     new: NewScores
@@ -285,8 +285,13 @@ class _Put:
         run = connection.execute(_RUN, values).one_or_none()
         if run is None:
             raise rows.run_not_found(new.run)
-        same = _OF_RUN.where(run_scores.c.evaluator == new.evaluator, run_scores.c.version == new.version)
+        is_same = (run_scores.c.evaluator == new.evaluator, run_scores.c.version == new.version)
+        same = _OF_RUN.add_columns(run_scores.c.scored).where(*is_same)
         found = connection.execute(same, values).one_or_none()
+        if found is not None and new.scored and not found.scored:
+            mine = (run_scores.c.run_id == sa.bindparam("b_run"), owned(run_scores))
+            connection.execute(sa.delete(run_scores).where(*mine, *is_same), values)
+            found = None
         if found is None:
             connection.execute(sa.insert(run_scores), self._row(run))
             found = connection.execute(same, values).one()
@@ -329,7 +334,7 @@ def _quality(tenant: str, user: str | None, team: str, *, since_us: int) -> sa.S
         sa.select(
             table.team_revision,
             count(is_sampled).label("sampled"),
-            count(~is_sampled).label("suspicious"),
+            count(table.selection == _SUSPICIOUS).label("suspicious"),
             mean(table.faithfulness),
             mean(table.grounding),
             mean(table.retrieval_relevance),
