@@ -119,8 +119,8 @@ FAITHFULNESS = Board(
                     queries=quantiles("agentteams_evaluation_duration_seconds"),
                 ),
                 Panel(
-                    title="Questions to judges",
-                    description="Asked, failed, or known from an earlier answer.",
+                    title="Calls of judges",
+                    description="Made, or spared by an earlier answer.",
                     unit="reqps",
                     kind=Kind.STACKED,
                     queries=(
