@@ -1,5 +1,7 @@
 """Evidence is graded before it is shared, and may come from earlier runs of the session."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +18,18 @@ from orchestrator.core.model import (
     SearchResult,
     StoredEvent,
 )
+from orchestrator.core.recorded import Recorded
 from orchestrator.core.run import execute
 from orchestrator.core.search import restore
+from orchestrator.core.tracing import RunTrace
+from servicekit import span_wire
 from servicekit.errors import Unavailable
+from servicekit.spans import Ref, Span
 from tests.support.fake_knowledge import chunk
 from tests.support.fake_models import Call, Script, delegates, says
 from tests.support.one_run import taken_over
 from tests.support.orchestrator_fakes import Bench, knowledge, of_type, team
+from tests.support.recorded import recorded
 
 pytestmark = pytest.mark.looptime
 
@@ -310,3 +317,65 @@ def _script() -> Any:
         return waiting.pop() if waiting else says("Two years [1].")
 
     return choose
+
+
+# --- what its spans link to ----------------------------------------------------------------
+
+
+@contextmanager
+def kept(trace: Callable[[], RunTrace]) -> Iterator[list[Span]]:
+    """The spans of a block within a trace that is kept, however the run ends."""
+    with recorded() as sink:
+        run = trace()
+        run.leave()
+        with run.use():
+            yield sink.spans
+
+
+def begun() -> RunTrace:
+    return RunTrace.begin("helpdesk", tenant="acme")
+
+
+async def a_traced_run_before(of: AgentTeam) -> tuple[list[StoredEvent], list[Event], Ref]:
+    """A run's log, and the span of its search."""
+    with kept(begun) as spans:
+        (first, *log), events = await a_run_before(of)
+        started = RunStarted(team_revision=of.revision, trace_parent=span_wire.traceparent())
+    return [replace(first, step=started), *log], events, search_of(spans, "SEARCH").ref
+
+
+def search_of(spans: list[Span], source: str) -> Span:
+    (one,) = [s for s in spans if (s.attributes or {}).get("agentteams.search.source") == source]
+    return one
+
+
+async def test_evidence_of_an_earlier_run_links_to_the_search_that_found_it() -> None:
+    of = session_team()
+    log, _, made = await a_traced_run_before(of)
+    with kept(begun) as spans:
+        await play(next_run([log]), of, says("Two years [1]."))
+    reused = search_of(spans, "LEDGER_SESSION")
+    assert reused.links == [made]
+    assert reused.ref.trace_id != made.trace_id
+
+
+async def test_after_a_take_over_what_is_used_again_links_to_the_first_attempt_s_search() -> None:
+    of = team(*PAIR, knowledge=knowledge(search="Always"))
+    log, events, made = await a_traced_run_before(team(READER, knowledge=knowledge(search="Always")))
+    bench = next_run([])
+    bench.models.choose = _script()
+    turn = taken_over(bench, bench.turn(of, QUESTION), events[:1])
+    turn = replace(turn, recorded=Recorded.of(log[:2]))
+    with kept(lambda: RunTrace.resume("helpdesk", 2, log[:2])) as spans:
+        restore(turn)
+        await execute(turn)
+        await turn.log.close()
+    assert search_of(spans, "LEDGER_EXACT").links == [made]
+
+
+async def test_evidence_of_a_run_that_nobody_traced_links_to_nothing() -> None:
+    of = session_team()
+    log, _ = await a_run_before(of)
+    with kept(begun) as spans:
+        await play(next_run([log]), of, says("Two years [1]."))
+    assert not search_of(spans, "LEDGER_SESSION").links

@@ -99,7 +99,7 @@ class Ledger:
         ]
 
     async def recall(
-        self, entries: Callable[[Sequence[StoredEvent]], Iterable[tuple[SearchQuery, SearchResult]]]
+        self, entries: Callable[[Sequence[StoredEvent]], Iterable[tuple[SearchQuery, Found]]]
     ) -> None:
         """Takes in what earlier runs of the session have found, once; `entries` reads one run's log.
 
@@ -109,12 +109,10 @@ class Ledger:
         async with self._recalled:
             if self.earlier is None:
                 return
-            found = [entry for events in await self.earlier() for entry in entries(events)]
+            newest_first = [entry for events in await self.earlier() for entry in entries(events)]
             self.earlier = None
-            for query, result in reversed(found[:_MAX_EARLIER]):
-                entry = self._enter(query)
-                entry.result.set_result(result)
-                entry.restored = entry.earlier = True
+            for query, found in reversed(newest_first[:_MAX_EARLIER]):
+                self._enter_restored(query, found).earlier = True
 
     def restore(self, query: SearchQuery | None, found: Found, knowledge_base: str, sequence: int) -> None:
         """Takes in what an earlier attempt of the run found; without a query only the chunks' numbers."""
@@ -123,10 +121,7 @@ class Ledger:
             self._found_at.setdefault(evidence.number, sequence)
         self._mark(found)
         if query is not None and found.source == "SEARCH" and _is_shared(found.result):
-            entry = self._enter(query)
-            entry.result.set_result(found.result)
-            entry.sequence = sequence
-            entry.restored = True
+            self._enter_restored(query, found).sequence = sequence
 
     async def find(
         self,
@@ -237,6 +232,12 @@ class Ledger:
         self._entries.append(entry)
         if len(self._entries) > _MAX_ENTRIES:
             self._entries.pop(0)
+        return entry
+
+    def _enter_restored(self, query: SearchQuery, found: Found) -> _Entry:
+        entry = self._enter(query)
+        entry.result.set_result(found.result)
+        entry.restored, entry.origin = True, found.origin
         return entry
 
     def _abandon(self, entry: _Entry) -> None:

@@ -53,6 +53,7 @@ class Recorded:
     Attributes:
         team_revision: Of the team that the run began with.
         answer_schema: That the caller asked for.
+        trace_parent: Names the run's span; empty: there is none.
         models: Model calls that ended, by step.
         calls: Tool calls that began, by call id.
         results: Tool calls that ended, by call id.
@@ -72,6 +73,7 @@ class Recorded:
 
     team_revision: str = ""
     answer_schema: Mapping[str, object] | None = None
+    trace_parent: str = ""
     models: dict[str, Logged[ModelCallFinished]] = field(default_factory=dict)
     calls: dict[str, Logged[ToolCallStarted]] = field(default_factory=dict)
     results: dict[str, Logged[ToolCallFinished]] = field(default_factory=dict)
@@ -206,6 +208,7 @@ class Recorded:
         match step:
             case RunStarted():
                 self.team_revision, self.answer_schema = step.team_revision, step.answer_schema
+                self.trace_parent = step.trace_parent
             case ModelCallFinished():
                 self.models[step.step] = Logged(sequence=sequence, member=member, step=step)
             case ToolCallStarted():

@@ -25,7 +25,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.recorded import Recorded, knowledge_of, search_step
 from orchestrator.core.stages import ORDER
-from orchestrator.core.tracing import note_search, search_span
+from orchestrator.core.tracing import note_search, search_ref, search_span
 from orchestrator.core.turn import Turn, together
 from servicekit.counters import from_zero
 from servicekit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
@@ -74,7 +74,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
     step = search_step(asked_by, use.name)
     recorded = turn.recorded.searches.get(step)
     if recorded is not None:
-        return _report(turn, text, _found(recorded.step))
+        return _report(turn, text, _found(turn.recorded, recorded.step))
     base = use.knowledge_base_ref.of(turn.team.metadata.namespace)
     manifest = turn.world.catalogue.knowledge_base(turn.team.metadata.namespace, base)
     query = _query(turn, use, text)
@@ -102,7 +102,7 @@ async def search(turn: Turn, use: KnowledgeUse, text: str, *, asked_by: str, mem
             log.warning("revision_not_read", knowledge_base=base, error=error.message)
             return UNKNOWN_REVISION
 
-    with search_span(base) as span:
+    with search_span(base, step) as span:
         await _recall(turn)
         found = await turn.ledger.find(query, embed=embed, search=ask, revision=revision)
         turn.ledger.by_step[step] = found.evidence
@@ -160,7 +160,7 @@ async def _recall(turn: Turn) -> None:
         return
     uses = {use.name: use for use in turn.team.spec.knowledge}
 
-    def entries(events: Sequence[StoredEvent]) -> Iterator[tuple[SearchQuery, SearchResult]]:
+    def entries(events: Sequence[StoredEvent]) -> Iterator[tuple[SearchQuery, Found]]:
         recorded = Recorded.of(events)
         if recorded.team_revision != turn.team.revision:
             return  # its searches were others, or its guardrails
@@ -168,7 +168,7 @@ async def _recall(turn: Turn) -> None:
         for step, logged in sorted(own.items(), key=lambda item: -item[1].sequence):
             use = uses.get(knowledge_of(step))
             if use is not None and logged.step.source == "SEARCH" and logged.step.knowledge_revision:
-                yield _query(turn, use, logged.step.query), _found(logged.step).result
+                yield _query(turn, use, logged.step.query), _found(recorded, logged.step)
 
     try:
         await turn.ledger.recall(entries)
@@ -180,7 +180,7 @@ def restore(turn: Turn) -> None:
     """Fills the ledger with what earlier attempts of the run have found, in whichever team."""
     uses = dict(_uses(turn, turn.team, turn.path))
     for step, logged in turn.recorded.searches.items():
-        found, use = _found(logged.step), uses.get(step)
+        found, use = _found(turn.recorded, logged.step), uses.get(step)
         query = None if use is None else _query(turn, use, logged.step.query)
         turn.ledger.by_step[step] = found.evidence
         turn.ledger.restore(query, found, logged.step.knowledge_base, logged.sequence)
@@ -214,8 +214,8 @@ def _query(turn: Turn, use: KnowledgeUse, text: str) -> SearchQuery:
     )
 
 
-def _found(event: EvidenceRetrieved) -> Found:
-    """A search as the log tells of it."""
+def _found(of: Recorded, event: EvidenceRetrieved) -> Found:
+    """A search as the log of its run tells of it."""
     # Of a search that ended OK it is the query that was used again.
     reasons = (event.reason,) if event.reason and event.outcome != "OK" else ()
     result = SearchResult(
@@ -228,7 +228,12 @@ def _found(event: EvidenceRetrieved) -> Found:
         grade=event.grade,
         corrected_query=event.corrected_query,
     )
-    return Found(result=result, evidence=tuple(event.evidence), source=event.source)
+    return Found(
+        result=result,
+        evidence=tuple(event.evidence),
+        source=event.source,
+        origin=search_ref(of.trace_parent, event.step),
+    )
 
 
 def _report(turn: Turn, text: str, found: Found) -> Report:

@@ -3,7 +3,8 @@
 The run's span has one id, stored with its first event. Each process that works
 on the run records children of it; whoever ends the run exports the span itself.
 What several attempts may do parts of - members, steps of a workflow, calls that
-delegate - has ids that follow from the run and the step, for the same reason.
+delegate - has ids that follow from the run and the step, for the same reason; so
+have searches, which later attempts and later runs of the session link to.
 """
 
 import time
@@ -166,12 +167,26 @@ def tool_span(run: str, tool: str, call_id: str, *, lasting: bool) -> Span | NoS
     return _lasting("execute_tool", tool, (run, "tool", call_id) if lasting else (), own, _TOOL)
 
 
-def search_span(knowledge_base: str) -> Span | NoSpan:
+def search_span(knowledge_base: str, step: str) -> Span | NoSpan:
     """A search of an agent, whoever answers it."""
-    if spans.current_span() is None:
+    current = spans.current_span()
+    if current is None:
         return spans.NO_SPAN
     own = {gen_ai.GEN_AI_OPERATION_NAME: "retrieval", gen_ai.GEN_AI_DATA_SOURCE_ID: knowledge_base}
-    return spans.span(f"retrieval {knowledge_base}", own)
+    root = current.recording.root
+    span_id = _search_id(root.span_id, step) if root is not None else 0
+    return spans.span(f"retrieval {knowledge_base}", own, span_id=span_id)
+
+
+def search_ref(trace_parent: str, step: str) -> Ref | None:
+    """The span of a search, made in the run whose log begins with that traceparent; None without one."""
+    read = span_wire.parse(trace_parent)
+    return Ref(read[0], _search_id(read[1], step)) if read is not None else None
+
+
+def _search_id(root_id: int, step: str) -> int:
+    # Of the run's span rather than its name: a log holds the one and not the other.
+    return spans.derived_id(f"{root_id:016x}", "search", step)
 
 
 def note_search(span: Span | NoSpan, found: Found) -> None:
