@@ -1,6 +1,7 @@
 """What every vector store must do, run against each of them: writing, deleting, reading back."""
 
 import pytest
+from pymilvus.client.types import LoadState
 
 from retrieval.core.index import DEFAULT_INDEX, BuiltIndex, CollectionSpec
 from retrieval.core.model import IndexType, Place
@@ -8,6 +9,7 @@ from retrieval.core.ports import VectorStore
 from servicekit.errors import NotFound
 from tests.contract.conftest import Make
 from tests.support.milvus import bare_client
+from tests.support.stack import until
 from tests.support.vector_stores import (
     DIMENSION,
     HOSTILE,
@@ -167,6 +169,8 @@ async def test_a_released_collection_is_loaded_again_by_itself(
     client = bare_client(uri)
     try:
         client.release_collection(place.collection)
+        # A server of several parts releases a moment later, and answers from what is left until then.
+        await until(lambda: client.get_load_state(place.collection)["state"] == LoadState.NotLoad)
     finally:
         client.close()
     assert [hit.id for hit in await dense(store, place, axis(0), limit=1)] == ["d1-0"]
