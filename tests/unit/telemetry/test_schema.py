@@ -48,6 +48,13 @@ def test_each_label_is_described_once_and_used() -> None:
     assert not used & SCHEMA.target_labels
 
 
+def test_nothing_of_a_label_is_lost() -> None:
+    # Unquoted, YAML ends a text in braces at its first comma and makes keys of the rest.
+    for name, label in SCHEMA.labels.items():
+        assert set(label) <= {"description", "values", "most"}, name
+        assert label["description"], name
+
+
 def test_the_page_is_made_of_the_file() -> None:
     spec = importlib.util.spec_from_file_location("document_telemetry", FILE.parent / "document.py")
     assert spec is not None
