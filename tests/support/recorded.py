@@ -10,9 +10,10 @@ from servicekit.spans import Recording, Span
 class Kept:
     """A Sink that keeps what comes; nothing is sampled by chance."""
 
-    ratio, slow_ns, content = 0.0, 10**18, False
+    ratio, slow_ns = 0.0, 10**18
 
-    def __init__(self) -> None:
+    def __init__(self, *, content: bool = False) -> None:
+        self.content = content
         self.spans: list[Span] = []
         self.parts: list[bytes] = []
 
@@ -31,9 +32,9 @@ class Kept:
 
 
 @contextmanager
-def recorded() -> Iterator[Kept]:
-    """Traces are on while the block runs."""
-    kept = Kept()
+def recorded(*, content: bool = False) -> Iterator[Kept]:
+    """Traces are on while the block runs; with `content` they may hold what was said."""
+    kept = Kept(content=content)
     before = spans.use_sink(kept)
     try:
         yield kept

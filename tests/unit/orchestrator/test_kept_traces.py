@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from orchestrator.core.model import SearchResult
+from orchestrator.core.trace_content import CONTENT_EVENT, MASK
 from orchestrator.core.tracing import RunTrace
+from servicekit.config import TraceSettings
 from servicekit.spans import Span
 from tests.support.fake_models import Script, calls, says
 from tests.support.one_run import play
@@ -79,3 +81,33 @@ async def test_a_run_that_took_half_of_its_time_is_kept(bench: Bench) -> None:
 async def test_runs_that_are_to_be_scored_are_kept_since_the_score_comes_too_late(bench: Bench) -> None:
     spans, why = await kept(bench, calls(SEARCH), says(GOOD), evaluation={"samplePercent": 100})
     assert (bool(spans), why) == (True, "scored")
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_what_was_said_is_in_traces_only_where_that_is_wanted_and_without_secrets(
+    bench: Bench, wanted: bool
+) -> None:
+    of = team({"name": "ann"}, evaluation={"samplePercent": 100})  # kept
+    with recorded(content=wanted) as sink:
+        trace = RunTrace.begin("teams/helpdesk", tenant="acme")
+        with trace.use():
+            await play(bench, of, says("It is api_key=hunter2222."), question="Is password=swordfish right?")
+        trace.end(state="SUCCEEDED", reason="")
+    assert any(span.name.startswith("chat ") for span in sink.spans)
+    events = [(span.name.split()[0], event) for span in sink.spans for event in span.events or ()]
+    everything = str([(span.name, span.attributes, span.events) for span in sink.spans])
+    assert "swordfish" not in everything
+    assert "hunter2222" not in everything
+    if not wanted:
+        assert events == []
+        assert "password=" not in everything
+        return
+    ((of_span, event),) = events
+    assert (of_span, event.name) == ("chat", CONTENT_EVENT)
+    assert f"password={MASK} right?" in str(event.attributes["gen_ai.input.messages"])
+    assert f"api_key={MASK}" in str(event.attributes["gen_ai.output.messages"])
+
+
+def test_what_was_said_is_not_in_traces_unless_somebody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENTTEAMS_TRACE_CONTENT", raising=False)
+    assert TraceSettings().trace_content is False
