@@ -31,6 +31,18 @@ GATEWAY = "POST /v1/chat/completions"
 SAVED = "agentteams.session.v1.SessionService/AppendRunEvents"
 EMBED = "agentteams.embedding.v1.EmbeddingService/Embed"
 SEARCH = "agentteams.retrieval.v1.RetrievalService/Search"
+EXEMPLARS = {  # histograms that have them after a streamed turn with a search
+    "gateway": ("agentteams_http_first_text_seconds",),
+    "orchestrator": (
+        "agentteams_stage_duration_seconds",
+        "agentteams_run_duration_seconds",
+        "agentteams_model_call_duration_seconds",
+        "agentteams_model_first_token_seconds",
+        "agentteams_model_queue_seconds",
+        "agentteams_rpc_duration_seconds",
+    ),
+    "retrieval": ("agentteams_retrieval_search_seconds",),
+}
 SLOW_S = 4.0
 TEAMS = 500
 STAGES = (
@@ -368,17 +380,15 @@ async def test_services_send_what_the_file_says_and_nothing_else(
 
 
 async def test_exemplars_lead_from_a_histogram_to_a_kept_trace(live: LiveStack, collected: Collector) -> None:
-    answer = await ask(live, "solo", QUESTION, sampled=True)
-    await whole(collected, answer.trace)
-    found = {
-        sample.exemplar.labels["trace_id"]
-        for family in await scrape(live, "orchestrator")
-        if family.name in ("agentteams_stage_duration_seconds", "agentteams_run_duration_seconds")
-        for sample in family.samples
-        if sample.exemplar is not None
-    }
-    assert answer.trace in found
-    assert found <= set(collected.traces())
+    answer = await ask(live, "solo", QUESTION, sampled=True, stream=True)
+    await whole(collected, answer.trace, names=[SEARCH])
+    for service, names in EXEMPLARS.items():
+        families = {family.name: family for family in await scrape(live, service)}
+        for name in names:
+            samples = families[name].samples
+            found = {s.exemplar.labels["trace_id"] for s in samples if s.exemplar is not None}
+            assert answer.trace in found, name
+            assert found <= set(collected.traces()), name
 
 
 def _above(span: Received, spans: list[Received]) -> set[str]:

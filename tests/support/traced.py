@@ -34,22 +34,32 @@ class Answer:
 
 
 async def ask(
-    live: LiveStack, team: str, question: str, *, sampled: bool | None, wait_scores_s: int = 0
+    live: LiveStack,
+    team: str,
+    question: str,
+    *,
+    sampled: bool | None,
+    wait_scores_s: int = 0,
+    stream: bool = False,
 ) -> Answer:
-    """One question, as part of a trace of the client's (None: the client has none)."""
+    """One question, as part of a trace of the client's (None: the client has none).
+
+    Of a streamed answer the text is the stream as it came, and `extra` is empty.
+    """
     trace = secrets.token_hex(16)
     headers = {}
     if sampled is not None:
         headers["traceparent"] = f"00-{trace}-{secrets.token_hex(8)}-0{int(sampled)}"
     if wait_scores_s:
         headers["x-agentteams-wait-scores"] = str(wait_scores_s)
-    body = {"model": team, "messages": [{"role": "user", "content": question}]}
+    body = {"model": team, "messages": [{"role": "user", "content": question}], "stream": stream}
     # Plain HTTP: to read the certificates of authorities would be most of the work.
     async with httpx.AsyncClient(timeout=60 + wait_scores_s, trust_env=False, verify=False) as client:
         response = await client.post(f"{live.url}/chat/completions", json=body, headers=headers)
-    text = response.json()["choices"][0]["message"]["content"] if response.is_success else response.text
+    whole_answer = response.is_success and not stream
+    text = response.json()["choices"][0]["message"]["content"] if whole_answer else response.text
     run = response.headers.get("x-agentteams-run", "")
-    extra = response.json()["agentteams"] if response.is_success else {}
+    extra = response.json()["agentteams"] if whole_answer else {}
     return Answer(status=response.status_code, run=run, trace=trace, text=text, extra=extra)
 
 

@@ -29,6 +29,7 @@ from gateway.tracing import note_status, served
 from servicekit import context
 from servicekit.errors import ServiceError
 from servicekit.ids import is_uuid4
+from servicekit.spans import observe
 
 log = structlog.get_logger()
 
@@ -281,7 +282,7 @@ async def _write(
     async for text in pieces:
         await reply.write(chunks.text(text))
         if first:
-            FIRST_TEXT_SECONDS.observe(time.perf_counter() - started)
+            observe(FIRST_TEXT_SECONDS, time.perf_counter() - started)
             first = False
 
 

@@ -26,6 +26,7 @@ from retrieval.servicer_upkeep import UpkeepCalls
 from servicekit.context import current_caller
 from servicekit.errors import InvalidArgument
 from servicekit.paging import PageTokens, page_size
+from servicekit.telemetry import observed
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -147,7 +148,7 @@ class RetrievalServicer(EvaluationCalls, KnowledgeBaseCalls, UpkeepCalls):
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """See the proto file."""
         query = query_from_pb(request)
-        with metrics.SEARCHING.track_inprogress(), metrics.SEARCH_SECONDS.time():
+        with metrics.SEARCHING.track_inprogress(), observed(metrics.SEARCH_SECONDS):
             result = await self._search.run(query)
         metrics.searched(result)
         return result_to_pb(query.knowledge_base, result)

@@ -13,6 +13,7 @@ from orchestrator.core.model_metrics import begin_at_zero
 from orchestrator.core.pace import Breaker, Bucket
 from servicekit.errors import Internal, ResourceExhausted, ServiceError, Unavailable
 from servicekit.labels import BoundedLabels
+from servicekit.spans import observe
 
 BREAKER = Gauge(
     "agentteams_model_breaker_state",
@@ -111,7 +112,7 @@ class Gate:
         if refused_s > 0:
             raise self._broken(refused_s)
         if not self._line and self._free > 0 and self._delay_s(tokens, began) <= 0:
-            self._queue_seconds.observe(0.0)
+            observe(self._queue_seconds, 0.0)
             return self._admit(tokens)
         expected_s, why = self._expected(tokens, began)
         if len(self._line) >= _MAX_WAITING:
@@ -155,7 +156,7 @@ class Gate:
             ) from None
         finally:
             self._queued.dec()
-            self._queue_seconds.observe(_now() - began)
+            observe(self._queue_seconds, _now() - began)
 
     async def _admitted(self, waiting: _Waiting) -> Pass:
         try:
