@@ -376,6 +376,8 @@ async def test_services_send_what_the_file_says_and_nothing_else(
         assert set(span.attributes) - known <= set(fitting[0].attributes), span.name
         seen.add(fitting[0].name)
     assert {s.name for s in schema.spans} - seen == {"rerank"}  # nobody has one here
+    sent = {name for span in collected.spans for name in span.attributes}
+    assert {name for name in schema.attributes if name.startswith("gen_ai.")} <= sent
     assert {a for s in schema.spans for a in s.attributes} == set(schema.attributes)
 
 
